@@ -1,0 +1,28 @@
+"""Class-incremental learning in JAX and Flax.
+
+Submodules are imported when they are first used, so that flags can be read, and the accelerator
+chosen, before JAX starts.
+"""
+
+import importlib
+from typing import Any
+
+_MODULES = (
+    "checkpoint classifiers cli config data engine heads learner losses memory methods metrics "
+    "models protocol record report schedules selection terminal typing"
+).split()
+
+__all__ = ["run", *_MODULES]  # noqa: PLE0604
+__version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    if name == "run":
+        return importlib.import_module("cil_jax.protocol").run
+    if name in _MODULES:
+        return importlib.import_module(f"cil_jax.{name}")
+    raise AttributeError(f"module 'cil_jax' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

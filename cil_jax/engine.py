@@ -1,0 +1,187 @@
+"""The compiled programs of a run: the only place that calls `jax.jit`.
+
+Each method of Engine is one program. Nothing that changes within a run is static, so each is
+compiled once, whatever the number of tasks. Two engines with equal settings share their programs.
+"""
+
+import dataclasses
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import lax
+
+from cil_jax import memory as memory_lib
+from cil_jax.data.augment import Augmentation
+from cil_jax.learner import Learner, Normalizer, Purpose, Weights, create
+from cil_jax.memory import Pool
+from cil_jax.methods.base import Batch, Method
+from cil_jax.schedules import SGD
+from cil_jax.typing import Array, Key
+
+Sums = dict[str, Array]
+
+_program = partial(jax.jit, static_argnames="self")
+
+
+@dataclasses.dataclass(frozen=True)
+class Engine:
+    """A method, how its weights move, and how its images are drawn.
+
+    Attributes:
+      method: the hooks.
+      optimizer: the update rule.
+      augmentation: of training images.
+      batch_size: images an update.
+      eval_batch_size: images at once in evaluation.
+    """
+
+    method: Method
+    optimizer: SGD
+    augmentation: Augmentation
+    batch_size: int
+    eval_batch_size: int = 500
+
+    @partial(jax.jit, static_argnames=("self", "image_shape", "n_classes"))
+    def create(
+        self,
+        image_shape: tuple[int, int, int],
+        n_classes: int,
+        normalizer: Normalizer,
+        init_key: Key,
+        data_key: Key,
+    ) -> Learner:
+        """A learner that knows nothing yet."""
+        return create(
+            self.method.backbone,
+            image_shape=image_shape,
+            n_classes=n_classes,
+            memory_size=self.method.memory_size or 0,
+            normalizer=normalizer,
+            optimizer=self.optimizer.direction(),
+            init_key=init_key,
+            data_key=data_key,
+        )
+
+    @_program
+    def begin_task(self, learner: Learner, n_new: Array) -> Learner:
+        """Opens the task's columns, freezes the teacher, forgets the momentum."""
+        learner = self.method.begin_task(learner, n_new, learner.key(Purpose.HEAD))
+        fresh = self.optimizer.direction().init(learner.weights.params)
+        return learner.replace(momentum=fresh)
+
+    @partial(jax.jit, static_argnames=("self", "task_room", "class_room"))
+    def pool(
+        self, learner: Learner, images: Array, labels: Array, task_room: int, class_room: int
+    ) -> Pool:
+        """The task's new images, padded to a common number with label -1, and the memory's."""
+        return memory_lib.join(images, labels, learner.memory, task_room, class_room)
+
+    def no_sums(self) -> Sums:
+        """Running sums before an epoch's first step."""
+        names = ("steps", "loss", "n_new", "n_new_right", *self.method.parts)
+        return {name: jnp.zeros(()) for name in names}
+
+    @_program
+    def train(
+        self, learner: Learner, pool: Pool, sums: Sums, rate: Array, stop: Array
+    ) -> tuple[Learner, Sums]:
+        """Updates learner.step .. stop - 1 of an epoch.
+
+        However an epoch is cut into calls, the result is the same: every update is addressed by
+        its task, epoch and step.
+
+        Args:
+          learner: its epoch and step say where in the task it is.
+          pool: what it learns from.
+          sums: from the same epoch's earlier steps, or `no_sums()`.
+          rate: the learning rate.
+          stop: the step before which to stop.
+
+        Returns:
+          The learner after the last step, and the sums over all steps of the epoch so far: steps,
+          loss and its parts, images of new classes and how many of them the head got right.
+        """
+        order, count = pool.shuffled(learner.key(Purpose.SHUFFLE)), pool.count()
+        direction = self.optimizer.direction()
+
+        def update(step, carry):
+            weights, momentum, sums = carry
+            rows = order[(step * self.batch_size + jnp.arange(self.batch_size)) % count]
+            key, loss_key = jax.random.split(learner.key(Purpose.AUGMENT, step))
+            images = self.augmentation(key, learner.normalizer(pool.images[rows]))
+            batch = Batch(images, pool.labels[rows])
+            now = learner.replace(weights=weights)
+            (loss, (parts, output)), grads = jax.value_and_grad(self.method.loss, has_aux=True)(
+                weights.params, now, batch, loss_key
+            )
+            updates, momentum = direction.update(grads, momentum, weights.params)
+            updates = jax.tree.map(lambda u: -rate * u, updates)
+            weights = Weights(optax.apply_updates(weights.params, updates), output.batch_stats)
+
+            is_new = batch.labels >= learner.n_old
+            is_right = is_new & (output.logits.argmax(axis=1) == batch.labels)
+            new = {"loss": loss, "n_new": is_new.sum(), "n_new_right": is_right.sum(), **parts}
+            new["steps"] = 1.0
+            return weights, momentum, jax.tree.map(jnp.add, sums, new)
+
+        weights, momentum, sums = lax.fori_loop(
+            learner.step, stop, update, (learner.weights, learner.momentum, sums)
+        )
+        return learner.replace(weights=weights, momentum=momentum, step=stop), sums
+
+    @_program
+    def end_task(self, learner: Learner, pool: Pool) -> Learner:
+        """What the method does after training on a task; the task is then learned."""
+        learner = self.method.end_task(learner, pool, learner.key(Purpose.SELECT))
+        return learner.replace(task=learner.task + 1, epoch=jnp.int32(0))
+
+    @_program
+    def evaluate(
+        self, learner: Learner, images: Array, labels: Array, start: Array, stop: Array
+    ) -> tuple[dict[str, Array], Array]:
+        """All classifiers on test images start .. stop - 1, and the mean of the method's loss.
+
+        Args:
+          learner: who answers.
+          images: uint8 [N, H, W, C].
+          labels: int32 [N].
+          start, stop: the rows that count.
+
+        Returns:
+          For each classifier a confusion matrix int32 [room, room], rows true classes, columns
+          answers; and the loss, which means something for classes of the current task only.
+        """
+        n, room = images.shape[0], learner.means.shape[0]
+        size = min(self.eval_batch_size, n)
+        scorers = self.method.classifiers()
+
+        def loss_and_features(image, label):
+            batch = Batch(image[None], label[None])
+            loss, (_, output) = self.method.loss(
+                learner.weights.params, learner, batch, learner.data_key, train=False
+            )
+            return loss, output.features[0]
+
+        def add(i, carry):
+            confusions, total = carry
+            rows = start + i * size + jnp.arange(size)
+            counts = rows < stop
+            rows = jnp.minimum(rows, n - 1)
+            batch_labels = labels[rows]
+            loss, features = jax.vmap(loss_and_features)(
+                learner.normalizer(images[rows]), batch_labels
+            )
+            confusions = {
+                name: confusions[name]
+                .at[batch_labels, score(learner, features).argmax(axis=1)]
+                .add(counts.astype(jnp.int32))
+                for name, score in scorers.items()
+            }
+            return confusions, total + jnp.where(counts, loss, 0.0).sum()
+
+        confusions = {name: jnp.zeros((room, room), jnp.int32) for name in scorers}
+        n_batches = -(-(stop - start) // size)
+        confusions, total = lax.fori_loop(0, n_batches, add, (confusions, jnp.zeros(())))
+        return confusions, total / (stop - start)

@@ -1,0 +1,46 @@
+"""Backbones by name. `build("resnet32")` is a Linen module that maps images to features."""
+
+from typing import Any
+
+from jax import lax
+
+from cil_jax.config import UserError, nearest_name
+from cil_jax.models.convolution import cpu_convolution
+from cil_jax.models.resnet import BasicBlock, BottleneckBlock, Convolution, ResNet
+
+__all__ = ["BACKBONES", "BasicBlock", "BottleneckBlock", "ResNet", "build", "convolution_for"]
+
+_WIDTHS = (16, 32, 64)
+
+# 6n + 2 layers of basic blocks; there is no n for 64 layers, so stages of 10, 11 and 10 blocks.
+# The bottleneck network has 9n + 2 layers.
+BACKBONES: dict[str, dict[str, Any]] = {
+    "resnet8": dict(block=BasicBlock, stage_sizes=(1, 1, 1), widths=_WIDTHS),
+    "resnet20": dict(block=BasicBlock, stage_sizes=(3, 3, 3), widths=_WIDTHS),
+    "resnet32": dict(block=BasicBlock, stage_sizes=(5, 5, 5), widths=_WIDTHS),
+    "resnet44": dict(block=BasicBlock, stage_sizes=(7, 7, 7), widths=_WIDTHS),
+    "resnet56": dict(block=BasicBlock, stage_sizes=(9, 9, 9), widths=_WIDTHS),
+    "resnet64": dict(block=BasicBlock, stage_sizes=(10, 11, 10), widths=_WIDTHS),
+    "resnet110": dict(block=BasicBlock, stage_sizes=(18, 18, 18), widths=_WIDTHS),
+    "resnet29-bottleneck": dict(block=BottleneckBlock, stage_sizes=(3, 3, 3), widths=_WIDTHS),
+}
+
+
+def build(name: str, **overrides: Any) -> ResNet:
+    """The backbone of that name.
+
+    Args:
+      name: a key of BACKBONES.
+      **overrides: fields of ResNet, such as `last_relu=False`.
+
+    Raises:
+      UserError: if there is no such backbone.
+    """
+    if name not in BACKBONES:
+        raise UserError(f"unknown backbone {name!r}{nearest_name(name, BACKBONES)}")
+    return ResNet(**{**BACKBONES[name], **overrides})
+
+
+def convolution_for(platform: str) -> Convolution:
+    """The convolution that is fastest on a platform: "cpu", "gpu" or "tpu"."""
+    return cpu_convolution if platform == "cpu" else lax.conv_general_dilated

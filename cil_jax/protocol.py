@@ -1,0 +1,313 @@
+"""One run: for each task begin, fit, finish, evaluate, record, save.
+
+    results = cil_jax.run(cil_jax.config.preset("icarl", "paper", dataset="digits", task_size=2))
+"""
+
+import contextlib
+import dataclasses
+import math
+import time
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cil_jax import data, methods, metrics, models, schedules
+from cil_jax.checkpoint import Checkpoints
+from cil_jax.config import Config, UserError
+from cil_jax.data import scenario as scenarios
+from cil_jax.data.augment import Augmentation
+from cil_jax.engine import Engine
+from cil_jax.learner import Learner, Normalizer
+from cil_jax.memory import Pool
+from cil_jax.record import RunFolder
+
+SECONDS_A_CALL = 1.0  # of training between two signs of life
+
+
+@dataclasses.dataclass(frozen=True)
+class Position:
+    """Where training stands. Tasks and epochs count from 0, steps are those done.
+
+    Attributes:
+      loss: its mean over the epoch so far.
+      images_per_second: over the epoch so far, evaluation left out.
+    """
+
+    task: int
+    epoch: int
+    step: int
+    steps: int
+    loss: float
+    images_per_second: float
+
+
+class Observer:
+    """What a run tells while it goes. This one listens in silence."""
+
+    def started(self, run: "Run", learner: Learner) -> None:
+        """Before the first update, also on resuming."""
+
+    def trained(self, run: "Run", position: Position) -> None:
+        """After some updates, about every second."""
+
+    def epoch_done(self, run: "Run", line: dict[str, Any]) -> None:
+        """After an epoch, with its line of metrics.jsonl."""
+
+    def task_done(self, run: "Run", line: dict[str, Any]) -> None:
+        """After a task's evaluation, with its line of metrics.jsonl."""
+
+
+def run(config: Config, observer: Observer | None = None) -> dict[str, Any]:
+    """Runs a method through a scenario, or the rest of a run that was interrupted.
+
+    Args:
+      config: the settings; see `cil_jax.config.preset`.
+      observer: is told how it goes.
+
+    Returns:
+      What results.json holds.
+
+    Raises:
+      UserError: if the settings, the data or the run folder do not allow it.
+    """
+    folder = RunFolder(config.folder())
+    folder.check(config)
+    return Run(config, folder, observer or Observer()).go()
+
+
+class Run:
+    """A run in progress.
+
+    Attributes:
+      config: the settings.
+      scenario: the tasks.
+      engine: the compiled programs.
+      folder: where the run is recorded.
+      history: accuracies and times so far, saved with every checkpoint.
+    """
+
+    def __init__(self, config: Config, folder: RunFolder, observer: Observer):
+        self.config, self.folder, self.observer = config, folder, observer
+        dataset = data.load(config.dataset, config.data_dir)
+        self.scenario = scenario_of(config, dataset)
+        self.engine = engine_of(config, dataset)
+        size, n_classes = self.engine.method.memory_size, sum(self.scenario.task_sizes)
+        if size is not None and size < n_classes:
+            raise UserError(f"--memory {size} is smaller than the number of classes, {n_classes}")
+        images, labels, self.test_bounds = self.scenario.test_set()
+        self.test_images, self.test_labels = jnp.asarray(images), jnp.asarray(labels)
+        self.history: dict[str, Any] = {
+            "matrices": {name: [] for name in self.engine.method.classifiers()},
+            "seconds": {"train": 0.0, "end_task": 0.0, "evaluate": 0.0},
+        }
+        self._stride = 1  # updates in one call
+
+    def go(self) -> dict[str, Any]:
+        """From where it stands to the end. Returns what results.json holds."""
+        with Checkpoints(self.folder.checkpoints) as self._checkpoints:
+            learner = self._restored(self._new_learner()) if self.config.resume else None
+            if learner is None:
+                self.folder.start(self.config)
+                learner = self._new_learner()
+            self.observer.started(self, learner)
+            for index in range(int(learner.task), len(self.scenario.task_sizes)):
+                learner = self._learn(learner, self.scenario.task(index))
+        return self.results(learner)
+
+    def results(self, learner: Learner) -> dict[str, Any]:
+        """What results.json holds after the tasks learned so far."""
+        config, method = self.config, self.engine.method
+        n_seen = int(learner.n_seen)
+        sizes = jax.tree.map(lambda x: x.size, learner.weights.params)
+        n_features = learner.means.shape[1]
+        n_images = np.diff(self.test_bounds).tolist()
+        return {
+            "method": config.method,
+            "dataset": config.dataset,
+            "class_order": list(self.scenario.class_order),
+            "task_sizes": list(self.scenario.task_sizes),
+            "seeds": {"order": config.order_seed, "init": config.seed, "data": data_seed(config)},
+            "classifiers": {
+                name: metrics.summarize(matrix, n_images)
+                for name, matrix in self.history["matrices"].items()
+            },
+            "headline": method.headline,
+            "memory_bytes": int(learner.memory.counts.sum()) * math.prod(learner.image_shape),
+            "parameters": sum(jax.tree.leaves(sizes["backbone"])) + n_seen * (n_features + 1),
+            "seconds": {k: round(v, 3) for k, v in self.history["seconds"].items()},
+        }
+
+    def _new_learner(self) -> Learner:
+        dataset, config = self.scenario.dataset, self.config
+        mean, std = dataset.pixel_statistics(config.normalization)
+        return self.engine.create(
+            dataset.image_shape,
+            sum(self.scenario.task_sizes),
+            Normalizer(jnp.asarray(mean), jnp.asarray(std)),
+            jax.random.key(config.seed),
+            # Another stream than that of initial weights, also where the seeds are equal.
+            jax.random.fold_in(jax.random.key(data_seed(config)), 1),
+        )
+
+    def _restored(self, template: Learner) -> Learner | None:
+        restored = self._checkpoints.restore(template)
+        if restored is None:
+            return None
+        learner, record = restored
+        self.history = record["history"]
+        self.folder.cut(record["n_lines"])
+        return learner
+
+    def _save(self, learner: Learner) -> None:
+        record = {"history": self.history, "n_lines": self.folder.n_lines}
+        self._checkpoints.save(learner, record)
+
+    def _learn(self, learner: Learner, task: scenarios.Task) -> Learner:
+        """One task, or what is left of it."""
+        if int(learner.epoch) == 0:
+            learner = self.engine.begin_task(learner, jnp.int32(task.n_classes))
+        pool = self._pool(learner, task)
+        n_images = int(pool.count())
+        for epoch in range(int(learner.epoch), self.config.epochs):
+            learner, line = self._epoch(learner, pool, n_images, task.index, epoch)
+            self.folder.append(line)
+            self._save(learner)
+            self.observer.epoch_done(self, line)
+        with self._clock("end_task"):
+            learner = jax.block_until_ready(self.engine.end_task(learner, pool))
+        line = self._evaluation(learner, task.index)
+        self.folder.append(line)
+        self.folder.write_results(self.results(learner))
+        self._save(learner)
+        self.observer.task_done(self, line)
+        return learner
+
+    def _pool(self, learner: Learner, task: scenarios.Task) -> Pool:
+        """The task's images on the device, padded to the largest task's, and the exemplars."""
+        n, room = len(task.labels), self.scenario.largest_task
+        images = np.zeros((room, *task.images.shape[1:]), np.uint8)
+        labels = np.full(room, -1, np.int32)
+        images[:n], labels[:n] = task.images, task.labels
+        return self.engine.pool(
+            learner,
+            images,
+            labels,
+            task_room=max(self.scenario.task_sizes),
+            class_room=self.scenario.largest_class,
+        )
+
+    def _epoch(
+        self, learner: Learner, pool: Pool, n_images: int, task: int, epoch: int
+    ) -> tuple[Learner, dict[str, Any]]:
+        """One pass over the pool, and its line of metrics.jsonl."""
+        config = self.config
+        rate = schedules.step_rate(
+            epoch, config.epochs, config.rate, config.rate_steps, config.rate_factor
+        )
+        # A rest smaller than a batch is left out; a pool smaller than a batch is gone round.
+        steps = max(1, n_images // config.batch_size)
+        sums, step, seconds = self.engine.no_sums(), 0, 0.0
+        while step < steps:
+            stop = min(step + self._stride, steps)
+            start = time.perf_counter()
+            learner, sums = self.engine.train(
+                learner, pool, sums, jnp.float32(rate), jnp.int32(stop)
+            )
+            means = {name: float(total) / stop for name, total in sums.items()}
+            took = time.perf_counter() - start
+            seconds += took
+            self._stride = max(1, round((stop - step) * SECONDS_A_CALL / took))
+            step = stop
+            if not math.isfinite(means["loss"]):
+                raise UserError(
+                    f"the loss is no longer finite in task {task + 1}, epoch {epoch + 1}, at "
+                    f"learning rate {rate:g}: try a lower --rate"
+                )
+            speed = step * config.batch_size / seconds
+            self.observer.trained(self, Position(task, epoch, step, steps, means["loss"], speed))
+        learner = learner.replace(epoch=jnp.int32(epoch + 1), step=jnp.int32(0))
+        self.history["seconds"]["train"] += seconds
+
+        confusions, test_loss = self._answers(learner, *self.test_bounds[task : task + 2])
+        line = {
+            "kind": "epoch",
+            "task": task,
+            "epoch": epoch,
+            "rate": rate,
+            "train_loss": means["loss"],
+            "train_accuracy": means["n_new_right"] / max(means["n_new"], 1e-9),
+            "test_loss": test_loss,
+            "test_accuracy": metrics.accuracy(confusions["linear"]),
+            "parts": {name: means[name] for name in self.engine.method.parts},
+            "images_per_second": round(speed, 1),
+        }
+        return learner, line
+
+    def _answers(
+        self, learner: Learner, start: int, stop: int
+    ) -> tuple[dict[str, np.ndarray], float]:
+        """Confusion matrices of test images start .. stop - 1 by classifier, and the loss."""
+        with self._clock("evaluate"):
+            confusions, loss = self.engine.evaluate(
+                learner, self.test_images, self.test_labels, jnp.int32(start), jnp.int32(stop)
+            )
+            return jax.tree.map(np.asarray, confusions), float(loss)
+
+    def _evaluation(self, learner: Learner, task: int) -> dict[str, Any]:
+        """All classifiers on all classes seen, and the line of metrics.jsonl."""
+        n_seen = int(learner.n_seen)
+        confusions, _ = self._answers(learner, 0, self.test_bounds[task + 1])
+        seen = {name: c[:n_seen, :n_seen] for name, c in confusions.items()}
+        sizes = self.scenario.task_sizes[: task + 1]
+        rows = {name: metrics.task_accuracies(c, sizes) for name, c in seen.items()}
+        for name, row in rows.items():
+            self.history["matrices"][name].append(row)
+        return {
+            "kind": "evaluation",
+            "task": task,
+            "n_seen": n_seen,
+            "task_accuracy": rows,
+            "seen_accuracy": {name: metrics.accuracy(c) for name, c in seen.items()},
+            "confusion": {name: c.tolist() for name, c in seen.items()},
+        }
+
+    @contextlib.contextmanager
+    def _clock(self, name: str):
+        start = time.perf_counter()
+        yield
+        self.history["seconds"][name] += time.perf_counter() - start
+
+
+def data_seed(config: Config) -> int:
+    """The seed of shuffling, augmentation and random exemplars."""
+    return config.seed if config.data_seed is None else config.data_seed
+
+
+def scenario_of(config: Config, dataset: data.Dataset) -> data.Scenario:
+    """The tasks that a config makes of a data set."""
+    return scenarios.create(
+        dataset,
+        order=config.order,
+        order_seed=config.order_seed,
+        task_size=config.task_size,
+        first_task=config.first_task,
+        classes=config.classes,
+    )
+
+
+def engine_of(config: Config, dataset: data.Dataset) -> Engine:
+    """The compiled programs that a config asks for, on this machine."""
+    mirror = dataset.mirror if config.mirror == "auto" else config.mirror == "yes"
+    pad = dataset.pad if config.pad is None else config.pad
+    convolution = models.convolution_for(jax.default_backend())
+    backbone = models.build(
+        config.backbone, last_relu=config.last_relu, convolution=convolution
+    )
+    return Engine(
+        method=methods.build(config, backbone, mirror_means=mirror),
+        optimizer=schedules.SGD(config.momentum, config.weight_decay),
+        augmentation=Augmentation(pad, mirror),
+        batch_size=config.batch_size,
+    )

@@ -1,0 +1,149 @@
+"""The folder of a run: its settings, its measurements and its results.
+
+    runs/NAME/
+      config.yaml     everything that decides the result, versions included
+      metrics.jsonl   one line an epoch and one an evaluation
+      results.json    the accuracy matrix and summary of each classifier
+      checkpoints/    Orbax
+      figures/*.png
+"""
+
+import json
+import os
+import platform
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from cil_jax.config import Config, UserError
+
+PACKAGES = ("cil_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+
+
+def versions() -> dict[str, str]:
+    """Of Python and the packages that a result may depend on."""
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            found[name] = "not installed"
+    return found
+
+
+class RunFolder:
+    """Files of one run. Nothing is made until `start`."""
+
+    def __init__(self, folder: str | os.PathLike):
+        self.path = Path(folder)
+        self.config_file = self.path / "config.yaml"
+        self.metrics_file = self.path / "metrics.jsonl"
+        self.results_file = self.path / "results.json"
+        self.checkpoints = self.path / "checkpoints"
+        self.figures = self.path / "figures"
+
+    @property
+    def holds_a_run(self) -> bool:
+        return self.config_file.exists()
+
+    def settings(self) -> dict[str, Any]:
+        """The settings under their flags' names, and `versions`.
+
+        Raises:
+          UserError: if there is no run, or its settings can't be read.
+        """
+        if not self.holds_a_run:
+            raise UserError(f"nothing to resume: {self.path} holds no run")
+        try:
+            settings = yaml.safe_load(self.config_file.read_text())
+        except yaml.YAMLError as error:
+            raise UserError(f"{self.config_file} is damaged: {_line(error)}") from error
+        if not isinstance(settings, dict):
+            raise UserError(f"{self.config_file} is damaged: it holds no settings")
+        return settings
+
+    def check(self, config: Config) -> None:
+        """Refuses to overwrite a run, to resume none, or to resume one of other settings.
+
+        Raises:
+          UserError: which of these, and where the settings differ.
+        """
+        if config.resume:
+            there, here = self.settings(), config.decisive()
+            there.pop("versions", None)
+            names = [name for name in here if there.get(name) != here[name]]
+            if names:
+                pairs = (f"{name} was {there.get(name)}, is now {here[name]}" for name in names)
+                raise UserError(f"can't resume {self.path} with other settings: {'; '.join(pairs)}")
+        elif self.path.exists() and not self.path.is_dir():
+            raise UserError(f"{self.path} is a file; --out names a folder")
+        elif self.holds_a_run:
+            raise UserError(
+                f"{self.path} already holds a run: continue it with --resume, "
+                "or choose another folder with --out"
+            )
+        elif self.path.is_dir() and any(self.path.iterdir()):
+            raise UserError(f"{self.path} is not empty and holds no run: choose another --out")
+
+    def start(self, config: Config) -> None:
+        """Makes the folder and writes the settings.
+
+        Raises:
+          UserError: if it can't be written.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            settings = {**config.decisive(), "versions": versions()}
+            replace_text(self.config_file, yaml.safe_dump(settings, sort_keys=False))
+        except OSError as error:
+            raise UserError(f"can't write to {self.path}: {error.strerror}") from error
+
+    def append(self, line: dict[str, Any]) -> None:
+        """Adds a line to metrics.jsonl."""
+        with self.metrics_file.open("a") as out:
+            out.write(json.dumps(line, separators=(",", ":")) + "\n")
+
+    @property
+    def n_lines(self) -> int:
+        """Lines in metrics.jsonl."""
+        return len(self._lines())
+
+    def cut(self, n_lines: int) -> None:
+        """Drops the lines that a resumed run will write again."""
+        lines = self._lines()
+        if len(lines) > n_lines:
+            replace_text(self.metrics_file, "".join(lines[:n_lines]))
+
+    def measurements(self) -> list[dict[str, Any]]:
+        """The lines of metrics.jsonl."""
+        return [json.loads(line) for line in self._lines()]
+
+    def write_results(self, results: dict[str, Any]) -> None:
+        """Writes results.json, whole or not at all."""
+        replace_text(self.results_file, json.dumps(results, indent=1) + "\n")
+
+    def results(self) -> dict[str, Any]:
+        """What results.json holds."""
+        return json.loads(self.results_file.read_text())
+
+    def _lines(self) -> list[str]:
+        if not self.metrics_file.exists():
+            return []
+        lines = self.metrics_file.read_text().splitlines(keepends=True)
+        return [line for line in lines if line.endswith("\n")]  # the last may be half written
+
+
+def replace_text(file: Path, text: str) -> None:
+    """Writes a file so that a reader sees the old text or the new one."""
+    temporary = file.with_name(file.name + ".tmp")
+    with temporary.open("w") as out:
+        out.write(text)
+        out.flush()
+        os.fsync(out.fileno())
+    temporary.replace(file)
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())
