@@ -5,12 +5,10 @@ chosen, before JAX starts.
 """
 
 import importlib
+import pkgutil
 from typing import Any
 
-_MODULES = (
-    "checkpoint classifiers cli config data engine heads learner losses memory methods metrics "
-    "models protocol record report schedules selection terminal typing"
-).split()
+_MODULES = tuple(module.name for module in pkgutil.iter_modules(__path__))
 
 __all__ = ["run", *_MODULES]  # noqa: PLE0604
 __version__ = "0.1.0"

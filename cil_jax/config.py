@@ -35,9 +35,7 @@ class Config:
     method: str = _setting("icarl", "", "finetune, lwf or icarl")
     preset: str = _setting("", "", "the file of settings that flags were laid over")
 
-    dataset: str = _setting(
-        "cifar100", "data", "data set to learn", choices=("cifar100", "digits")
-    )
+    dataset: str = _setting("cifar100", "data", "data set to learn", choices=("cifar100", "digits"))
     data_dir: str | None = _setting(
         None,
         "data",
@@ -89,7 +87,9 @@ class Config:
     last_relu: bool = _setting(True, "network", "whether the last block ends in a ReLU")
 
     epochs: int = _setting(70, "training", "epochs a task")
-    batch_size: int = _setting(128, "training", "images an update; a rest smaller than it is left out")
+    batch_size: int = _setting(
+        128, "training", "images an update; a rest smaller than it is left out"
+    )
     rate: float = _setting(0.1, "training", "learning rate of the first epochs, per update")
     rate_steps: tuple[float, ...] = _setting(
         (0.7, 0.9), "training", "fractions of a task's epochs after which the rate falls"
@@ -206,4 +206,3 @@ def preset(method: str, name: str, **overrides: Any) -> Config:
     text = (resources.files("cil_jax") / "presets" / method / f"{name}.yaml").read_text()
     values = from_plain(yaml.safe_load(text))
     return Config(**{**values, "method": method, "preset": name, **overrides})
-

@@ -123,9 +123,7 @@ class Pool:
         return rows, jnp.take_along_axis(is_of, rows, axis=1)
 
 
-def join(
-    images: Array, labels: Array, memory: Memory, task_room: int, class_room: int
-) -> Pool:
+def join(images: Array, labels: Array, memory: Memory, task_room: int, class_room: int) -> Pool:
     """The pool of a task: its new images [N, H, W, C] with labels [N], and the memory."""
     return Pool(
         images=jnp.concatenate([images, memory.images]),

@@ -1,5 +1,6 @@
 """What a run is judged by: the accuracy matrix and the numbers made from it."""
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -24,7 +25,7 @@ def task_accuracies(confusion: np.ndarray, task_sizes: Sequence[int]) -> list[fl
     right = np.diagonal(confusion)
     return [
         float(right[a:b].sum() / max(confusion[a:b].sum(), 1))
-        for a, b in zip(bounds[:-1], bounds[1:], strict=True)
+        for a, b in itertools.pairwise(bounds)
     ]
 
 

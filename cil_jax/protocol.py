@@ -1,6 +1,6 @@
 """One run: for each task begin, fit, finish, evaluate, record, save.
 
-    results = cil_jax.run(cil_jax.config.preset("icarl", "paper", dataset="digits", task_size=2))
+results = cil_jax.run(cil_jax.config.preset("icarl", "paper", dataset="digits", task_size=2))
 """
 
 import contextlib
@@ -106,15 +106,26 @@ class Run:
 
     def go(self) -> dict[str, Any]:
         """From where it stands to the end. Returns what results.json holds."""
+        if not self.config.resume:
+            self.folder.start(self.config)
         with Checkpoints(self.folder.checkpoints) as self._checkpoints:
-            learner = self._restored(self._new_learner()) if self.config.resume else None
-            if learner is None:
-                self.folder.start(self.config)
-                learner = self._new_learner()
+            learner = self._new_learner()
+            if self.config.resume:
+                learner = self._restored(learner)
             self.observer.started(self, learner)
             for index in range(int(learner.task), len(self.scenario.task_sizes)):
                 learner = self._learn(learner, self.scenario.task(index))
         return self.results(learner)
+
+    def updates(self, task: int) -> int:
+        """Updates that a task takes; for a memory that is not yet known, an estimate."""
+        kept = self.engine.method.memory_size or 0
+        n_images = self.scenario.n_images(task) + (kept if task else 0)
+        return self.config.epochs * self._steps(n_images)
+
+    def _steps(self, n_images: int) -> int:
+        """Updates an epoch: a rest smaller than a batch is left out."""
+        return max(1, n_images // self.config.batch_size)
 
     def results(self, learner: Learner) -> dict[str, Any]:
         """What results.json holds after the tasks learned so far."""
@@ -151,10 +162,12 @@ class Run:
             jax.random.fold_in(jax.random.key(data_seed(config)), 1),
         )
 
-    def _restored(self, template: Learner) -> Learner | None:
-        restored = self._checkpoints.restore(template)
+    def _restored(self, learner: Learner) -> Learner:
+        """The learner as it was saved last, or the given one if that never happened."""
+        restored = self._checkpoints.restore(learner)
         if restored is None:
-            return None
+            self.folder.cut(0)
+            return learner
         learner, record = restored
         self.history = record["history"]
         self.folder.cut(record["n_lines"])
@@ -206,8 +219,7 @@ class Run:
         rate = schedules.step_rate(
             epoch, config.epochs, config.rate, config.rate_steps, config.rate_factor
         )
-        # A rest smaller than a batch is left out; a pool smaller than a batch is gone round.
-        steps = max(1, n_images // config.batch_size)
+        steps = self._steps(n_images)
         sums, step, seconds = self.engine.no_sums(), 0, 0.0
         while step < steps:
             stop = min(step + self._stride, steps)
@@ -253,7 +265,9 @@ class Run:
             confusions, loss = self.engine.evaluate(
                 learner, self.test_images, self.test_labels, jnp.int32(start), jnp.int32(stop)
             )
-            return jax.tree.map(np.asarray, confusions), float(loss)
+            # In the method's own order, which a compiled program does not keep.
+            names = self.engine.method.classifiers()
+            return {name: np.asarray(confusions[name]) for name in names}, float(loss)
 
     def _evaluation(self, learner: Learner, task: int) -> dict[str, Any]:
         """All classifiers on all classes seen, and the line of metrics.jsonl."""
@@ -302,9 +316,7 @@ def engine_of(config: Config, dataset: data.Dataset) -> Engine:
     mirror = dataset.mirror if config.mirror == "auto" else config.mirror == "yes"
     pad = dataset.pad if config.pad is None else config.pad
     convolution = models.convolution_for(jax.default_backend())
-    backbone = models.build(
-        config.backbone, last_relu=config.last_relu, convolution=convolution
-    )
+    backbone = models.build(config.backbone, last_relu=config.last_relu, convolution=convolution)
     return Engine(
         method=methods.build(config, backbone, mirror_means=mirror),
         optimizer=schedules.SGD(config.momentum, config.weight_decay),

@@ -1,11 +1,11 @@
 """The folder of a run: its settings, its measurements and its results.
 
-    runs/NAME/
-      config.yaml     everything that decides the result, versions included
-      metrics.jsonl   one line an epoch and one an evaluation
-      results.json    the accuracy matrix and summary of each classifier
-      checkpoints/    Orbax
-      figures/*.png
+runs/NAME/
+  config.yaml     everything that decides the result, versions included
+  metrics.jsonl   one line an epoch and one an evaluation
+  results.json    the accuracy matrix and summary of each classifier
+  checkpoints/    Orbax
+  figures/*.png
 """
 
 import json

@@ -34,7 +34,7 @@ def herding(features: Array, count: int, mask: Array | None = None) -> Array:
       ValueError: if count is not in 0..n.
     """
     chex.assert_rank(features, 2)
-    n, d = features.shape
+    n = features.shape[0]
     _check_count(count, n)
     mask = jnp.ones(n, bool) if mask is None else mask
     rows = unit(features.astype(jnp.float32))

@@ -33,7 +33,7 @@ def load(data_dir: str | None = None) -> Dataset:
       UserError: if it is not there.
     """
     folder = Path(data_dir or default_data_dir()).expanduser()
-    version = _prepared_version(folder)
+    version = prepared_version(folder)
     if version is None:
         raise UserError(
             f"no CIFAR-100 as ArrayRecord in {folder}; "
@@ -49,7 +49,7 @@ def load(data_dir: str | None = None) -> Dataset:
     )
 
 
-def _prepared_version(folder: Path) -> str | None:
+def prepared_version(folder: Path) -> str | None:
     """The newest version in the folder that is stored as ArrayRecord."""
     found = [f.parent.name for f in folder.glob(f"{NAME}/*/dataset_info.json")]
     found = [v for v in found if any((folder / NAME / v).glob("*.array_record*"))]
@@ -62,7 +62,9 @@ def _version_key(version: str) -> list[int]:
 
 def _decode(folder: Path) -> dict[str, np.ndarray]:
     import tensorflow_datasets as tfds
+    from absl import logging
 
+    logging.set_verbosity(logging.ERROR)  # tfds would recommend OpenCV, for what is done once
     builder = tfds.builder(NAME, data_dir=os.fspath(folder))
     arrays = {}
     for split in ("train", "test"):

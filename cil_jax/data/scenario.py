@@ -55,15 +55,22 @@ class Scenario:
     @property
     def largest_class(self) -> int:
         """Training images of the class that has most."""
-        counts = np.bincount(self.dataset.train_labels, minlength=self.dataset.n_classes)
-        return int(counts[list(self.class_order)].max())
+        return int(self._counts().max())
 
     @property
     def largest_task(self) -> int:
         """Training images of the task that has most."""
+        return max(self.n_images(t) for t in range(len(self.task_sizes)))
+
+    def n_images(self, task: int) -> int:
+        """Training images of a task."""
+        first, end = self.bounds[task : task + 2]
+        return int(self._counts()[first:end].sum())
+
+    def _counts(self) -> np.ndarray:
+        """Training images of each class, in the order in which classes come."""
         counts = np.bincount(self.dataset.train_labels, minlength=self.dataset.n_classes)
-        by_task = np.split(counts[list(self.class_order)], self.bounds[1:-1])
-        return int(max(task.sum() for task in by_task))
+        return counts[list(self.class_order)]
 
     def task(self, index: int) -> Task:
         """Task `index` with its training images, in the data set's order."""

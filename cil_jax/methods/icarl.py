@@ -81,9 +81,7 @@ class ICaRL(Method):
         if self.mirror_means:
             views.append(embed(self.backbone, learner, images, mirrored=True))
         features = jnp.concatenate(views)
-        means = class_means(
-            features, jnp.tile(labels, len(views)), learner.means.shape[0]
-        )
+        means = class_means(features, jnp.tile(labels, len(views)), learner.means.shape[0])
         return learner.replace(means=means)
 
     def classifiers(self):

@@ -1,4 +1,6 @@
-"""Residual networks for small images (He et al. 2016, https://arxiv.org/abs/1512.03385, section 4.2).
+"""Residual networks for small images.
+
+He et al. 2016, section 4.2, https://arxiv.org/abs/1512.03385.
 
 A network is a block, stage sizes and widths, as data. It returns features; heads live elsewhere.
 """

@@ -1,0 +1,183 @@
+"""From flags to a run: settings, the accelerator, and error messages for people."""
+
+import argparse
+import dataclasses
+import os
+import sys
+from typing import Any, NoReturn
+
+from cil_jax.config import Config, UserError, flag, preset, presets
+from cil_jax.record import RunFolder
+
+FAILED = 2  # exit code for what the user can put right
+INTERRUPTED = 130
+
+EXTRAS = {
+    "gpu": "for CUDA: pip install 'cil_jax[cuda13]' (or, for older drivers, 'cil_jax[cuda12]')",
+    "tpu": "install its support: pip install 'cil_jax[tpu]'",
+    "cpu": "check the JAX_PLATFORMS environment variable",
+}
+PLATFORMS = {"cpu": "cpu", "gpu": "cuda", "tpu": "tpu"}
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors are one line."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(message)
+
+
+class _Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """The module's text as it is written, and the default of each flag."""
+
+    def _get_help_string(self, action):
+        if action.default is None or "(default" in (action.help or ""):
+            return action.help
+        return super()._get_help_string(action)
+
+
+def main(method: str, default_preset: str, about: str | None = None) -> None:
+    """Reads the flags, runs the method, and exits.
+
+    Args:
+      method: a key of `cil_jax.methods.METHODS`.
+      default_preset: which of the method's presets the flags are laid over.
+      about: the experiment's own text, shown by --help.
+    """
+    sys.exit(guarded(lambda: _run(settings(method, default_preset, about=about))))
+
+
+def guarded(action) -> int:
+    """The exit code of an action, with a UserError said in one line."""
+    try:
+        action()
+    except UserError as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return FAILED
+    except KeyboardInterrupt:
+        print("\nstopped; the same command with --resume continues", file=sys.stderr)
+        return INTERRUPTED
+    return 0
+
+
+def settings(
+    method: str,
+    default_preset: str,
+    arguments: list[str] | None = None,
+    about: str | None = None,
+) -> Config:
+    """The settings that flags make: the preset's, with the flags laid over them.
+
+    With --resume the run's own settings take the preset's place, so that no flag need be said
+    twice; one that is said must agree.
+
+    Raises:
+      UserError: if a flag or a value makes no sense.
+    """
+    parser = _parser(method, default_preset, about)
+    given = vars(parser.parse_args(arguments))
+    config = preset(method, given.pop("preset", default_preset), **given)
+    if config.resume:
+        return _resumed(config, given)
+    return config
+
+
+def _resumed(config: Config, given: dict[str, Any]) -> Config:
+    stored = RunFolder(config.folder()).settings()
+    stored.pop("versions", None)
+    if stored.get("method") != config.method:
+        raise UserError(f"can't resume {config.folder()}: it is a run of {stored.get('method')}")
+    from cil_jax.config import from_plain
+
+    return Config(**{**from_plain(stored), **given, "out": config.folder()})
+
+
+def _parser(method: str, default_preset: str, about: str | None) -> Parser:
+    defaults = preset(method, default_preset)
+    parser = Parser(
+        prog=f"python -m experiments.{method}",
+        description=about,
+        formatter_class=_Help,
+        argument_default=argparse.SUPPRESS,
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "--preset",
+        choices=presets(method),
+        help=f"file of settings that the other flags are laid over (default: {default_preset})",
+    )
+    groups: dict[str, Any] = {}
+    for field in dataclasses.fields(Config):
+        group, help = field.metadata["group"], field.metadata["help"]
+        if not group:
+            continue
+        if group not in groups:
+            groups[group] = parser.add_argument_group(group)
+        default = getattr(defaults, field.name)
+        if default is not None and "(default" not in help:
+            shown = " ".join(map(str, default)) if isinstance(default, tuple) else default
+            help = f"{help} (default: {shown})"
+        groups[group].add_argument(
+            flag(field.name), dest=field.name, help=help.replace("%", "%%"), **_reading(field)
+        )
+    return parser
+
+
+def _reading(field: dataclasses.Field) -> dict[str, Any]:
+    """How argparse reads a field's flag."""
+    if field.metadata.get("choices"):
+        return {"choices": field.metadata["choices"]}
+    if field.type is bool or field.type == "bool":
+        return {"action": argparse.BooleanOptionalAction if field.default else "store_true"}
+    if isinstance(field.default, tuple):
+        return {"type": float, "nargs": "+", "metavar": "X", "action": _Tuple}
+    kind = next((k for k in (int, float, str) if k.__name__ in str(field.type)), str)
+    metavar = field.metadata.get("metavar", {int: "N", float: "X", str: "NAME"}[kind])
+    return {"type": kind, "metavar": metavar}
+
+
+class _Tuple(argparse.Action):
+    def __call__(self, parser, namespace, values, option_string=None):
+        setattr(namespace, self.dest, tuple(values))
+
+
+def _run(config: Config) -> None:
+    RunFolder(config.folder()).check(config)  # before JAX starts, which takes a while
+    start_accelerator(config.accelerator)
+
+    from rich.console import Console
+
+    from cil_jax import report
+    from cil_jax.protocol import Run
+    from cil_jax.terminal import Terminal
+
+    console = Console()
+    folder = RunFolder(config.folder())
+    with Terminal(console) as terminal:
+        run = Run(config, folder, terminal)
+        results = run.go()
+    console.print(report.summary(results))
+    files = report.draw(folder, run.scenario.class_names)
+    console.print(f"results: {folder.results_file}", soft_wrap=True, highlight=False)
+    console.print(f"figures: {' '.join(map(str, files))}", soft_wrap=True, highlight=False)
+
+
+def start_accelerator(name: str) -> None:
+    """Makes JAX use an accelerator; to be called before anything else touches a backend.
+
+    Args:
+      name: auto, cpu, gpu or tpu; auto leaves the choice to JAX.
+
+    Raises:
+      UserError: if there is none of that kind, with what to install.
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    import jax
+
+    if name != "auto":
+        jax.config.update("jax_platforms", PLATFORMS[name])
+    try:
+        jax.devices()
+    except (RuntimeError, AssertionError) as error:
+        hint = EXTRAS.get(name, EXTRAS["cpu"])
+        raise UserError(f"JAX finds no {name.upper()} on this machine; {hint}") from error

@@ -1,0 +1,6 @@
+"""Tables and figures, made from a run folder alone. Nothing here needs a device."""
+
+from cil_jax.report.figures import draw
+from cil_jax.report.tables import summary
+
+__all__ = ["draw", "summary"]

@@ -1,0 +1,168 @@
+"""The figures of a run, made from its folder alone."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from cil_jax.record import RunFolder
+
+# Okabe and Ito's colours, which people with any colour vision can tell apart.
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+STYLE = {
+    "font.size": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#e6e6e6",
+    "axes.edgecolor": "#888888",
+    "axes.titlesize": 11,
+    "axes.titlelocation": "left",
+    "legend.frameon": False,
+    "figure.dpi": 120,
+}
+
+
+def draw(folder: RunFolder, class_names: Sequence[str]) -> list[Path]:
+    """Draws all figures of a run into its folder.
+
+    Args:
+      folder: a run with results.
+      class_names: in the order in which classes came.
+
+    Returns:
+      The files: seen_accuracy.png, accuracy_matrix.png, curves.png and confusion.png.
+    """
+    results, lines = folder.results(), folder.measurements()
+    epochs = [line for line in lines if line["kind"] == "epoch"]
+    last = [line for line in lines if line["kind"] == "evaluation"][-1]
+    folder.figures.mkdir(exist_ok=True)
+    files = []
+    with matplotlib.rc_context(STYLE):
+        for name, figure in {
+            "seen_accuracy": seen_accuracy(results),
+            "accuracy_matrix": accuracy_matrix(results),
+            "curves": curves(results, epochs),
+            "confusion": confusion(results, last, class_names),
+        }.items():
+            file = folder.figures / f"{name}.png"
+            figure.savefig(file, bbox_inches="tight")
+            files.append(file)
+    return files
+
+
+def seen_accuracy(results: dict[str, Any]) -> Figure:
+    """Accuracy on all classes seen, by their number; a line for each classifier."""
+    figure = Figure(figsize=(5.6, 3.8))
+    axes = figure.subplots()
+    seen = np.cumsum(results["task_sizes"])
+    for color, (name, one) in zip(COLORS, results["classifiers"].items(), strict=False):
+        values = 100 * np.array(one["seen_accuracy"])
+        own = name == results["headline"]
+        label = f"{name}: average {100 * one['average_incremental_accuracy']:.1f}"
+        axes.plot(
+            seen[: len(values)], values, "o-" if own else "o--", color=color, label=label, ms=4
+        )
+        axes.annotate(
+            f"{values[-1]:.1f}",
+            (seen[len(values) - 1], values[-1]),
+            xytext=(6, 0),
+            textcoords="offset points",
+            va="center",
+            color=color,
+        )
+    axes.set(ylim=(0, 102), xlabel="classes seen", ylabel="accuracy on all of them (%)")
+    axes.set_xticks(seen if len(seen) <= 12 else seen[:: len(seen) // 10])
+    axes.legend(loc="lower left")
+    axes.set_title(_title(results))
+    return figure
+
+
+def accuracy_matrix(results: dict[str, Any]) -> Figure:
+    """Accuracy on each task after each task, for the method's own classifier."""
+    one = results["classifiers"][results["headline"]]
+    n = len(one["accuracy_matrix"])
+    matrix = np.full((n, n), np.nan)
+    for t, row in enumerate(one["accuracy_matrix"]):
+        matrix[t, : t + 1] = 100 * np.array(row)
+    side = max(3.6, 0.45 * n + 1.6)
+    figure = Figure(figsize=(side + 0.8, side))
+    axes = figure.subplots()
+    image = axes.imshow(matrix, vmin=0, vmax=100, cmap="viridis")
+    if n <= 20:
+        for t in range(n):
+            for j in range(t + 1):
+                color = "white" if matrix[t, j] < 60 else "black"
+                axes.text(j, t, f"{matrix[t, j]:.0f}", ha="center", va="center", color=color)
+    ticks = range(n) if n <= 20 else range(0, n, 5)
+    labels = [str(t + 1) for t in ticks]
+    axes.set_xticks(ticks, labels)
+    axes.set_yticks(ticks, labels)
+    axes.set(xlabel="accuracy on task", ylabel="after learning task")
+    axes.grid(visible=False)
+    figure.colorbar(image, ax=axes, shrink=0.8, label="%")
+    axes.set_title(f"{_title(results)}, {results['headline']}")
+    return figure
+
+
+def curves(results: dict[str, Any], epochs: Sequence[dict[str, Any]]) -> Figure:
+    """Loss and accuracy on the classes of the current task, epoch by epoch."""
+    figure = Figure(figsize=(8.4, 4.6))
+    top, bottom = figure.subplots(2, 1, sharex=True)
+    for axes, what, scale in ((top, "loss", 1), (bottom, "accuracy", 100)):
+        for color, split in zip(COLORS, ("train", "test"), strict=False):
+            for task in range(len(results["task_sizes"])):
+                rows = [i for i, line in enumerate(epochs) if line["task"] == task]
+                values = [scale * epochs[i][f"{split}_{what}"] for i in rows]
+                axes.plot(
+                    np.array(rows) + 1,
+                    values,
+                    ".-",
+                    ms=3,
+                    lw=1,
+                    color=color,
+                    label=split if task == 0 else None,
+                )
+        for i in range(1, len(epochs)):
+            if epochs[i]["task"] != epochs[i - 1]["task"]:
+                axes.axvline(i + 0.5, color="#bbbbbb", lw=0.8)
+    top.set(ylabel="loss", ylim=(0, None))
+    bottom.set(ylabel="accuracy (%), linear", xlabel="epochs, over all tasks", ylim=(0, 102))
+    top.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2, borderaxespad=0)
+    bottom.xaxis.set_major_locator(MaxNLocator(integer=True))
+    top.set_title(f"{_title(results)}: classes of the current task")
+    return figure
+
+
+def confusion(
+    results: dict[str, Any], evaluation: dict[str, Any], class_names: Sequence[str]
+) -> Figure:
+    """Confusion matrix after the last task, for the method's own classifier."""
+    counts = np.array(evaluation["confusion"][results["headline"]], float)
+    share = 100 * counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    n = len(counts)
+    side = min(12.0, max(4.0, 0.13 * n + 3.0))
+    figure = Figure(figsize=(side + 0.8, side))
+    axes = figure.subplots()
+    image = axes.imshow(share, vmin=0, vmax=100, cmap="Blues", interpolation="nearest")
+    size = 9 if n <= 20 else max(4, 500 / n)
+    axes.set_xticks(range(n), class_names[:n], rotation=90, fontsize=size)
+    axes.set_yticks(range(n), class_names[:n], fontsize=size)
+    for bound in np.cumsum(results["task_sizes"])[:-1]:
+        if bound < n:
+            axes.axhline(bound - 0.5, color="#999999", lw=0.5)
+            axes.axvline(bound - 0.5, color="#999999", lw=0.5)
+    axes.set(xlabel="answer", ylabel="true class, in the order they came")
+    axes.grid(visible=False)
+    figure.colorbar(image, ax=axes, shrink=0.8, label="% of the true class")
+    axes.set_title(f"{_title(results)}, {results['headline']}")
+    return figure
+
+
+def _title(results: dict[str, Any]) -> str:
+    return f"{results['method']} on {results['dataset']}"

@@ -1,0 +1,41 @@
+"""The results of a run as a table for the terminal."""
+
+from typing import Any
+
+import numpy as np
+from rich.table import Table
+
+
+def percent(fraction: float | None) -> str:
+    """A fraction 0..1 as a percentage, '-' for None."""
+    return "-" if fraction is None else f"{100 * fraction:.1f}%"
+
+
+def summary(results: dict[str, Any]) -> Table:
+    """Seen accuracy after each task and the run's summary, a column for each classifier.
+
+    Args:
+      results: what results.json holds.
+    """
+    sizes, classifiers = results["task_sizes"], results["classifiers"]
+    table = Table(
+        title=f"{results['method']} on {results['dataset']}: accuracy on all classes seen",
+        title_justify="left",
+    )
+    table.add_column("classes seen")
+    for name in classifiers:
+        own = " (its own)" if name == results["headline"] and len(classifiers) > 1 else ""
+        table.add_column(name + own, justify="right")
+    columns = list(classifiers.values())
+    seen = np.cumsum(sizes)
+    for t in range(len(columns[0]["seen_accuracy"])):
+        table.add_row(str(seen[t]), *(percent(c["seen_accuracy"][t]) for c in columns))
+    table.add_section()
+    for label, key in (
+        ("average incremental accuracy", "average_incremental_accuracy"),
+        ("  without the first task", "average_incremental_accuracy_without_first"),
+        ("last accuracy", "last_accuracy"),
+        ("forgetting", "forgetting"),
+    ):
+        table.add_row(label, *(percent(c[key]) for c in columns))
+    return table

@@ -1,0 +1,103 @@
+"""What a person at a terminal sees of a run: a bar while it trains, a row after each task.
+
+Where the output is no terminal, one line an epoch takes the bar's place.
+"""
+
+import datetime
+import time
+from typing import Any
+
+import jax
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from cil_jax.learner import Learner
+from cil_jax.protocol import Observer, Position, Run
+from cil_jax.report.tables import percent
+
+
+class Terminal(Observer):
+    """Shows a run on a console. Use as a context, so that the bar is taken down."""
+
+    def __init__(self, console: Console):
+        self._console = console
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=None),
+            TextColumn("loss {task.fields[loss]}  {task.fields[speed]} images/s  left"),
+            TimeRemainingColumn(),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+        self._started = time.perf_counter()
+        self._done = 0  # updates, over all tasks
+
+    def __enter__(self):
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_):
+        self._bar.stop()
+
+    def started(self, run: Run, learner: Learner) -> None:
+        config, scenario = run.config, run.scenario
+        sizes = scenario.task_sizes
+        device = jax.devices()[0]
+        order = f"seeded {config.order_seed}" if config.order == "seeded" else config.order
+        self._say(
+            f"{config.method}{f' (preset {config.preset})' if config.preset else ''} on "
+            f"{config.dataset}: {sum(sizes)} classes in {len(sizes)} tasks "
+            f"({', '.join(map(str, sizes))}), order {order}, seed {config.seed}"
+        )
+        self._say(f"{config.backbone}, {config.epochs} epochs a task, on {device.device_kind}")
+        self._say(f"run folder: {run.folder.path}")
+        self._done = sum(run.updates(t) for t in range(int(learner.task)))
+        self._done += run.updates(int(learner.task)) * int(learner.epoch) // config.epochs
+        if self._done:
+            self._say(f"resumed after task {int(learner.task)}, epoch {int(learner.epoch)}")
+        total = sum(run.updates(t) for t in range(len(sizes)))
+        self._total = self._bar.add_task(
+            "compiling", total=total, completed=self._done, loss="-", speed="-"
+        )
+        names = run.engine.method.classifiers()
+        seen = "".join(f"{name:>9}" for name in names)
+        self._say(f" task  seen{seen}  own task  old tasks     time")
+
+    def trained(self, run: Run, position: Position) -> None:
+        tasks, epochs = len(run.scenario.task_sizes), run.config.epochs
+        before = sum(run.updates(t) for t in range(position.task))
+        self._bar.update(
+            self._total,
+            completed=before + position.epoch * position.steps + position.step,
+            description=f"task {position.task + 1}/{tasks}  epoch {position.epoch + 1}/{epochs}",
+            loss=f"{position.loss:.4f}",
+            speed=f"{position.images_per_second:,.0f}",
+        )
+
+    def epoch_done(self, run: Run, line: dict[str, Any]) -> None:
+        if not self._console.is_terminal:
+            self._say(
+                f"task {line['task'] + 1}/{len(run.scenario.task_sizes)}  "
+                f"epoch {line['epoch'] + 1}/{run.config.epochs}  loss {line['train_loss']:.4f}  "
+                f"train {percent(line['train_accuracy'])}  test {percent(line['test_accuracy'])}  "
+                f"{line['images_per_second']:,.0f} images/s  {self._elapsed()}"
+            )
+
+    def task_done(self, run: Run, line: dict[str, Any]) -> None:
+        *old, own = line["task_accuracy"][run.engine.method.headline]
+        sizes = run.scenario.task_sizes
+        old_accuracy = sum(a * n for a, n in zip(old, sizes, strict=False)) / max(
+            sum(sizes[: len(old)]), 1
+        )
+        self._say(
+            f"{line['task'] + 1:5} {line['n_seen']:5}"
+            + "".join(f"{percent(a):>9}" for a in line["seen_accuracy"].values())
+            + f"{percent(own):>10}{percent(old_accuracy) if old else '-':>11}{self._elapsed():>9}"
+        )
+
+    def _elapsed(self) -> str:
+        return str(datetime.timedelta(seconds=round(time.perf_counter() - self._started)))
+
+    def _say(self, text: str) -> None:
+        self._console.print(text, highlight=False, markup=False, soft_wrap=True)

@@ -1,0 +1,1 @@
+"""One thin file per experiment: run them as `python -m experiments.NAME`."""
