@@ -6,6 +6,7 @@ Decoding 60,000 PNGs takes a while, so the arrays are kept in one file in the us
 import hashlib
 import os
 import tempfile
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -39,7 +40,7 @@ def load(data_dir: str | None = None) -> Dataset:
             f"no CIFAR-100 as ArrayRecord in {folder}; "
             f"to put it there, run: python -m experiments.prepare --data-dir {folder}"
         )
-    arrays = _cached(folder / NAME / version, lambda: _decode(folder))
+    arrays = _cached(folder / NAME / version, lambda: decode(folder))
     return Dataset(
         name=NAME,
         class_names=tuple(arrays.pop("class_names").tolist()),
@@ -60,7 +61,8 @@ def _version_key(version: str) -> list[int]:
     return [int(part) if part.isdigit() else -1 for part in version.split(".")]
 
 
-def _decode(folder: Path) -> dict[str, np.ndarray]:
+def decode(folder: Path) -> dict[str, np.ndarray]:
+    """The arrays of a prepared folder, in the order of the official files."""
     import tensorflow_datasets as tfds
     from absl import logging
 
@@ -90,11 +92,11 @@ def _cached(source: Path, make) -> dict[str, np.ndarray]:
     place = hashlib.sha256(os.fsencode(source)).hexdigest()[:12]
     file = cache_dir() / f"{NAME}-{place}.npz"
     try:
-        with np.load(file, allow_pickle=False) as stored:
+        with file.open("rb") as content, np.load(content, allow_pickle=False) as stored:
             arrays = dict(stored)
         if str(arrays.pop("fingerprint")) == fingerprint:
             return arrays
-    except (OSError, ValueError, KeyError, EOFError):
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         pass  # none yet, or damaged: made anew
     arrays = make()
     _write(file, {**arrays, "fingerprint": np.array(fingerprint)})

@@ -53,7 +53,7 @@ CIFAR100 = Archive(
 def prepare(
     data_dir: str | os.PathLike,
     archive_file: str | os.PathLike | None = None,
-    archive: Archive = CIFAR100,
+    archive: Archive | None = None,
     progress: Progress = lambda done, total: None,
 ) -> Path:
     """Prepares CIFAR-100 as ArrayRecord, from a file or from the network.
@@ -61,7 +61,7 @@ def prepare(
     Args:
       data_dir: the tfds data folder to put it in.
       archive_file: the archive, if it is here already; it is left as it is.
-      archive: where to fetch it from otherwise, and what it must be.
+      archive: where to fetch it from otherwise, and what it must be (default: CIFAR100).
       progress: told of the bytes fetched.
 
     Returns:
@@ -71,6 +71,7 @@ def prepare(
       UserError: if the archive can't be fetched or is not the right one, or the folder can't be
         written. Nothing half-made is left.
     """
+    archive = archive or CIFAR100
     data_dir = Path(data_dir).expanduser()
     version = cifar100.prepared_version(data_dir)
     if version:

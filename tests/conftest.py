@@ -1,0 +1,53 @@
+"""Settings of the whole suite, a tiny network, and small runs that tests share."""
+
+import os
+
+# Before JAX starts: tests run on the CPU.
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"
+
+from pathlib import Path
+
+import pytest
+
+from cil_jax import models
+from cil_jax.config import Config, preset
+from cil_jax.data import cifar100
+from cil_jax.models import BasicBlock
+
+# A backbone that compiles in a moment. It is registered as a user's own would be.
+models.BACKBONES["tiny"] = {"block": BasicBlock, "stage_sizes": (1, 1), "widths": (4, 8)}
+
+PRESETS = {"finetune": "default", "lwf": "default", "icarl": "paper"}
+
+
+def small_config(method: str, out: os.PathLike | str, **overrides) -> Config:
+    """Three tasks of digits, the last one smaller, two epochs each, in seconds."""
+    values = {
+        "dataset": "digits",
+        "classes": 5,
+        "task_size": 2,
+        "backbone": "tiny",
+        "epochs": 2,
+        "batch_size": 32,
+        "memory": 20,
+        "out": str(out),
+    }
+    return preset(method, PRESETS[method], **{**values, **overrides})
+
+
+@pytest.fixture(scope="session")
+def real_data_dir() -> str:
+    """A tfds folder with the real CIFAR-100."""
+    folder = os.environ.get("TFDS_DATA_DIR")
+    if not folder or cifar100.prepared_version(Path(folder)) is None:
+        pytest.skip("no CIFAR-100 in TFDS_DATA_DIR")
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def private_cache(tmp_path_factory, monkeypatch, request):
+    """Decoded arrays go to a folder of the test session, but for the real data set."""
+    if "real" not in request.keywords:
+        folder = tmp_path_factory.getbasetemp() / "cil_jax_cache"
+        monkeypatch.setenv("CIL_JAX_CACHE", str(folder))

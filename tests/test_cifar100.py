@@ -1,0 +1,204 @@
+"""CIFAR-100: prepared from the archive's format, read through tfds, cached; and the real one."""
+
+import functools
+import hashlib
+import http.server
+import io
+import sys
+import tarfile
+import threading
+
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+
+from cil_jax import data
+from cil_jax.config import UserError
+from cil_jax.data import cifar100, prepare
+from experiments.prepare import main
+
+N_TRAIN, N_TEST = 200, 100
+
+
+def binary(n: int, seed: int) -> np.ndarray:
+    """Records of the real format: coarse label, fine label, planes of red, green and blue."""
+    raw = np.random.RandomState(seed).randint(0, 256, (n, 3074)).astype(np.uint8)
+    raw[:, 0] %= 20
+    raw[:, 1] = np.arange(n) % 100
+    return raw
+
+
+@pytest.fixture(scope="module")
+def archive_file(tmp_path_factory):
+    """A small archive with the members of the official one."""
+    file = tmp_path_factory.mktemp("archive") / "cifar-100-binary.tar.gz"
+    members = {
+        "train.bin": binary(N_TRAIN, 0).tobytes(),
+        "test.bin": binary(N_TEST, 1).tobytes(),
+        "coarse_label_names.txt": "".join(f"coarse_{i}\n" for i in range(20)).encode(),
+        "fine_label_names.txt": "".join(f"fine_{i}\n" for i in range(100)).encode() + b"\n",
+    }
+    with tarfile.open(file, "w:gz") as out:
+        for name, content in members.items():
+            info = tarfile.TarInfo(f"cifar-100-binary/{name}")
+            info.size = len(content)
+            out.addfile(info, io.BytesIO(content))
+    return file
+
+
+@pytest.fixture
+def served(archive_file, monkeypatch):
+    """The small archive on a loopback server, in the place of the official one."""
+
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *_):
+            pass
+
+    handler = functools.partial(Quiet, directory=archive_file.parent)
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    archive = prepare.Archive(
+        url=f"http://127.0.0.1:{server.server_port}/{archive_file.name}",
+        size=archive_file.stat().st_size,
+        md5=hashlib.md5(archive_file.read_bytes()).hexdigest(),
+    )
+    monkeypatch.setattr(prepare, "CIFAR100", archive)
+    yield archive
+    server.shutdown()
+    server.server_close()
+
+
+def check_content(dataset):
+    raw = binary(N_TRAIN, 0)
+    planes = raw[:, 2:].reshape(-1, 3, 32, 32)
+    np.testing.assert_array_equal(dataset.train_images.transpose(0, 3, 1, 2), planes)
+    np.testing.assert_array_equal(dataset.train_labels, raw[:, 1])
+    np.testing.assert_array_equal(dataset.test_labels, binary(N_TEST, 1)[:, 1])
+    assert dataset.class_names == tuple(f"fine_{i}" for i in range(100))
+
+
+def test_download_prepare_and_read_without_tensorflow(served, tmp_path, capsys):
+    folder = tmp_path / "tfds"
+    assert main(["--data-dir", str(folder)]) == 0
+    assert f"CIFAR-100 is in {folder}/cifar100/" in capsys.readouterr().out.replace("\n", "")
+    assert [f.name for f in folder.iterdir()] == ["cifar100"]
+    check_content(data.load("cifar100", folder))
+    assert "tensorflow" not in sys.modules
+    # It is there now: nothing is fetched again.
+    assert prepare.prepare(folder, archive=prepare.Archive("http://127.0.0.1:9/x", 0, "")).exists()
+
+
+def test_an_archive_at_hand_is_used_and_kept(served, archive_file, tmp_path):
+    assert main(["--data-dir", str(tmp_path), "--archive", str(archive_file)]) == 0
+    assert archive_file.exists()
+    check_content(data.load("cifar100", tmp_path))
+
+
+def test_tfds_itself_reads_what_was_prepared(served, tmp_path):
+    prepare.prepare(tmp_path, archive=served)
+    source = tfds.builder("cifar100", data_dir=tmp_path).as_data_source(split="test")
+    assert len(source) == N_TEST
+    record = source[0]
+    row = binary(N_TEST, 1)[int(record["id"].decode().removeprefix("test_"))]
+    assert (record["coarse_label"], record["label"]) == (row[0], row[1])
+
+
+@pytest.mark.parametrize("damage", ["truncated", "flipped"])
+def test_a_damaged_archive_is_refused_with_both_checksums(
+    served, archive_file, tmp_path, capsys, damage
+):
+    content = bytearray(archive_file.read_bytes())
+    if damage == "truncated":
+        content = content[: len(content) // 2]
+    else:
+        content[1000] ^= 1
+    bad = tmp_path / "bad.tar.gz"
+    bad.write_bytes(content)
+    folder = tmp_path / "tfds"
+    assert main(["--data-dir", str(folder), "--archive", str(bad)]) == 2
+    error = capsys.readouterr().err
+    assert hashlib.md5(content).hexdigest() in error and served.md5 in error
+    assert error.count("\n") == 1 and error.startswith("error: ")
+    assert list(folder.iterdir()) == []
+
+
+def test_a_broken_download_is_refused_and_leaves_nothing(served, tmp_path, capsys):
+    cut = prepare.Archive(served.url, served.size + 1, served.md5)
+    with pytest.raises(UserError, match=served.md5):
+        prepare.prepare(tmp_path, archive=cut)
+    gone = prepare.Archive(f"{served.url}.gone", served.size, served.md5)
+    with pytest.raises(UserError, match=r"can't download .*--archive FILE"):
+        prepare.prepare(tmp_path, archive=gone)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_missing_archive_is_said(tmp_path, capsys):
+    assert main(["--data-dir", str(tmp_path / "d"), "--archive", str(tmp_path / "none")]) == 2
+    assert capsys.readouterr().err == f"error: no archive at {tmp_path / 'none'}\n"
+
+
+def test_no_data_says_what_to_run(tmp_path):
+    with pytest.raises(UserError, match=f"experiments.prepare --data-dir {tmp_path}"):
+        data.load("cifar100", tmp_path)
+
+
+def test_mock_data_goes_through_the_same_reader(tmp_path, monkeypatch):
+    """tfds' own random records, so that the reader does not depend on how we prepare."""
+    policy = tfds.testing.MockPolicy.USE_CODE
+    with tfds.testing.mock_data(num_examples=40, policy=policy):
+        arrays = cifar100.decode(tmp_path)
+    assert arrays["train_images"].shape == (40, 32, 32, 3)
+    assert arrays["train_images"].dtype == np.uint8
+    assert arrays["train_labels"].dtype == np.int32
+    assert arrays["train_labels"].max() < 100
+
+
+def test_arrays_are_decoded_once(served, tmp_path, monkeypatch):
+    prepare.prepare(tmp_path / "tfds", archive=served)
+    monkeypatch.setenv("CIL_JAX_CACHE", str(tmp_path / "cache"))
+    calls = []
+    original = cifar100.decode
+    monkeypatch.setattr(cifar100, "decode", lambda f: calls.append(f) or original(f))
+
+    one = data.load("cifar100", tmp_path / "tfds")
+    two = data.load("cifar100", tmp_path / "tfds")
+    np.testing.assert_array_equal(one.train_images, two.train_images)
+    assert len(calls) == 1
+    (cache,) = (tmp_path / "cache").iterdir()
+
+    cache.write_bytes(cache.read_bytes()[:1000])  # damaged: made anew
+    check_content(data.load("cifar100", tmp_path / "tfds"))
+    assert len(calls) == 2
+
+    info = next((tmp_path / "tfds").glob("cifar100/*/dataset_info.json"))
+    info.write_text(info.read_text() + "\n")  # the source has changed: made anew
+    data.load("cifar100", tmp_path / "tfds")
+    assert len(calls) == 3 and len(list((tmp_path / "cache").iterdir())) == 1
+
+
+def test_a_cache_that_cannot_be_written_does_no_harm(served, tmp_path, monkeypatch):
+    prepare.prepare(tmp_path / "tfds", archive=served)
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("CIL_JAX_CACHE", str(tmp_path / "file" / "below"))
+    check_content(data.load("cifar100", tmp_path / "tfds"))
+
+
+@pytest.mark.real
+def test_the_real_cifar100(real_data_dir):
+    dataset = data.load("cifar100", real_data_dir)
+    assert dataset.train_images.shape == (50_000, 32, 32, 3)
+    assert dataset.test_images.shape == (10_000, 32, 32, 3)
+    assert np.bincount(dataset.train_labels).tolist() == [500] * 100
+    assert np.bincount(dataset.test_labels).tolist() == [100] * 100
+    assert dataset.class_names[:3] == ("apple", "aquarium_fish", "baby")
+    # The mean and deviation that the whole field normalises with.
+    mean, std = dataset.pixel_statistics("per-channel")
+    np.testing.assert_allclose(mean.ravel(), [0.5071, 0.4865, 0.4409], atol=5e-5)
+    np.testing.assert_allclose(std.ravel(), [0.2673, 0.2564, 0.2762], atol=5e-5)
+
+
+@pytest.mark.real
+def test_real_tasks_have_5000_images(real_data_dir):
+    tasks = data.scenario.create(data.load("cifar100", real_data_dir))
+    assert [tasks.n_images(t) for t in range(10)] == [5000] * 10
+    assert tasks.test_set()[2] == tuple(range(0, 10_001, 1000))

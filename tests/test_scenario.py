@@ -1,0 +1,132 @@
+"""The class order, the tasks, and the augmentation of their images."""
+
+import itertools
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cil_jax import data
+from cil_jax.config import UserError
+from cil_jax.data import scenario
+from cil_jax.data.augment import Augmentation
+
+
+def test_the_default_order_is_the_published_one():
+    order = scenario.class_order(100, "seeded", 1993)
+    assert order[:12].tolist() == [68, 56, 78, 8, 23, 84, 90, 65, 74, 76, 40, 89]
+    np.random.seed(1993)
+    assert order.tolist() == np.random.permutation(100).tolist()
+    assert scenario.class_order(100, "natural", 1993).tolist() == list(range(100))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sizes"),
+    [
+        ((100, 10), (10,) * 10),
+        ((100, 10, 50), (50, 10, 10, 10, 10, 10)),
+        ((100, 30), (30, 30, 30, 10)),
+        ((10, 4, 1), (1, 4, 4, 1)),
+        ((10, 10), (10,)),
+        ((10, 2, 10), (10,)),
+    ],
+)
+def test_task_sizes(arguments, sizes):
+    assert scenario.split(*arguments) == sizes
+
+
+@given(st.integers(1, 200), st.integers(1, 200), st.none() | st.integers(1, 200))
+def test_tasks_cover_all_classes_or_are_refused(n_classes, task_size, first_task):
+    fits = max(task_size, first_task or 1) <= n_classes
+    if fits:
+        sizes = scenario.split(n_classes, task_size, first_task)
+        assert sum(sizes) == n_classes and min(sizes) >= 1
+        assert all(size == task_size for size in sizes[1:-1])
+    else:
+        with pytest.raises(UserError, match=f"does not fit {n_classes} classes"):
+            scenario.split(n_classes, task_size, first_task)
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return data.load("digits")
+
+
+def test_tasks_partition_the_training_images_and_remap_their_labels(digits):
+    tasks = scenario.create(digits, task_size=3, first_task=2, classes=9)
+    assert tasks.task_sizes == (2, 3, 3, 1) and len(tasks.class_names) == 9
+    seen = 0
+    for index in range(4):
+        task = tasks.task(index)
+        assert set(task.labels.tolist()) == set(range(seen, seen + task.n_classes))
+        for label in range(seen, seen + task.n_classes):
+            original = tasks.class_order[label]
+            expected = digits.train_images[digits.train_labels == original]
+            np.testing.assert_array_equal(task.images[task.labels == label], expected)
+            assert tasks.class_names[label] == digits.class_names[original]
+        assert tasks.n_images(index) == len(task.labels) <= tasks.largest_task
+        seen += task.n_classes
+    counts = np.bincount(digits.train_labels)[list(tasks.class_order)]
+    assert tasks.largest_class == counts.max()
+
+
+def test_the_test_set_has_the_classes_seen_as_a_prefix(digits):
+    tasks = scenario.create(digits, task_size=3, classes=7)
+    images, labels, bounds = tasks.test_set()
+    assert np.all(np.diff(labels) >= 0)
+    for t, (start, stop) in enumerate(itertools.pairwise(bounds)):
+        first, end = tasks.bounds[t : t + 2]
+        assert set(labels[start:stop].tolist()) == set(range(first, end))
+    assert bounds[-1] == len(labels) == len(images)
+    original = np.array(tasks.class_order)[labels]
+    for c in set(original.tolist()):
+        np.testing.assert_array_equal(
+            images[original == c], digits.test_images[digits.test_labels == c]
+        )
+
+
+def test_more_classes_than_there_are_are_refused(digits):
+    with pytest.raises(UserError, match="11 classes asked for; digits has 10"):
+        scenario.create(digits, classes=11)
+
+
+def test_digits_are_real_and_split_by_writer(digits):
+    assert len(digits.train_labels) + len(digits.test_labels) == 1797
+    assert digits.image_shape == (8, 8, 1) and digits.train_images.max() == 255
+    assert np.bincount(digits.test_labels).min() >= 34
+
+
+def test_pixel_statistics(digits):
+    pixels = digits.train_images / 255.0
+    mean, std = digits.pixel_statistics("per-channel")
+    np.testing.assert_allclose(mean.ravel(), [pixels.mean()], rtol=1e-5)
+    np.testing.assert_allclose(std.ravel(), [pixels.std()], rtol=1e-5)
+    mean, std = digits.pixel_statistics("per-pixel")
+    np.testing.assert_allclose(mean, pixels.mean(axis=0), atol=1e-6)
+    assert np.all(std == 1)
+
+
+def test_every_augmented_image_is_a_crop_and_all_crops_occur():
+    image = jnp.arange(1.0, 17.0).reshape(1, 4, 4, 1)
+    augmented = np.asarray(
+        Augmentation(1, True)(jax.random.key(0), jnp.tile(image, (500, 1, 1, 1)))
+    )
+    padded = np.pad(np.asarray(image[0]), ((1, 1), (1, 1), (0, 0)))
+    crops = [padded[i : i + 4, j : j + 4] for i in range(3) for j in range(3)]
+    crops += [crop[:, ::-1] for crop in crops]
+    found = [next(k for k, c in enumerate(crops) if np.array_equal(a, c)) for a in augmented]
+    counts = np.bincount(found, minlength=18)
+    assert counts.min() > 5 and counts.max() < 60  # 27.8 each
+
+
+def test_no_augmentation_changes_nothing_and_a_key_repeats():
+    images = jax.random.normal(jax.random.key(1), (6, 5, 5, 2))
+    chex.assert_trees_all_equal(Augmentation(0, False)(jax.random.key(0), images), images)
+    augment = Augmentation(2, True)
+    one, two = augment(jax.random.key(3), images), augment(jax.random.key(3), images)
+    chex.assert_trees_all_equal(one, two)
+    assert not np.array_equal(one, augment(jax.random.key(4), images))

@@ -1,0 +1,97 @@
+"""Herding and uniform selection."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cil_jax import selection
+
+# Unit vectors with mean (0.75, 0.15). Nearest to it is 0. With 0 kept, the pairs' means are
+# (.8, .4), (.8, -.4) and (.9, .3): nearest is 3. With 0 and 3 kept, the triples' means are
+# (.8, .47) and (.8, -.07): nearest is 2.
+FOUR = np.array([[1, 0], [0.6, 0.8], [0.6, -0.8], [0.8, 0.6]])
+
+
+def plain_herding(features, count):
+    """The paper's Algorithm 4 word by word, in float64."""
+    rows = np.asarray(features, np.float64)
+    rows = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    target, picks = rows.mean(axis=0), []
+    for k in range(1, count + 1):
+        distances = [
+            np.inf if i in picks else np.linalg.norm(target - rows[[*picks, i]].sum(0) / k)
+            for i in range(len(rows))
+        ]
+        picks.append(int(np.argmin(distances)))
+    return picks
+
+
+def test_four_points_by_hand():
+    picks = selection.herding(jnp.array(FOUR), 4)
+    chex.assert_trees_all_equal(picks, jnp.array([0, 3, 2, 1], jnp.int32))
+
+
+def test_the_scale_of_a_row_does_not_matter():
+    scaled = FOUR * np.array([[1e-3], [7.0], [40.0], [1e4]])
+    chex.assert_trees_all_equal(selection.herding(jnp.array(scaled), 3), jnp.array([0, 3, 2]))
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_herding_is_the_papers_algorithm_without_repeats(seed):
+    rng = np.random.RandomState(seed)
+    n, d = rng.randint(5, 60), rng.randint(2, 20)
+    features = rng.randn(n, d) + rng.randn(d)
+    picks = np.asarray(selection.herding(jnp.array(features), n))
+    assert picks.tolist() == plain_herding(features, n)
+    assert sorted(picks.tolist()) == list(range(n))
+
+
+def test_a_shorter_selection_is_a_prefix():
+    features = jax.random.normal(jax.random.key(0), (50, 8)) + 1
+    long = selection.herding(features, 30)
+    chex.assert_trees_all_equal(selection.herding(features, 10), long[:10])
+
+
+def test_herding_follows_the_mean_better_than_chance():
+    features = selection.unit(jax.random.normal(jax.random.key(0), (500, 64)) + 0.3)
+    mean = features.mean(axis=0)
+
+    def distance(rows):
+        return float(jnp.linalg.norm(features[rows].mean(axis=0) - mean))
+
+    herded = distance(selection.herding(features, 20))
+    by_chance = [distance(selection.uniform(jax.random.key(i), 500, 20)) for i in range(20)]
+    assert herded < 0.5 * min(by_chance)
+
+
+def test_masked_rows_do_not_exist():
+    features = np.concatenate([FOUR, 100 * np.ones((3, 2))])
+    mask = jnp.arange(7) < 4
+    picks = selection.herding(jnp.array(features), 4, mask)
+    chex.assert_trees_all_equal(picks, selection.herding(jnp.array(FOUR), 4))
+    picks = selection.uniform(jax.random.key(0), 7, 4, mask)
+    assert sorted(np.asarray(picks).tolist()) == [0, 1, 2, 3]
+
+
+def test_a_zero_row_does_no_harm():
+    picks = selection.herding(jnp.array([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]]), 3)
+    assert sorted(np.asarray(picks).tolist()) == [0, 1, 2]
+
+
+def test_uniform_is_uniform_and_without_repeats():
+    keys = jax.random.split(jax.random.key(0), 2000)
+    picks = np.asarray(jax.vmap(lambda k: selection.uniform(k, 6, 3))(keys))
+    assert all(len(set(row)) == 3 for row in picks.tolist())
+    # Each row is picked in half of 2000 draws: within 5 standard deviations of 22.4.
+    assert np.abs(np.bincount(picks.ravel(), minlength=6) - 1000).max() < 112
+    assert np.abs(np.bincount(picks[:, 0], minlength=6) - 333.3).max() < 85
+
+
+@pytest.mark.parametrize("count", [-1, 5])
+def test_more_picks_than_rows_are_refused(count):
+    with pytest.raises(ValueError, match=f"cannot pick {count} of 4"):
+        selection.herding(jnp.array(FOUR), count)
+    with pytest.raises(ValueError, match=f"cannot pick {count} of 4"):
+        selection.uniform(jax.random.key(0), 4, count)
