@@ -74,7 +74,7 @@ def settings(
     Raises:
       UserError: if a flag or a value makes no sense.
     """
-    parser = _parser(method, default_preset, about)
+    parser = make_parser(method, default_preset, about)
     given = vars(parser.parse_args(arguments))
     config = preset(method, given.pop("preset", default_preset), **given)
     if config.resume:
@@ -92,7 +92,8 @@ def _resumed(config: Config, given: dict[str, Any]) -> Config:
     return Config(**{**from_plain(stored), **given, "out": config.folder()})
 
 
-def _parser(method: str, default_preset: str, about: str | None) -> Parser:
+def make_parser(method: str, default_preset: str, about: str | None = None) -> Parser:
+    """The parser of an experiment's flags, made from the fields of Config."""
     defaults = preset(method, default_preset)
     parser = Parser(
         prog=f"python -m experiments.{method}",

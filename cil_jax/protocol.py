@@ -109,7 +109,7 @@ class Run:
         if not self.config.resume:
             self.folder.start(self.config)
         with Checkpoints(self.folder.checkpoints) as self._checkpoints:
-            learner = self._new_learner()
+            learner = self.new_learner()
             if self.config.resume:
                 learner = self._restored(learner)
             self.observer.started(self, learner)
@@ -150,7 +150,8 @@ class Run:
             "seconds": {k: round(v, 3) for k, v in self.history["seconds"].items()},
         }
 
-    def _new_learner(self) -> Learner:
+    def new_learner(self) -> Learner:
+        """A learner that knows nothing yet."""
         dataset, config = self.scenario.dataset, self.config
         mean, std = dataset.pixel_statistics(config.normalization)
         return self.engine.create(
@@ -181,7 +182,7 @@ class Run:
         """One task, or what is left of it."""
         if int(learner.epoch) == 0:
             learner = self.engine.begin_task(learner, jnp.int32(task.n_classes))
-        pool = self._pool(learner, task)
+        pool = self.pool(learner, task)
         n_images = int(pool.count())
         for epoch in range(int(learner.epoch), self.config.epochs):
             learner, line = self._epoch(learner, pool, n_images, task.index, epoch)
@@ -197,7 +198,7 @@ class Run:
         self.observer.task_done(self, line)
         return learner
 
-    def _pool(self, learner: Learner, task: scenarios.Task) -> Pool:
+    def pool(self, learner: Learner, task: scenarios.Task) -> Pool:
         """The task's images on the device, padded to the largest task's, and the exemplars."""
         n, room = len(task.labels), self.scenario.largest_task
         images = np.zeros((room, *task.images.shape[1:]), np.uint8)

@@ -31,7 +31,6 @@ class Terminal(Observer):
             disable=not console.is_terminal,
         )
         self._started = time.perf_counter()
-        self._done = 0  # updates, over all tasks
 
     def __enter__(self):
         self._bar.start()
@@ -52,13 +51,16 @@ class Terminal(Observer):
         )
         self._say(f"{config.backbone}, {config.epochs} epochs a task, on {device.device_kind}")
         self._say(f"run folder: {run.folder.path}")
-        self._done = sum(run.updates(t) for t in range(int(learner.task)))
-        self._done += run.updates(int(learner.task)) * int(learner.epoch) // config.epochs
-        if self._done:
-            self._say(f"resumed after task {int(learner.task)}, epoch {int(learner.epoch)}")
-        total = sum(run.updates(t) for t in range(len(sizes)))
+        updates = [run.updates(t) for t in range(len(sizes))]
+        task, epoch = int(learner.task), int(learner.epoch)
+        done = sum(updates[:task])
+        if task == len(sizes):
+            self._say("this run is complete")
+        elif task or epoch:
+            done += updates[task] * epoch // config.epochs
+            self._say(f"continuing in task {task + 1} after epoch {epoch}")
         self._total = self._bar.add_task(
-            "compiling", total=total, completed=self._done, loss="-", speed="-"
+            "compiling", total=sum(updates), completed=done, loss="-", speed="-"
         )
         names = run.engine.method.classifiers()
         seen = "".join(f"{name:>9}" for name in names)

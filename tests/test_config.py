@@ -1,0 +1,67 @@
+"""Settings: presets, what is refused, and that every setting is explained."""
+
+import dataclasses
+
+import pytest
+from conftest import PRESETS
+
+from cil_jax.config import Config, UserError, flag, from_plain, preset, presets
+from cil_jax.methods import METHODS
+
+
+def test_the_papers_preset_is_the_papers():
+    config = preset("icarl", "paper")
+    assert (config.rate, config.rate_steps, config.rate_factor) == (2.0, (0.7, 0.9), 5.0)
+    assert (config.epochs, config.batch_size, config.divisor) == (70, 128, 100.0)
+    assert (config.weight_decay, config.momentum, config.memory) == (2e-5, 0.9, 2000)
+    assert not config.last_relu and config.normalization == "per-pixel"
+    assert config.selection == "herding" and config.backbone == "resnet32"
+    assert (config.task_size, config.order, config.order_seed) == (10, "seeded", 1993)
+
+
+@pytest.mark.parametrize("method", sorted(METHODS))
+def test_every_method_has_presets_that_can_be_read(method):
+    assert PRESETS[method] in presets(method)
+    for name in presets(method):
+        config = preset(method, name, epochs=3)
+        assert (config.method, config.preset, config.epochs) == (method, name, 3)
+
+
+def test_an_unknown_preset_or_setting_is_named():
+    with pytest.raises(UserError, match="unknown preset 'papr' of icarl: did you mean 'paper'"):
+        preset("icarl", "papr")
+    with pytest.raises(UserError, match="unknown setting 'epoch': did you mean 'epochs'"):
+        from_plain({"epoch": 3})
+
+
+def test_settings_survive_being_written_and_read():
+    config = preset("lwf", "default", lambda_=2.5, first_task=50)
+    assert Config(**from_plain(config.decisive())) == config
+
+
+def test_every_setting_with_a_flag_has_a_text():
+    for field in dataclasses.fields(Config):
+        assert len(field.metadata["help"]) > 5, field.name
+    assert flag("lambda_") == "--lambda" and flag("batch_size") == "--batch-size"
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"epochs": 0}, "--epochs is 0; it must be at least 1"),
+        ({"batch_size": -1}, "--batch-size is -1; it must be at least 1"),
+        ({"first_task": 0}, "--first-task is 0; it must be at least 1"),
+        ({"rate": 0.0}, "--rate is 0.0; it must be above 0"),
+        ({"rate": float("nan")}, "--rate is nan; it must be above 0"),
+        ({"temperature": float("inf")}, "--temperature is inf; it must be above 0"),
+        ({"lambda_": -1.0}, "--lambda is -1.0; it must not be negative"),
+        ({"memory": -5}, "--memory is -5; it must not be negative"),
+        ({"rate_steps": (0.5, 1.5)}, "--rate-steps"),
+        ({"order": "random"}, "unknown --order 'random'"),
+        ({"selection": "herdin"}, "did you mean 'herding'"),
+    ],
+)
+def test_values_that_make_no_sense_are_refused(values, message):
+    with pytest.raises(UserError) as error:
+        Config(**values)
+    assert message in str(error.value)

@@ -1,0 +1,123 @@
+"""What sets the methods apart, by hand and against plain NumPy."""
+
+from functools import partial
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cil_jax import models
+from cil_jax.config import Config
+from cil_jax.learner import Learner, Normalizer, Weights, create
+from cil_jax.methods import Batch, build
+from cil_jax.schedules import SGD
+
+N_OLD, N_SEEN, ROOM = 3, 5, 8
+
+
+@pytest.fixture(scope="module")
+def backbone():
+    return models.build("tiny")
+
+
+def learner_of(backbone, n_old=N_OLD, n_seen=N_SEEN) -> Learner:
+    """A learner in the middle of a run, whose two networks differ."""
+    normalizer = Normalizer(jnp.zeros((1, 1, 1)), jnp.ones((1, 1, 1)))
+    learner = create(
+        backbone,
+        image_shape=(8, 8, 1),
+        n_classes=ROOM,
+        memory_size=10,
+        normalizer=normalizer,
+        optimizer=SGD().direction(),
+        init_key=jax.random.key(0),
+        data_key=jax.random.key(1),
+    )
+
+    def with_head(seed):
+        kernel, bias = jax.random.split(jax.random.key(seed))
+        head = {
+            "kernel": jax.random.normal(kernel, (8, ROOM)),
+            "bias": jax.random.normal(bias, (ROOM,)),
+        }
+        return Weights({**learner.weights.params, "head": head}, learner.weights.batch_stats)
+
+    return learner.replace(
+        weights=with_head(2),
+        teacher=with_head(3),
+        n_old=jnp.int32(n_old),
+        n_seen=jnp.int32(n_seen),
+    )
+
+
+def outputs(method, learner, batch):
+    """What student and teacher say, as float64, all columns open."""
+    student = jax.jit(partial(method.student, train=False))(
+        learner.weights.params, learner, batch
+    ).features
+    teacher = jax.jit(method.teacher)(learner, batch).features
+
+    def head(features, weights):
+        h = weights.params["head"]
+        return np.asarray(features, np.float64) @ np.asarray(h["kernel"], np.float64) + np.asarray(
+            h["bias"], np.float64
+        )
+
+    return head(student, learner.weights), head(teacher, learner.teacher)
+
+
+def log_softmax(x):
+    x = x - x.max(axis=1, keepdims=True)
+    return x - np.log(np.exp(x).sum(axis=1, keepdims=True))
+
+
+def case(name, backbone, **settings):
+    method = build(Config(method=name, **settings), backbone, mirror_means=True)
+    learner = learner_of(backbone)
+    images = jax.random.normal(jax.random.key(5), (6, 8, 8, 1))
+    batch = Batch(images, jnp.array([3, 4, 4, 3, 0, 2] if name == "icarl" else [3, 4, 4, 3, 3, 4]))
+    loss, (parts, _) = jax.jit(partial(method.loss, train=False))(
+        learner.weights.params, learner, batch, jax.random.key(0)
+    )
+    return loss, parts, *outputs(method, learner, batch), np.asarray(batch.labels)
+
+
+def test_finetune_is_cross_entropy_over_all_open_outputs(backbone):
+    loss, _, student, _, labels = case("finetune", backbone)
+    expected = -log_softmax(student[:, :N_SEEN])[np.arange(6), labels].mean()
+    chex.assert_trees_all_close(loss, expected, rtol=1e-5)
+
+
+def test_lwf_is_lambda_times_distillation_plus_cross_entropy(backbone):
+    loss, parts, student, teacher, labels = case("lwf", backbone, lambda_=3.0, temperature=2.0)
+    new = student[:, N_OLD:N_SEEN]
+    cross_entropy = -log_softmax(new)[np.arange(6), labels - N_OLD].mean()
+    soft = np.exp(log_softmax(teacher[:, :N_OLD] / 2))
+    distillation = -(soft * log_softmax(student[:, :N_OLD] / 2)).sum(axis=1).mean()
+    chex.assert_trees_all_close(parts["distillation"], distillation, rtol=1e-5)
+    chex.assert_trees_all_close(loss, 3 * distillation + cross_entropy, rtol=1e-5)
+
+
+def test_lwf_has_nothing_to_distil_in_the_first_task(backbone):
+    method = build(Config(method="lwf"), backbone)
+    learner = learner_of(backbone, n_old=0, n_seen=2)
+    batch = Batch(jnp.ones((2, 8, 8, 1)), jnp.array([0, 1]))
+    (loss, (parts, _)), grads = jax.value_and_grad(method.loss, has_aux=True)(
+        learner.weights.params, learner, batch, jax.random.key(0)
+    )
+    assert float(parts["distillation"]) == 0 and float(loss) == float(parts["cross_entropy"])
+    chex.assert_tree_all_finite(grads)
+
+
+def test_icarl_is_the_papers_loss(backbone):
+    """Old outputs learn the old network's sigmoids, also of exemplars (labels 0 and 2 here)."""
+    loss, parts, student, teacher, labels = case("icarl", backbone, divisor=100.0)
+    sigmoid = lambda x: 1 / (1 + np.exp(-x))  # noqa: E731
+    targets = np.eye(ROOM)[labels]
+    targets[:, :N_OLD] = sigmoid(teacher[:, :N_OLD])
+    p = sigmoid(student)
+    bce = -(targets * np.log(p) + (1 - targets) * np.log(1 - p))[:, :N_SEEN]
+    chex.assert_trees_all_close(loss, bce.sum() / (6 * 100), rtol=1e-5)
+    chex.assert_trees_all_close(parts["old_classes"], bce[:, :N_OLD].sum() / 600, rtol=1e-5)

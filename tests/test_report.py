@@ -1,0 +1,98 @@
+"""Figures and tables say what the results say."""
+
+import io
+
+import matplotlib.image
+import numpy as np
+import pytest
+from rich.console import Console
+
+from cil_jax import metrics, report
+from cil_jax.record import RunFolder
+from cil_jax.report import figures
+
+MATRIX = [[0.9], [0.5, 0.8], [0.2, 0.4, 0.7]]
+NAMES = ("apple", "bear", "cloud", "dove", "elm")
+
+
+def results_of(sizes=(2, 2, 1), matrix=MATRIX):
+    return {
+        "method": "icarl",
+        "dataset": "digits",
+        "task_sizes": list(sizes),
+        "headline": "nme",
+        "classifiers": {
+            "nme": metrics.summarize(matrix, sizes),
+            "linear": metrics.summarize(matrix, sizes),
+        },
+    }
+
+
+@pytest.fixture
+def folder(tmp_path):
+    folder = RunFolder(tmp_path)
+    folder.write_results(results_of())
+    for task in range(3):
+        for epoch in range(2):
+            values = {"train_loss": 1.0, "test_loss": 1.2, "train_accuracy": 0.5}
+            values["test_accuracy"] = 0.4
+            folder.append({"kind": "epoch", "task": task, "epoch": epoch, **values})
+        n = (2, 4, 5)[task]
+        folder.append({"kind": "evaluation", "confusion": {"nme": np.eye(n, dtype=int).tolist()}})
+    return folder
+
+
+def test_all_figures_are_drawn_from_the_folder_alone(folder):
+    files = report.draw(folder, NAMES)
+    assert [f.name for f in files] == [
+        "seen_accuracy.png",
+        "accuracy_matrix.png",
+        "curves.png",
+        "confusion.png",
+    ]
+    for file in files:
+        picture = matplotlib.image.imread(file)
+        assert min(picture.shape[:2]) > 200 and picture[..., :3].std() > 0.05
+
+
+def test_seen_accuracy_shows_the_results():
+    results = results_of()
+    axes = figures.seen_accuracy(results).axes[0]
+    for line, one in zip(axes.get_lines(), results["classifiers"].values(), strict=True):
+        np.testing.assert_allclose(line.get_xdata(), [2, 4, 5])
+        np.testing.assert_allclose(line.get_ydata(), 100 * np.array(one["seen_accuracy"]))
+
+
+def test_the_accuracy_matrix_has_its_values_in_place():
+    axes = figures.accuracy_matrix(results_of()).axes[0]
+    shown = {
+        (round(t.get_position()[1]), round(t.get_position()[0])): t.get_text() for t in axes.texts
+    }
+    assert shown == {
+        (0, 0): "90",
+        (1, 0): "50",
+        (1, 1): "80",
+        (2, 0): "20",
+        (2, 1): "40",
+        (2, 2): "70",
+    }
+
+
+def test_the_confusion_matrix_is_in_percent_of_the_true_class():
+    evaluation = {"confusion": {"nme": [[3, 1], [0, 0]]}}
+    figure = figures.confusion(results_of((2,), [[0.5]]), evaluation, NAMES)
+    np.testing.assert_allclose(figure.axes[0].images[0].get_array(), [[75, 25], [0, 0]])
+    assert [t.get_text() for t in figure.axes[0].get_yticklabels()] == ["apple", "bear"]
+
+
+@pytest.mark.parametrize("n", [1, 30])
+def test_one_task_and_many_can_be_drawn(n):
+    results = results_of((1,) * n, [[0.5] * (t + 1) for t in range(n)])
+    figures.accuracy_matrix(results)
+    figures.seen_accuracy(results)
+    table = Console(file=io.StringIO(), width=100)
+    table.print(report.summary(results))
+    text = table.file.getvalue()
+    assert text.count("50.0%") >= 2 * n
+    forgetting = next(line for line in text.splitlines() if "forgetting" in line)
+    assert ("-" in forgetting) == (n == 1)

@@ -1,0 +1,242 @@
+"""Whole runs on real digits: what they record, and that an interrupted one ends the same."""
+
+import json
+
+import chex
+import numpy as np
+import pytest
+import yaml
+from conftest import PRESETS, small_config
+
+import cil_jax
+from cil_jax.checkpoint import Checkpoints
+from cil_jax.config import UserError
+from cil_jax.engine import Engine
+from cil_jax.protocol import Observer, Run
+from cil_jax.record import RunFolder
+
+METHODS = sorted(PRESETS)
+PROGRAMS = ("create", "begin_task", "pool", "train", "end_task", "evaluate")
+
+
+class Interrupted(Exception):
+    """As a power cut would be, but where the test says."""
+
+
+class Interrupter(Observer):
+    """Stops a run at an event: 'epoch_done' or 'task_done', task and epoch from 0."""
+
+    def __init__(self, event, task, epoch=None):
+        self.at = (event, task, epoch)
+
+    def epoch_done(self, run, line):
+        if self.at == ("epoch_done", line["task"], line["epoch"]):
+            raise Interrupted
+
+    def task_done(self, run, line):
+        if self.at == ("task_done", line["task"], None):
+            raise Interrupted
+
+
+def without_times(results):
+    return {k: v for k, v in results.items() if k != "seconds"}
+
+
+def final_learner(config):
+    """The learner of the newest checkpoint."""
+    run = Run(config, RunFolder(config.folder()), Observer())
+    with Checkpoints(run.folder.checkpoints) as checkpoints:
+        learner, _ = checkpoints.restore(run.new_learner())
+    return learner
+
+
+def resumed(config):
+    return cil_jax.config.Config(**{**vars(config), "resume": True})
+
+
+@pytest.fixture(scope="module", params=METHODS)
+def uninterrupted(request, tmp_path_factory):
+    """Config, results and programs compiled of a whole run."""
+    config = small_config(request.param, tmp_path_factory.mktemp(request.param) / "run")
+    before = [getattr(Engine, name)._cache_size() for name in PROGRAMS]
+    results = cil_jax.run(config)
+    after = [getattr(Engine, name)._cache_size() for name in PROGRAMS]
+    return config, results, np.subtract(after, before)
+
+
+def test_each_program_is_compiled_once_whatever_the_number_of_tasks(uninterrupted):
+    _, results, compiled = uninterrupted
+    assert results["task_sizes"] == [2, 2, 1]
+    assert dict(zip(PROGRAMS, compiled, strict=True)) == dict.fromkeys(PROGRAMS, 1)
+
+
+def test_the_run_folder_is_complete(uninterrupted):
+    config, results, _ = uninterrupted
+    folder = RunFolder(config.folder())
+    assert json.loads(folder.results_file.read_text()) == results
+    assert set(results) == {
+        "method",
+        "dataset",
+        "class_order",
+        "task_sizes",
+        "seeds",
+        "classifiers",
+        "headline",
+        "memory_bytes",
+        "parameters",
+        "seconds",
+    }
+    for one in results["classifiers"].values():
+        assert [len(row) for row in one["accuracy_matrix"]] == [1, 2, 3]
+        assert set(one) == {
+            "accuracy_matrix",
+            "seen_accuracy",
+            "average_incremental_accuracy",
+            "average_incremental_accuracy_without_first",
+            "last_accuracy",
+            "forgetting",
+            "backward_transfer",
+        }
+    settings = yaml.safe_load(folder.config_file.read_text())
+    assert settings["versions"]["jax"] and settings["epochs"] == 2
+    assert settings["lambda"] == config.lambda_ and settings["rate_steps"] == [0.7, 0.9]
+
+
+def test_metrics_have_a_line_an_epoch_and_an_evaluation(uninterrupted):
+    config, results, _ = uninterrupted
+    lines = RunFolder(config.folder()).measurements()
+    kinds = [(line["kind"], line["task"], line.get("epoch")) for line in lines]
+    assert kinds == [
+        entry
+        for t in range(3)
+        for entry in (("epoch", t, 0), ("epoch", t, 1), ("evaluation", t, None))
+    ]
+    for line in lines:
+        if line["kind"] == "epoch":
+            for name in ("train_loss", "test_loss"):
+                assert np.isfinite(line[name]) and line[name] > 0
+            assert 0 <= line["train_accuracy"] <= 1 and 0 <= line["test_accuracy"] <= 1
+    for name, one in results["classifiers"].items():
+        for t, line in enumerate(x for x in lines if x["kind"] == "evaluation"):
+            confusion = np.array(line["confusion"][name])
+            assert confusion.shape == (line["n_seen"],) * 2
+            accuracy = np.trace(confusion) / confusion.sum()
+            assert one["seen_accuracy"][t] == pytest.approx(accuracy)
+            # The matrix' last row again, counted from the confusion matrix here.
+            first = confusion[:2].sum(), np.trace(confusion[:2, :2])
+            assert one["accuracy_matrix"][t][0] == pytest.approx(first[1] / first[0])
+
+
+def test_parameters_and_memory_are_counted(uninterrupted):
+    config, results, _ = uninterrupted
+    # tiny: 9*4 + 2*9*4*4 + 9*4*8 + 9*8*8 in kernels, 2 a channel in 5 normalisations, head 9 * 5.
+    assert results["parameters"] == 36 + 288 + 288 + 576 + 2 * (3 * 4 + 2 * 8) + 45
+    images = 20 if config.method == "icarl" else 0
+    assert results["memory_bytes"] == images * 64
+
+
+@pytest.mark.parametrize(
+    "stop",
+    [
+        ("epoch_done", 0, 0),
+        ("epoch_done", 0, 1),
+        ("task_done", 0, None),
+        ("epoch_done", 1, 0),
+        ("epoch_done", 1, 1),
+    ],
+    ids=str,
+)
+def test_a_resumed_run_ends_bit_for_bit_like_an_uninterrupted_one(uninterrupted, tmp_path, stop):
+    config, results, _ = uninterrupted
+    again = small_config(config.method, tmp_path / "run")
+    with pytest.raises(Interrupted):
+        cil_jax.run(again, Interrupter(*stop))
+    assert without_times(cil_jax.run(resumed(again))) == without_times(results)
+    chex.assert_trees_all_equal(final_learner(again), final_learner(config))
+    times = {"images_per_second": 0}
+    lines, expected = (RunFolder(c.folder()).measurements() for c in (again, config))
+    assert [{**x, **times} for x in lines] == [{**x, **times} for x in expected]
+
+
+def test_lines_after_the_last_checkpoint_are_written_anew(uninterrupted, tmp_path):
+    config, results, _ = uninterrupted
+    again = small_config(config.method, tmp_path / "run")
+    with pytest.raises(Interrupted):
+        cil_jax.run(again, Interrupter("epoch_done", 1, 0))
+    folder = RunFolder(again.folder())
+    with folder.metrics_file.open("a") as out:
+        out.write('{"kind":"epoch","task":1,"epoch":1}\n{"kind":"ep')  # a half-written line
+    leftover = folder.checkpoints / "99.orbax-checkpoint-tmp"
+    leftover.mkdir()
+    assert without_times(cil_jax.run(resumed(again))) == without_times(results)
+    assert len(folder.measurements()) == 9 and not leftover.exists()
+
+
+def test_resuming_a_complete_run_changes_nothing(uninterrupted):
+    config, results, _ = uninterrupted
+    before = RunFolder(config.folder()).results_file.read_bytes()
+    assert cil_jax.run(resumed(config)) == results
+    assert RunFolder(config.folder()).results_file.read_bytes() == before
+
+
+def test_a_checkpoint_of_another_shape_is_refused_by_name(uninterrupted):
+    config, _, _ = uninterrupted
+    other = small_config(config.method, config.folder(), backbone="resnet8")
+    run = Run(other, RunFolder(other.folder()), Observer())
+    with (
+        Checkpoints(run.folder.checkpoints) as checkpoints,
+        pytest.raises(UserError, match=r"has .*float32\[.* is expected"),
+    ):
+        checkpoints.restore(run.new_learner())
+
+
+def test_results_repeat_and_seeds_matter(uninterrupted, tmp_path):
+    config, results, _ = uninterrupted
+    again = cil_jax.run(small_config(config.method, tmp_path / "again"))
+    assert without_times(again) == without_times(results)
+    other = cil_jax.run(small_config(config.method, tmp_path / "other", seed=1))
+    assert other["classifiers"] != results["classifiers"]
+
+
+def test_old_data_reaches_the_learner_through_the_memory_only(tmp_path, uninterrupted):
+    """Once a task is learned its training images are overwritten, and nothing changes."""
+    config, results, _ = uninterrupted
+
+    class Vandal(Observer):
+        def task_done(self, run, line):
+            first, end = run.scenario.bounds[line["task"] : line["task"] + 2]
+            dataset = run.scenario.dataset
+            gone = np.isin(dataset.train_labels, run.scenario.class_order[first:end])
+            dataset.train_images[gone] = 0
+
+    again = small_config(config.method, tmp_path / "run")
+    assert without_times(cil_jax.run(again, Vandal())) == without_times(results)
+
+
+def test_a_larger_lambda_remembers_more(tmp_path):
+    """Accuracy on the first two digits after two more were learned, mean of four seeds."""
+
+    def remembered(weight, seed):
+        out = tmp_path / f"{weight}-{seed}"
+        config = small_config("lwf", out, classes=4, epochs=8, lambda_=weight, seed=seed)
+        return cil_jax.run(config)["classifiers"]["linear"]["accuracy_matrix"][1][0]
+
+    none, some, much = (np.mean([remembered(w, s) for s in range(4)]) for w in (0.0, 1.0, 10.0))
+    assert none + 0.1 < some and some + 0.05 < much
+
+
+def test_finetuning_forgets_and_icarl_does_not(tmp_path):
+    def matrix(method):
+        config = small_config(method, tmp_path / method, classes=4, epochs=8, backbone="resnet8")
+        results = cil_jax.run(config)
+        return results["classifiers"][results["headline"]]["accuracy_matrix"]
+
+    finetune, icarl = matrix("finetune"), matrix("icarl")
+    assert finetune[0][0] > 0.9 and finetune[1][1] > 0.9 and finetune[1][0] < 0.1
+    assert icarl[0][0] > 0.9 and icarl[1][1] > 0.8 and icarl[1][0] > 0.8
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_says_where(tmp_path):
+    config = small_config("finetune", tmp_path / "run", rate=1e30)
+    with pytest.raises(UserError, match=r"no longer finite in task 1, epoch 1, .* lower --rate"):
+        cil_jax.run(config)
