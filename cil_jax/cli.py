@@ -6,7 +6,7 @@ import os
 import sys
 from typing import Any, NoReturn
 
-from cil_jax.config import Config, UserError, flag, preset, presets
+from cil_jax.config import Config, UserError, cache_dir, flag, preset, presets
 from cil_jax.record import RunFolder
 
 FAILED = 2  # exit code for what the user can put right
@@ -175,6 +175,9 @@ def start_accelerator(name: str) -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     import jax
 
+    # A second process then starts in seconds. JAX's own variable names another folder.
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        jax.config.update("jax_compilation_cache_dir", os.fspath(cache_dir() / "programs"))
     if name != "auto":
         jax.config.update("jax_platforms", PLATFORMS[name])
     try:

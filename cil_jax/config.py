@@ -6,8 +6,10 @@ it starts.
 
 import dataclasses
 import difflib
+import os
 from collections.abc import Iterable
 from importlib import resources
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -156,6 +158,12 @@ class Config:
             for field in dataclasses.fields(self)
             if field.metadata.get("decides", True)
         }
+
+
+def cache_dir() -> Path:
+    """Where decoded data and compiled programs are kept: CIL_JAX_CACHE, else the user's cache."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(os.environ.get("CIL_JAX_CACHE") or Path(base) / "cil_jax")
 
 
 def flag(name: str) -> str:

@@ -4,7 +4,6 @@ results = cil_jax.run(cil_jax.config.preset("icarl", "paper", dataset="digits", 
 """
 
 import contextlib
-import dataclasses
 import math
 import time
 from typing import Any
@@ -21,42 +20,10 @@ from cil_jax.data.augment import Augmentation
 from cil_jax.engine import Engine
 from cil_jax.learner import Learner, Normalizer
 from cil_jax.memory import Pool
+from cil_jax.observer import Observer, Position
 from cil_jax.record import RunFolder
 
 SECONDS_A_CALL = 1.0  # of training between two signs of life
-
-
-@dataclasses.dataclass(frozen=True)
-class Position:
-    """Where training stands. Tasks and epochs count from 0, steps are those done.
-
-    Attributes:
-      loss: its mean over the epoch so far.
-      images_per_second: over the epoch so far, evaluation left out.
-    """
-
-    task: int
-    epoch: int
-    step: int
-    steps: int
-    loss: float
-    images_per_second: float
-
-
-class Observer:
-    """What a run tells while it goes. This one listens in silence."""
-
-    def started(self, run: "Run", learner: Learner) -> None:
-        """Before the first update, also on resuming."""
-
-    def trained(self, run: "Run", position: Position) -> None:
-        """After some updates, about every second."""
-
-    def epoch_done(self, run: "Run", line: dict[str, Any]) -> None:
-        """After an epoch, with its line of metrics.jsonl."""
-
-    def task_done(self, run: "Run", line: dict[str, Any]) -> None:
-        """After a task's evaluation, with its line of metrics.jsonl."""
 
 
 def run(config: Config, observer: Observer | None = None) -> dict[str, Any]:

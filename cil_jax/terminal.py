@@ -12,7 +12,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from cil_jax.learner import Learner
-from cil_jax.protocol import Observer, Position, Run
+from cil_jax.observer import Observer, Position
+from cil_jax.protocol import Run
 from cil_jax.report.tables import percent
 
 

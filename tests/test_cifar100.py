@@ -68,6 +68,13 @@ def served(archive_file, monkeypatch):
     server.server_close()
 
 
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch, request):
+    """Decoded arrays of made-up data are not kept."""
+    if "real" not in request.keywords:
+        monkeypatch.setenv("CIL_JAX_CACHE", str(tmp_path / "own_cache"))
+
+
 def check_content(dataset):
     raw = binary(N_TRAIN, 0)
     planes = raw[:, 2:].reshape(-1, 3, 32, 32)
@@ -123,13 +130,14 @@ def test_a_damaged_archive_is_refused_with_both_checksums(
 
 
 def test_a_broken_download_is_refused_and_leaves_nothing(served, tmp_path, capsys):
+    folder = tmp_path / "tfds"
     cut = prepare.Archive(served.url, served.size + 1, served.md5)
     with pytest.raises(UserError, match=served.md5):
-        prepare.prepare(tmp_path, archive=cut)
+        prepare.prepare(folder, archive=cut)
     gone = prepare.Archive(f"{served.url}.gone", served.size, served.md5)
     with pytest.raises(UserError, match=r"can't download .*--archive FILE"):
-        prepare.prepare(tmp_path, archive=gone)
-    assert list(tmp_path.iterdir()) == []
+        prepare.prepare(folder, archive=gone)
+    assert list(folder.iterdir()) == []
 
 
 def test_a_missing_archive_is_said(tmp_path, capsys):

@@ -15,7 +15,7 @@ SMALL += ["--epochs", "1", "--batch-size", "64", "--memory", "20", "--accelerato
 
 def command(*arguments, cwd, **environment):
     """A command in a process of its own, in a folder that does not hold the sources."""
-    path = {"PYTHONPATH": str(ROOT), "CIL_JAX_CACHE": str(cwd / "cache"), "COLUMNS": "100"}
+    path = {"PYTHONPATH": str(ROOT), "COLUMNS": "100"}
     unset = ("JAX_PLATFORMS", "TFDS_DATA_DIR")
     kept = {k: v for k, v in os.environ.items() if k not in unset}
     return subprocess.run(

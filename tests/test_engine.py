@@ -8,7 +8,8 @@ import pytest
 from conftest import small_config
 
 from cil_jax.learner import embed, forward
-from cil_jax.protocol import Observer, Run
+from cil_jax.observer import Observer
+from cil_jax.protocol import Run
 from cil_jax.record import RunFolder
 
 

@@ -12,7 +12,8 @@ import cil_jax
 from cil_jax.checkpoint import Checkpoints
 from cil_jax.config import UserError
 from cil_jax.engine import Engine
-from cil_jax.protocol import Observer, Run
+from cil_jax.observer import Observer
+from cil_jax.protocol import Run
 from cil_jax.record import RunFolder
 
 METHODS = sorted(PRESETS)

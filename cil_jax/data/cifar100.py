@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cil_jax.config import UserError
+from cil_jax.config import UserError, cache_dir
 from cil_jax.data.dataset import Dataset
 
 NAME = "cifar100"
@@ -76,12 +76,6 @@ def decode(folder: Path) -> dict[str, np.ndarray]:
         arrays[f"{split}_labels"] = np.array([r["label"] for r in records], np.int32)
     arrays["class_names"] = np.array(builder.info.features["label"].names)
     return arrays
-
-
-def cache_dir() -> Path:
-    """CIL_JAX_CACHE, else cil_jax in the user's cache folder."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(os.environ.get("CIL_JAX_CACHE") or Path(base) / "cil_jax")
 
 
 def _cached(source: Path, make) -> dict[str, np.ndarray]:

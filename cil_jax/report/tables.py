@@ -18,10 +18,8 @@ def summary(results: dict[str, Any]) -> Table:
       results: what results.json holds.
     """
     sizes, classifiers = results["task_sizes"], results["classifiers"]
-    table = Table(
-        title=f"{results['method']} on {results['dataset']}: accuracy on all classes seen",
-        title_justify="left",
-    )
+    title = f"{results['method']} on {results['dataset']}: accuracy on all classes seen"
+    table = Table(title=title, title_justify="left", min_width=len(title))
     table.add_column("classes seen")
     for name in classifiers:
         own = " (its own)" if name == results["headline"] and len(classifiers) > 1 else ""
