@@ -10,6 +10,7 @@ from rich.console import Console
 from cil_jax import metrics, report
 from cil_jax.record import RunFolder
 from cil_jax.report import figures
+from experiments import compare
 
 MATRIX = [[0.9], [0.5, 0.8], [0.2, 0.4, 0.7]]
 NAMES = ("apple", "bear", "cloud", "dove", "elm")
@@ -96,3 +97,24 @@ def test_one_task_and_many_can_be_drawn(n):
     assert text.count("50.0%") >= 2 * n
     forgetting = next(line for line in text.splitlines() if "forgetting" in line)
     assert ("-" in forgetting) == (n == 1)
+
+
+def test_runs_of_one_protocol_are_compared_and_others_refused(tmp_path, capsys):
+    for name, order in (
+        ("one", [0, 1, 2, 3, 4]),
+        ("two", [0, 1, 2, 3, 4]),
+        ("odd", [1, 0, 2, 3, 4]),
+    ):
+        (tmp_path / name).mkdir()
+        RunFolder(tmp_path / name).write_results({**results_of(), "class_order": order})
+    runs = [str(tmp_path / name) for name in ("one", "two", "odd", "none")]
+    figure = tmp_path / "figure.png"
+    assert compare.main([*runs[:2], "--figure", str(figure)]) == 0
+    out = capsys.readouterr().out
+    for word in ("one", "two", "nme", "linear", "38.0%"):  # .4 * .2 + .4 * .4 + .2 * .7
+        assert word in out
+    assert matplotlib.image.imread(figure).shape[0] > 200
+    assert compare.main([runs[0], runs[2]]) == 2
+    assert "odd and one differ in class_order" in capsys.readouterr().err
+    assert compare.main([runs[0], runs[3]]) == 2
+    assert "has no results.json" in capsys.readouterr().err

@@ -1,6 +1,7 @@
 """Tables and figures, made from a run folder alone. Nothing here needs a device."""
 
+from cil_jax.report.compare import compare
 from cil_jax.report.figures import draw
 from cil_jax.report.tables import summary
 
-__all__ = ["draw", "summary"]
+__all__ = ["compare", "draw", "summary"]

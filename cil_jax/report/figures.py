@@ -1,6 +1,7 @@
 """The figures of a run, made from its folder alone."""
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +82,29 @@ def seen_accuracy(results: dict[str, Any]) -> Figure:
     axes.legend(loc="lower left")
     axes.set_title(_title(results))
     return figure
+
+
+def comparison(runs: Mapping[str, dict[str, Any]]) -> Figure:
+    """Accuracy on all classes seen of several runs, each by its own classifier.
+
+    Args:
+      runs: what results.json holds, by the name to show; all of one protocol.
+    """
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(6.4, 4.0))
+        axes = figure.subplots()
+        seen = np.cumsum(next(iter(runs.values()))["task_sizes"])
+        for color, (name, results) in zip(itertools.cycle(COLORS), runs.items(), strict=False):
+            one = results["classifiers"][results["headline"]]
+            values = 100 * np.array(one["seen_accuracy"])
+            average = f"{100 * one['average_incremental_accuracy']:.1f}"
+            label = f"{name} ({results['headline']}): average {average}"
+            axes.plot(seen[: len(values)], values, "o-", color=color, label=label, ms=4)
+        axes.set(ylim=(0, 102), xlabel="classes seen", ylabel="accuracy on all of them (%)")
+        axes.set_xticks(seen if len(seen) <= 12 else seen[:: len(seen) // 10])
+        axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, borderaxespad=0.2)
+        figure.tight_layout()
+        return figure
 
 
 def accuracy_matrix(results: dict[str, Any]) -> Figure:
