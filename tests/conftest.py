@@ -15,14 +15,16 @@ os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.5"
 import pytest
 
 from cil_jax import models
-from cil_jax.config import Config, preset
+from cil_jax.config import Config, preset, presets
 from cil_jax.data import cifar100
+from cil_jax.methods import METHODS
 from cil_jax.models import BasicBlock
 
 # A backbone that compiles in a moment. It is registered as a user's own would be.
 models.BACKBONES["tiny"] = {"block": BasicBlock, "stage_sizes": (1, 1), "widths": (4, 8)}
 
-PRESETS = {"finetune": "default", "lwf": "default", "icarl": "paper"}
+# The recipe that tests take for each method: the first of its presets.
+PRESETS = {method: presets(method)[0] for method in METHODS}
 
 
 def small_config(method: str, out: os.PathLike | str, **overrides) -> Config:

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from conftest import PRESETS
 
 ROOT = Path(__file__).parents[1]
 SMALL = ["--dataset", "digits", "--backbone", "resnet8", "--task-size", "2", "--classes", "4"]
@@ -173,7 +174,7 @@ def test_help_explains_each_flag_with_its_default(tmp_path, name):
         return
     from cil_jax.cli import make_parser
 
-    for flag in make_parser(name, "paper" if name == "icarl" else "default")._actions:
+    for flag in make_parser(name, PRESETS[name])._actions:
         assert flag.help and ("default" in flag.help or flag.dest in ("help", "resume")), flag
     assert f"python -m experiments.{name} --accelerator gpu" in result.stdout
 
