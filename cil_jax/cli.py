@@ -6,7 +6,7 @@ import os
 import sys
 from typing import Any, NoReturn
 
-from cil_jax.config import Config, UserError, cache_dir, flag, preset, presets
+from cil_jax.config import Config, UserError, cache_dir, flag, from_plain, preset, presets
 from cil_jax.record import RunFolder
 
 FAILED = 2  # exit code for what the user can put right
@@ -77,19 +77,25 @@ def settings(
     parser = make_parser(method, default_preset, about)
     given = vars(parser.parse_args(arguments))
     config = preset(method, given.pop("preset", default_preset), **given)
-    if config.resume:
-        return _resumed(config, given)
-    return config
+    if not config.resume:
+        return config
+    if not RunFolder(config.folder()).holds_a_run:
+        raise UserError(f"{config.folder()} holds no run: leave out --resume to start one")
+    stored = saved_settings(config.folder())
+    if stored.method != method:
+        raise UserError(f"can't resume {config.folder()}: it is a run of {stored.method}")
+    return dataclasses.replace(stored, **given)
 
 
-def _resumed(config: Config, given: dict[str, Any]) -> Config:
-    stored = RunFolder(config.folder()).settings()
+def saved_settings(folder: str, **given: Any) -> Config:
+    """The settings of a run, with others laid over them.
+
+    Raises:
+      UserError: if there is no run, or its settings can't be read.
+    """
+    stored = RunFolder(folder).settings()
     stored.pop("versions", None)
-    if stored.get("method") != config.method:
-        raise UserError(f"can't resume {config.folder()}: it is a run of {stored.get('method')}")
-    from cil_jax.config import from_plain
-
-    return Config(**{**from_plain(stored), **given, "out": config.folder()})
+    return Config(**{**from_plain(stored), **given, "out": folder})
 
 
 def make_parser(method: str, default_preset: str, about: str | None = None) -> Parser:

@@ -14,7 +14,7 @@ from jax import lax
 
 from cil_jax import memory as memory_lib
 from cil_jax.data.augment import Augmentation
-from cil_jax.learner import Learner, Normalizer, Purpose, Weights, create
+from cil_jax.learner import Learner, Normalizer, Purpose, Weights, create, embed
 from cil_jax.memory import Pool
 from cil_jax.methods.base import Batch, Method
 from cil_jax.schedules import SGD
@@ -136,6 +136,11 @@ class Engine:
         """What the method does after training on a task; the task is then learned."""
         learner = self.method.end_task(learner, pool, learner.key(Purpose.SELECT))
         return learner.replace(task=learner.task + 1, epoch=jnp.int32(0))
+
+    @partial(jax.jit, static_argnames=("self", "mirrored"))
+    def embed(self, learner: Learner, images: Array, mirrored: bool) -> Array:
+        """Features [N, D] of pixels uint8 [N, H, W, C], in evaluation mode."""
+        return embed(self.method.backbone, learner, images, mirrored=mirrored)
 
     @_program
     def evaluate(

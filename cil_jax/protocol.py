@@ -130,6 +130,18 @@ class Run:
             jax.random.fold_in(jax.random.key(data_seed(config)), 1),
         )
 
+    def saved_learner(self) -> Learner:
+        """The learner of the newest checkpoint, to look at.
+
+        Raises:
+          UserError: if nothing was saved.
+        """
+        with Checkpoints(self.folder.checkpoints) as checkpoints:
+            restored = checkpoints.restore(self.new_learner())
+        if restored is None:
+            raise UserError(f"{self.folder.path} has no checkpoint")
+        return restored[0]
+
     def _restored(self, learner: Learner) -> Learner:
         """The learner as it was saved last, or the given one if that never happened."""
         restored = self._checkpoints.restore(learner)

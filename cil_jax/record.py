@@ -55,7 +55,7 @@ class RunFolder:
           UserError: if there is no run, or its settings can't be read.
         """
         if not self.holds_a_run:
-            raise UserError(f"nothing to resume: {self.path} holds no run")
+            raise UserError(f"{self.path} holds no run")
         try:
             settings = yaml.safe_load(self.config_file.read_text())
         except yaml.YAMLError as error:

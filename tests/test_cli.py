@@ -133,7 +133,7 @@ REFUSALS = [
     (["--classes", "11"], ["11 classes asked for; digits has 10"]),
     (["--memory", "3"], ["--memory 3 is smaller than the number of classes, 4"]),
     (["--memory", "0"], ["--memory 0 is smaller than the number of classes, 4"]),
-    (["--resume"], ["nothing to resume", "runs/new"]),
+    (["--resume"], ["runs/new holds no run", "--resume"]),
     (["--no-such-flag"], ["--no-such-flag"]),
     (["--preset", "best"], ["--preset", "'best'", "paper"]),
     (["--accelerator", "gpu"], ["no GPU", "cil_jax[cuda13]"]),

@@ -45,10 +45,7 @@ def without_times(results):
 
 def final_learner(config):
     """The learner of the newest checkpoint."""
-    run = Run(config, RunFolder(config.folder()), Observer())
-    with Checkpoints(run.folder.checkpoints) as checkpoints:
-        learner, _ = checkpoints.restore(run.new_learner())
-    return learner
+    return Run(config, RunFolder(config.folder()), Observer()).saved_learner()
 
 
 def resumed(config):

@@ -2,6 +2,6 @@
 
 from cil_jax.report.compare import compare
 from cil_jax.report.figures import draw
-from cil_jax.report.tables import summary
+from cil_jax.report.tables import selection, summary
 
-__all__ = ["compare", "draw", "summary"]
+__all__ = ["compare", "draw", "selection", "summary"]

@@ -91,18 +91,21 @@ def comparison(runs: Mapping[str, dict[str, Any]]) -> Figure:
       runs: what results.json holds, by the name to show; all of one protocol.
     """
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(6.4, 4.0))
+        figure = Figure(figsize=(7.8, 3.6))
         axes = figure.subplots()
         seen = np.cumsum(next(iter(runs.values()))["task_sizes"])
+        dashes = itertools.cycle((True, False))
         for color, (name, results) in zip(itertools.cycle(COLORS), runs.items(), strict=False):
             one = results["classifiers"][results["headline"]]
             values = 100 * np.array(one["seen_accuracy"])
             average = f"{100 * one['average_incremental_accuracy']:.1f}"
-            label = f"{name} ({results['headline']}): average {average}"
-            axes.plot(seen[: len(values)], values, "o-", color=color, label=label, ms=4)
+            label = f"{name}, {results['headline']}\naverage {average}"
+            # Runs that lie on each other stay visible: every second line is dashed.
+            style = "o-" if next(dashes) else "o:"
+            axes.plot(seen[: len(values)], values, style, color=color, label=label, ms=4)
         axes.set(ylim=(0, 102), xlabel="classes seen", ylabel="accuracy on all of them (%)")
         axes.set_xticks(seen if len(seen) <= 12 else seen[:: len(seen) // 10])
-        axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, borderaxespad=0.2)
+        axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1), labelspacing=1)
         figure.tight_layout()
         return figure
 

@@ -1,5 +1,6 @@
 """The results of a run as a table for the terminal."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,22 @@ from rich.table import Table
 def percent(fraction: float | None) -> str:
     """A fraction 0..1 as a percentage, '-' for None."""
     return "-" if fraction is None else f"{100 * fraction:.1f}%"
+
+
+def selection(rows: Sequence[Any]) -> Table:
+    """Accuracy with herded and with random exemplars, a row for each number of them.
+
+    Args:
+      rows: of `cil_jax.analysis.selection_by_count`.
+    """
+    n = len(rows[0].random)
+    table = Table()
+    for title in ("exemplars a class", "herded", f"random, mean of {n}", "deviation"):
+        table.add_column(title, justify="right")
+    for row in rows:
+        mean, deviation = np.mean(row.random), np.std(row.random, ddof=1) if n > 1 else None
+        table.add_row(str(row.count), percent(row.herded), percent(mean), percent(deviation))
+    return table
 
 
 def summary(results: dict[str, Any]) -> Table:

@@ -1,0 +1,50 @@
+"""Herded against random exemplars under one network."""
+
+import numpy as np
+import pytest
+from conftest import small_config
+
+import cil_jax
+from cil_jax.analysis import selection_by_count
+from cil_jax.config import UserError
+from cil_jax.observer import Observer
+from cil_jax.protocol import Run
+from cil_jax.record import RunFolder
+from experiments import exemplars
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    config = small_config("icarl", tmp_path_factory.mktemp("analysis") / "run")
+    cil_jax.run(config)
+    return Run(config, RunFolder(config.folder()), Observer())
+
+
+def test_the_memory_s_own_number_gives_the_run_s_own_accuracy(run):
+    """20 exemplars of 5 classes: 4 each. The last task's were herded by this very network."""
+    (four,) = selection_by_count(run, [4], 1)
+    results = run.folder.results()["classifiers"]["nme"]
+    assert abs(four.herded - results["last_accuracy"]) < 0.15
+
+
+def test_with_all_images_the_choice_does_not_matter(run):
+    smallest = min(np.bincount(run.scenario.task(t).labels)[-1] for t in range(3))
+    few, many = selection_by_count(run, [1, int(smallest) - 10], 5)
+    assert np.std(many.random) < np.std(few.random)
+    assert abs(np.mean(many.random) - many.herded) < 0.03
+    assert few.herded > np.mean(few.random)
+
+
+def test_more_than_there_are_is_refused(run):
+    with pytest.raises(UserError, match="counts must lie in 1"):
+        selection_by_count(run, [1000], 1)
+    with pytest.raises(UserError, match="counts must lie in 1"):
+        selection_by_count(run, [0], 1)
+
+
+def test_the_command_prints_a_row_for_each_count(run, capsys):
+    assert exemplars.main([str(run.folder.path), "--counts", "1", "3", "--draws", "2"]) == 0
+    out = capsys.readouterr().out
+    assert "random, mean of 2" in out and out.count("%") == 6
+    assert exemplars.main([str(run.folder.path / "none")]) == 2
+    assert "holds no run" in capsys.readouterr().err
