@@ -76,7 +76,7 @@ def settings(
     """
     parser = make_parser(method, default_preset, about)
     given = vars(parser.parse_args(arguments))
-    config = preset(method, given.pop("preset", default_preset), **given)
+    config = preset(method, **{"name": given.get("preset", default_preset), **given})
     if not config.resume:
         return config
     if not RunFolder(config.folder()).holds_a_run:

@@ -213,4 +213,4 @@ def preset(method: str, name: str, **overrides: Any) -> Config:
         raise UserError(f"unknown preset {name!r} of {method}{nearest_name(name, known)}")
     text = (resources.files("cil_jax") / "presets" / method / f"{name}.yaml").read_text()
     values = from_plain(yaml.safe_load(text))
-    return Config(**{**values, "method": method, "preset": name, **overrides})
+    return Config(**{**values, **overrides, "method": method, "preset": name})
