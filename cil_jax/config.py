@@ -139,10 +139,16 @@ class Config:
         for name in ("rate", "rate_factor", "divisor", "temperature"):
             if not 0 < getattr(self, name) < float("inf"):
                 raise UserError(f"{flag(name)} is {getattr(self, name)}; it must be above 0")
-        for name in ("lambda_", "weight_decay", "momentum", "memory", "pad", "seed", "order_seed"):
+        for name in ("lambda_", "weight_decay", "momentum", "memory", "pad"):
             value = getattr(self, name)
             if value is not None and not 0 <= value < float("inf"):
                 raise UserError(f"{flag(name)} is {value}; it must not be negative")
+        for name in ("seed", "data_seed", "order_seed"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value < 2**32:
+                raise UserError(f"{flag(name)} is {value}; it must lie in 0..{2**32 - 1}")
+        if self.momentum >= 1:
+            raise UserError(f"--momentum is {self.momentum}; it must be below 1")
         if not all(0 < step <= 1 for step in self.rate_steps):
             raise UserError(f"--rate-steps are {self.rate_steps}; they must lie in 0..1")
 

@@ -8,7 +8,10 @@ import numpy as np
 
 
 def accuracy(confusion: np.ndarray) -> float:
-    """The share of right answers in a confusion matrix int [C, C]; 0 if it is empty."""
+    """The share of right answers in a confusion matrix int [C, C], or in its first rows.
+
+    0 if it is empty.
+    """
     return float(np.trace(confusion) / max(confusion.sum(), 1))
 
 

@@ -8,9 +8,11 @@ import time
 from typing import Any
 
 import jax
+import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from cil_jax import metrics
 from cil_jax.learner import Learner
 from cil_jax.observer import Observer, Position
 from cil_jax.protocol import Run
@@ -88,15 +90,14 @@ class Terminal(Observer):
             )
 
     def task_done(self, run: Run, line: dict[str, Any]) -> None:
-        *old, own = line["task_accuracy"][run.engine.method.headline]
-        sizes = run.scenario.task_sizes
-        old_accuracy = sum(a * n for a, n in zip(old, sizes, strict=False)) / max(
-            sum(sizes[: len(old)]), 1
-        )
+        name = run.engine.method.headline
+        own = line["task_accuracy"][name][-1]
+        n_old = run.scenario.bounds[line["task"]]
+        old = metrics.accuracy(np.array(line["confusion"][name])[:n_old]) if n_old else None
+        seen = "".join(f"{percent(a):>9}" for a in line["seen_accuracy"].values())
         self._say(
-            f"{line['task'] + 1:5} {line['n_seen']:5}"
-            + "".join(f"{percent(a):>9}" for a in line["seen_accuracy"].values())
-            + f"{percent(own):>10}{percent(old_accuracy) if old else '-':>11}{self._elapsed():>9}"
+            f"{line['task'] + 1:5} {line['n_seen']:5}{seen}"
+            f"{percent(own):>10}{percent(old):>11}{self._elapsed():>9}"
         )
 
     def _elapsed(self) -> str:
