@@ -42,7 +42,12 @@ def selection_by_count(run: Run, counts: list[int], n_draws: int) -> list[Select
       UserError: if nothing was saved, or a class has fewer images than asked for.
     """
     learner = run.saved_learner()
-    n_tasks, n_seen = int(learner.task), int(learner.n_seen)
+    n_tasks = int(learner.task)
+    n_seen = run.scenario.bounds[n_tasks]
+    if n_tasks == 0 or int(learner.epoch) > 0:
+        raise UserError(f"{run.folder.path} is in the middle of a task: continue it with --resume")
+    if n_draws < 1:
+        raise UserError(f"{n_draws} draws asked for; at least 1 is needed")
     tasks = [run.scenario.task(t) for t in range(n_tasks)]
     images = np.concatenate([task.images for task in tasks])
     labels = np.concatenate([task.labels for task in tasks])

@@ -5,10 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 import orbax.checkpoint as ocp
 
 from cil_jax.config import UserError
 from cil_jax.learner import Learner
+from cil_jax.typing import Array
 
 FORMAT = 1
 KEPT = 2  # checkpoints: the newest, and one before it
@@ -17,13 +20,15 @@ KEPT = 2  # checkpoints: the newest, and one before it
 class Checkpoints:
     """The checkpoints of a run. Use as a context, so that the last save is complete."""
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, writes: bool = True):
+        """Opens a folder, and makes it ready for saving unless it is only read."""
         self._folder = folder.absolute()
-        self._folder.mkdir(parents=True, exist_ok=True)
-        # A process that is killed while saving leaves a half-made folder, which nobody reads.
-        for leftover in self._folder.glob("*.orbax-checkpoint-tmp*"):
-            shutil.rmtree(leftover, ignore_errors=True)
-        options = ocp.CheckpointManagerOptions(max_to_keep=KEPT)
+        if writes:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            # A process that is killed while saving leaves a half-made folder, which nobody reads.
+            for leftover in self._folder.glob("*.orbax-checkpoint-tmp*"):
+                shutil.rmtree(leftover, ignore_errors=True)
+        options = ocp.CheckpointManagerOptions(max_to_keep=KEPT, read_only=not writes)
         self._manager = ocp.CheckpointManager(self._folder, options=options)
 
     def __enter__(self):
@@ -65,7 +70,8 @@ class Checkpoints:
         about = self._manager.restore(step, args=read)["about"]
         self._check(about, template)
         read = ocp.args.Composite(learner=ocp.args.StandardRestore(template))
-        return self._manager.restore(step, args=read)["learner"], about["record"]
+        learner = self._manager.restore(step, args=read)["learner"]
+        return jax.tree.map(_uncommitted, learner), about["record"]
 
     def _check(self, about: dict[str, Any], template: Learner) -> None:
         found = about.get("format")
@@ -80,6 +86,13 @@ class Checkpoints:
                     f"the checkpoint in {self._folder} has {stored.get(path, 'nothing')} for "
                     f"{path}, where {wanted.get(path, 'nothing')} is expected"
                 )
+
+
+def _uncommitted(leaf: Array) -> Array:
+    """The same array, not bound to a device: a bound one would compile every program again."""
+    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        return jax.random.wrap_key_data(_uncommitted(jax.random.key_data(leaf)))
+    return jnp.asarray(np.array(leaf))
 
 
 def schema(learner: Learner) -> dict[str, str]:

@@ -4,6 +4,7 @@ import argparse
 import dataclasses
 import os
 import sys
+from collections.abc import Callable
 from typing import Any, NoReturn
 
 from cil_jax.config import Config, UserError, cache_dir, flag, from_plain, preset, presets
@@ -47,7 +48,7 @@ def main(method: str, default_preset: str, about: str | None = None) -> None:
     sys.exit(guarded(lambda: _run(settings(method, default_preset, about=about))))
 
 
-def guarded(action) -> int:
+def guarded(action: Callable[[], None]) -> int:
     """The exit code of an action, with a UserError said in one line."""
     try:
         action()
@@ -55,7 +56,7 @@ def guarded(action) -> int:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return FAILED
     except KeyboardInterrupt:
-        print("\nstopped; the same command with --resume continues", file=sys.stderr)
+        print("\nstopped", file=sys.stderr)
         return INTERRUPTED
     return 0
 
@@ -160,9 +161,14 @@ def _run(config: Config) -> None:
 
     console = Console()
     folder = RunFolder(config.folder())
-    with Terminal(console) as terminal:
-        run = Run(config, folder, terminal)
-        results = run.go()
+    try:
+        with Terminal(console) as terminal:
+            run = Run(config, folder, terminal)
+            results = run.go()
+    except KeyboardInterrupt:
+        if folder.holds_a_run:
+            print(f"\nto continue: --resume --out {folder.path}", end="", file=sys.stderr)
+        raise
     console.print(report.summary(results))
     files = report.draw(folder, run.scenario.class_names)
     console.print(f"results: {folder.results_file}", soft_wrap=True, highlight=False)

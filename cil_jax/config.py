@@ -32,7 +32,11 @@ def _setting(default: Any, group: str, help: str, **more: Any) -> Any:
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """What a run is. Field names are the flags', with `_` for `-`; `lambda_` is `--lambda`."""
+    """What a run is. Field names are the flags', with `_` for `-`; `lambda_` is `--lambda`.
+
+    The defaults here are common ground, no method's recipe: those are presets. Start from
+    `preset("icarl", "paper")` rather than from a plain Config.
+    """
 
     method: str = _setting("icarl", "", "finetune, lwf or icarl")
     preset: str = _setting("", "", "the file of settings that flags were laid over")

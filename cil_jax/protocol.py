@@ -4,6 +4,7 @@ results = cil_jax.run(cil_jax.config.preset("icarl", "paper", dataset="digits", 
 """
 
 import contextlib
+import copy
 import math
 import time
 from typing import Any
@@ -126,7 +127,7 @@ class Run:
             sum(self.scenario.task_sizes),
             Normalizer(jnp.asarray(mean), jnp.asarray(std)),
             jax.random.key(config.seed),
-            # Another stream than that of initial weights, also where the seeds are equal.
+            # Another root than that of initial weights, also where the seeds are equal.
             jax.random.fold_in(jax.random.key(data_seed(config)), 1),
         )
 
@@ -136,8 +137,10 @@ class Run:
         Raises:
           UserError: if nothing was saved.
         """
-        with Checkpoints(self.folder.checkpoints) as checkpoints:
-            restored = checkpoints.restore(self.new_learner())
+        restored = None
+        if self.folder.checkpoints.is_dir():
+            with Checkpoints(self.folder.checkpoints, writes=False) as checkpoints:
+                restored = checkpoints.restore(self.new_learner())
         if restored is None:
             raise UserError(f"{self.folder.path} has no checkpoint")
         return restored[0]
@@ -154,7 +157,8 @@ class Run:
         return learner
 
     def _save(self, learner: Learner) -> None:
-        record = {"history": self.history, "n_lines": self.folder.n_lines}
+        # A copy: it is written in the background, while the run goes on.
+        record = {"history": copy.deepcopy(self.history), "n_lines": self.folder.n_lines}
         self._checkpoints.save(learner, record)
 
     def _learn(self, learner: Learner, task: scenarios.Task) -> Learner:

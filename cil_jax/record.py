@@ -19,6 +19,7 @@ import yaml
 
 from cil_jax.config import Config, UserError
 
+UNBORN = {"config.yaml.tmp"}  # all that a run leaves which was killed while it was made
 PACKAGES = ("cil_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
@@ -84,7 +85,7 @@ class RunFolder:
                 f"{self.path} already holds a run: continue it with --resume, "
                 "or choose another folder with --out"
             )
-        elif self.path.is_dir() and any(self.path.iterdir()):
+        elif self.path.is_dir() and not {f.name for f in self.path.iterdir()} <= UNBORN:
             raise UserError(f"{self.path} is not empty and holds no run: choose another --out")
 
     def start(self, config: Config) -> None:
@@ -112,9 +113,8 @@ class RunFolder:
 
     def cut(self, n_lines: int) -> None:
         """Drops the lines that a resumed run will write again."""
-        lines = self._lines()
-        if len(lines) > n_lines:
-            replace_text(self.metrics_file, "".join(lines[:n_lines]))
+        if self.metrics_file.exists():  # the last line may be half written: it goes as well
+            replace_text(self.metrics_file, "".join(self._lines()[:n_lines]))
 
     def measurements(self) -> list[dict[str, Any]]:
         """The lines of metrics.jsonl."""

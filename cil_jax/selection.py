@@ -10,7 +10,12 @@ EXACT = jax.lax.Precision.HIGHEST  # a near tie must not be decided by a matrix 
 
 
 def unit(vectors: Array) -> Array:
-    """Brings vectors [..., D] to length 1 along the last axis; a zero vector stays zero."""
+    """Brings vectors [..., D] to length 1 along the last axis; a zero vector stays zero.
+
+    A power of two is taken out first, which is exact, so that no square overflows or vanishes.
+    """
+    _, exponent = jnp.frexp(jnp.abs(vectors).max(axis=-1, keepdims=True))
+    vectors = jnp.ldexp(vectors, -exponent)
     return vectors / jnp.maximum(jnp.linalg.norm(vectors, axis=-1, keepdims=True), 1e-12)
 
 

@@ -76,6 +76,8 @@ def prepare(
     version = cifar100.prepared_version(data_dir)
     if version:
         return data_dir / cifar100.NAME / version
+    for taken in data_dir.glob(f"{cifar100.NAME}/[0-9]*"):
+        raise UserError(f"{taken} is there already, but not as ArrayRecord: move it away")
     try:
         data_dir.mkdir(parents=True, exist_ok=True)
         # Everything is made beside the target and moved there whole.
@@ -88,8 +90,6 @@ def prepare(
             _unpack(file, scratch / "content")
             made = _build(scratch / "content", scratch / "made")
             target = data_dir / made.relative_to(scratch / "made")
-            if target.exists():
-                raise UserError(f"{target} is there already, but not as ArrayRecord: move it away")
             target.parent.mkdir(exist_ok=True)
             return made.replace(target)
     except OSError as error:

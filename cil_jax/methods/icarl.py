@@ -29,10 +29,10 @@ class ICaRL(Method):
       mirror_means: whether mirror images of the exemplars count in the class means.
     """
 
-    memory: int = 2000
-    selection: str = "herding"
-    divisor: float = 100.0
-    mirror_means: bool = True
+    memory: int
+    selection: str
+    divisor: float
+    mirror_means: bool
 
     headline: ClassVar = "nme"
     parts: ClassVar = ("new_classes", "old_classes")

@@ -23,8 +23,8 @@ class LwF(Method):
       temperature: of both softmaxes in the distillation.
     """
 
-    lambda_: float = 3.0
-    temperature: float = 2.0
+    lambda_: float
+    temperature: float
 
     parts: ClassVar = ("cross_entropy", "distillation")
 

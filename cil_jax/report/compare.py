@@ -25,14 +25,25 @@ def compare(folders: Sequence[str | os.PathLike], figure: str | os.PathLike | No
     Raises:
       UserError: if a folder has no results, or two runs differ in protocol.
     """
-    runs = {Path(folder).name: _results(folder) for folder in folders}
+    names = [Path(folder).name for folder in folders]
+    if len(set(names)) < len(names):
+        names = [os.fspath(folder) for folder in folders]
+    runs = {name: _results(folder) for name, folder in zip(names, folders, strict=True)}
     first_name, first = next(iter(runs.items()))
     for name, results in runs.items():
         for key in PROTOCOL:
             if results[key] != first[key]:
                 raise UserError(f"{name} and {first_name} differ in {key}: not comparable")
+        if _n_tasks(results) != _n_tasks(first):
+            raise UserError(
+                f"{name} has learned {_n_tasks(results)} tasks and {first_name} "
+                f"{_n_tasks(first)}: not comparable"
+            )
     if figure is not None:
-        comparison(runs).savefig(figure, dpi=120)
+        try:
+            comparison(runs).savefig(figure, dpi=120)
+        except (OSError, ValueError) as error:
+            raise UserError(f"can't draw to {figure}: {error}") from error
     table = Table()
     for column in ("run", "classifier", "average", "without first", "last", "forgetting"):
         table.add_column(column, justify="left" if column in ("run", "classifier") else "right")
@@ -47,6 +58,10 @@ def compare(folders: Sequence[str | os.PathLike], figure: str | os.PathLike | No
                 percent(one["forgetting"]),
             )
     return table
+
+
+def _n_tasks(results: dict[str, Any]) -> int:
+    return len(results["classifiers"][results["headline"]]["seen_accuracy"])
 
 
 def _results(folder: str | os.PathLike) -> dict[str, Any]:

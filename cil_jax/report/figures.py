@@ -138,7 +138,11 @@ def accuracy_matrix(results: dict[str, Any]) -> Figure:
 
 
 def curves(results: dict[str, Any], epochs: Sequence[dict[str, Any]]) -> Figure:
-    """Loss and accuracy on the classes of the current task, epoch by epoch."""
+    """Loss and accuracy of the current task, epoch by epoch.
+
+    The training loss is over all that is trained on, exemplars included; the rest is over the
+    task's own classes.
+    """
     figure = Figure(figsize=(8.4, 4.6))
     top, bottom = figure.subplots(2, 1, sharex=True)
     for axes, what, scale in ((top, "loss", 1), (bottom, "accuracy", 100)):
@@ -162,7 +166,7 @@ def curves(results: dict[str, Any], epochs: Sequence[dict[str, Any]]) -> Figure:
     bottom.set(ylabel="accuracy (%), linear", xlabel="epochs, over all tasks", ylim=(0, 102))
     top.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2, borderaxespad=0)
     bottom.xaxis.set_major_locator(MaxNLocator(integer=True))
-    top.set_title(f"{_title(results)}: classes of the current task")
+    top.set_title(f"{_title(results)}: the current task")
     return figure
 
 
