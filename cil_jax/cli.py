@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import difflib
 import os
 import sys
 from collections.abc import Callable
@@ -25,7 +26,11 @@ class Parser(argparse.ArgumentParser):
     """A parser whose errors are one line."""
 
     def error(self, message: str) -> NoReturn:
-        raise UserError(message)
+        known = self._option_string_actions
+        unknown = [word for word in message.split() if word.startswith("--") and word not in known]
+        guess = difflib.get_close_matches(unknown[0], known, n=1) if unknown else []
+        hint = f"did you mean {guess[0]}?" if guess else "see --help"
+        raise UserError(f"{message}; {hint}")
 
 
 class _Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
@@ -45,7 +50,12 @@ def main(method: str, default_preset: str, about: str | None = None) -> None:
       default_preset: which of the method's presets the flags are laid over.
       about: the experiment's own text, shown by --help.
     """
-    sys.exit(guarded(lambda: _run(settings(method, default_preset, about=about))))
+    code = guarded(lambda: _run(settings(method, default_preset, about=about)))
+    if code == INTERRUPTED:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)  # the compiler's threads may still run, and crash an orderly exit
+    sys.exit(code)
 
 
 def guarded(action: Callable[[], None]) -> int:
@@ -172,7 +182,8 @@ def _run(config: Config) -> None:
     console.print(report.summary(results))
     files = report.draw(folder, run.scenario.class_names)
     console.print(f"results: {folder.results_file}", soft_wrap=True, highlight=False)
-    console.print(f"figures: {' '.join(map(str, files))}", soft_wrap=True, highlight=False)
+    names = ", ".join(file.name for file in files)
+    console.print(f"figures: {folder.figures} ({names})", soft_wrap=True, highlight=False)
 
 
 def start_accelerator(name: str) -> None:

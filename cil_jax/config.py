@@ -20,10 +20,13 @@ class UserError(Exception):
 
 
 def nearest_name(name: str, known: Iterable[str]) -> str:
-    """What to say after 'unknown ...': a guess where one is near, else all there are."""
+    """What to say after 'unknown ...': a guess where one is near, and the choice."""
     known = list(known)
     close = difflib.get_close_matches(name, known, n=1)
-    return f": did you mean {close[0]!r}?" if close else f": choose from {', '.join(known)}"
+    guess = f": did you mean {close[0]!r}?" if close else ""
+    if close and len(known) > 12:
+        return guess
+    return f"{guess or ':'} {'there are' if close else 'choose from'} {', '.join(known)}"
 
 
 def _setting(default: Any, group: str, help: str, **more: Any) -> Any:
@@ -94,7 +97,10 @@ class Config:
 
     epochs: int = _setting(70, "training", "epochs a task")
     batch_size: int = _setting(
-        128, "training", "images an update; a rest smaller than it is left out"
+        128,
+        "training",
+        "images an update; an epoch leaves out a rest smaller than this, and goes round a pool "
+        "smaller than this",
     )
     rate: float = _setting(0.1, "training", "learning rate of the first epochs, per update")
     rate_steps: tuple[float, ...] = _setting(
@@ -202,8 +208,14 @@ def from_plain(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def presets(method: str) -> list[str]:
-    """The names of a method's presets."""
+    """The names of a method's presets.
+
+    Raises:
+      UserError: if it has none.
+    """
     folder = resources.files("cil_jax") / "presets" / method
+    if not folder.is_dir():
+        raise UserError(f"{method} has no preset: write cil_jax/presets/{method}/default.yaml")
     return sorted(f.name.removesuffix(".yaml") for f in folder.iterdir() if f.name[-5:] == ".yaml")
 
 

@@ -17,15 +17,16 @@ from typing import Any
 
 import yaml
 
+import cil_jax
 from cil_jax.config import Config, UserError
 
 UNBORN = {"config.yaml.tmp"}  # all that a run leaves which was killed while it was made
-PACKAGES = ("cil_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
 def versions() -> dict[str, str]:
     """Of Python and the packages that a result may depend on."""
-    found = {"python": platform.python_version()}
+    found = {"python": platform.python_version(), "cil_jax": cil_jax.__version__}
     for name in PACKAGES:
         try:
             found[name] = metadata.version(name)

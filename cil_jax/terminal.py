@@ -49,7 +49,7 @@ class Terminal(Observer):
         order = f"seeded {config.order_seed}" if config.order == "seeded" else config.order
         self._say(
             f"{config.method}{f' (preset {config.preset})' if config.preset else ''} on "
-            f"{config.dataset}: {sum(sizes)} classes in {len(sizes)} tasks "
+            f"{config.dataset}: {sum(sizes)} classes in {len(sizes)} task{'s'[: len(sizes) - 1]} "
             f"({', '.join(map(str, sizes))}), order {order}, seed {config.seed}"
         )
         self._say(f"{config.backbone}, {config.epochs} epochs a task, on {device.device_kind}")
@@ -57,9 +57,12 @@ class Terminal(Observer):
         updates = [run.updates(t) for t in range(len(sizes))]
         task, epoch = int(learner.task), int(learner.epoch)
         done = sum(updates[:task])
+        if len(sizes) == 1:
+            self._say("one task only, so nothing to forget: --task-size makes more")
         if task == len(sizes):
             self._say("this run is complete")
-        elif task or epoch:
+            return
+        if task or epoch:
             done += updates[task] * epoch // config.epochs
             self._say(f"continuing in task {task + 1} after epoch {epoch}")
         self._total = self._bar.add_task(
@@ -85,7 +88,8 @@ class Terminal(Observer):
             self._say(
                 f"task {line['task'] + 1}/{len(run.scenario.task_sizes)}  "
                 f"epoch {line['epoch'] + 1}/{run.config.epochs}  loss {line['train_loss']:.4f}  "
-                f"train {percent(line['train_accuracy'])}  test {percent(line['test_accuracy'])}  "
+                f"new classes: train {percent(line['train_accuracy'])}, "
+                f"test {percent(line['test_accuracy'])}  "
                 f"{line['images_per_second']:,.0f} images/s  {self._elapsed()}"
             )
 

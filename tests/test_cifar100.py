@@ -11,7 +11,9 @@ import threading
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
+from conftest import small_config
 
+import cil_jax
 from cil_jax import data
 from cil_jax.config import UserError
 from cil_jax.data import cifar100, prepare
@@ -210,3 +212,22 @@ def test_real_tasks_have_5000_images(real_data_dir):
     tasks = data.scenario.create(data.load("cifar100", real_data_dir))
     assert [tasks.n_images(t) for t in range(10)] == [5000] * 10
     assert tasks.test_set()[2] == tuple(range(0, 10_001, 1000))
+
+
+def test_a_run_learns_from_what_was_prepared(served, tmp_path):
+    """Colour images of 32 x 32 through padding, mirroring, memory and evaluation."""
+    prepare.prepare(tmp_path / "tfds", archive=served)
+    config = small_config(
+        "icarl",
+        tmp_path / "run",
+        dataset="cifar100",
+        data_dir=str(tmp_path / "tfds"),
+        task_size=2,
+        classes=4,
+        epochs=1,
+        batch_size=4,
+    )
+    results = cil_jax.run(config)
+    assert results["class_order"] == [68, 56, 78, 8]
+    # Two images a class are all there are, and the memory holds five of each.
+    assert results["memory_bytes"] == 4 * 2 * 32 * 32 * 3

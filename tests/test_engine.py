@@ -1,5 +1,7 @@
 """The compiled programs: an epoch cut anywhere is the same epoch, and evaluation counts right."""
 
+import dataclasses
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -7,6 +9,7 @@ import numpy as np
 import pytest
 from conftest import small_config
 
+from cil_jax.data.augment import Augmentation
 from cil_jax.learner import embed, forward
 from cil_jax.observer import Observer
 from cil_jax.protocol import Run
@@ -123,3 +126,12 @@ def test_embedding_in_batches_is_embedding_at_once_and_mirrors(run, begun):
         mirrored, embed(backbone, learner, images[:, :, ::-1]), rtol=1e-5, atol=1e-6
     )
     assert not np.allclose(mirrored, at_once, rtol=1e-3)
+
+
+def test_training_images_are_augmented(run, begun):
+    learner, pool = begun
+    plain = dataclasses.replace(run.engine, augmentation=Augmentation(0, False))
+    one, _ = trained(run, learner, pool, [1])
+    two, _ = plain.train(learner, pool, plain.no_sums(), jnp.float32(1.0), jnp.int32(1))
+    kernels = (x.weights.params["backbone"]["Conv_0"]["kernel"] for x in (one, two))
+    assert not np.array_equal(*kernels)

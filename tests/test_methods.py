@@ -10,7 +10,8 @@ import pytest
 
 from cil_jax import models
 from cil_jax.config import Config
-from cil_jax.learner import Learner, Normalizer, Weights, create
+from cil_jax.learner import Learner, Normalizer, Weights, create, forward
+from cil_jax.memory import join
 from cil_jax.methods import Batch, build
 from cil_jax.schedules import SGD
 
@@ -121,3 +122,53 @@ def test_icarl_is_the_papers_loss(backbone):
     bce = -(targets * np.log(p) + (1 - targets) * np.log(1 - p))[:, :N_SEEN]
     chex.assert_trees_all_close(loss, bce.sum() / (6 * 100), rtol=1e-5)
     chex.assert_trees_all_close(parts["old_classes"], bce[:, :N_OLD].sum() / 600, rtol=1e-5)
+
+
+@pytest.mark.parametrize("mirror_means", [True, False])
+def test_icarl_keeps_the_herded_images_and_their_means(backbone, mirror_means):
+    """`end_task` against the paper's Algorithm 4 and eq. 2 in NumPy, after the first task."""
+    settings = Config(method="icarl", memory=10)
+    method = build(settings, backbone, mirror_means=mirror_means)
+    learner = learner_of(backbone, n_old=0, n_seen=2)
+    images = np.random.RandomState(0).randint(0, 256, (12, 8, 8, 1)).astype(np.uint8)
+    labels = np.tile([0, 1], 6)
+    pool = join(images, labels.astype(np.int32), learner.memory, 3, 6)
+    after = jax.jit(method.end_task)(learner, pool, jax.random.key(0))
+
+    def unit_features(pixels):
+        weights = learner.weights
+        output = jax.jit(forward, static_argnums=0)(backbone, weights, pixels / 255.0, 2)
+        features = np.asarray(output.features, np.float64)
+        return features / np.linalg.norm(features, axis=1, keepdims=True)
+
+    assert after.memory.counts.tolist()[:3] == [5, 5, 0]
+    for c in (0, 1):
+        own = images[labels == c]
+        features, picks = unit_features(own), []
+        for k in range(1, 6):
+            sums = features[picks].sum(axis=0) + features
+            distances = np.linalg.norm(features.mean(axis=0) - sums / k, axis=1)
+            distances[picks] = np.inf
+            picks.append(int(distances.argmin()))
+        kept = np.asarray(after.memory.images)[5 * c : 5 * c + 5]
+        np.testing.assert_array_equal(kept, own[picks])
+        mean = unit_features(kept).mean(axis=0)
+        if mirror_means:
+            mean = mean + unit_features(kept[:, :, ::-1]).mean(axis=0)
+        np.testing.assert_allclose(after.means[c], mean / np.linalg.norm(mean), atol=1e-5)
+
+
+def test_random_exemplars_are_other_images_for_another_key(backbone):
+    method = build(
+        Config(method="icarl", memory=10, selection="random"), backbone, mirror_means=True
+    )
+    learner = learner_of(backbone, n_old=0, n_seen=2)
+    images = np.arange(40, dtype=np.uint8)[:, None, None, None] * np.ones((8, 8, 1), np.uint8)
+    labels = np.tile([0, 1], 20)
+    pool = join(images, labels.astype(np.int32), learner.memory, 3, 20)
+    end_task = jax.jit(method.end_task)
+    one, two = (end_task(learner, pool, jax.random.key(k)).memory for k in (0, 1))
+    for memory in (one, two):
+        kept = np.asarray(memory.images)[:, 0, 0, 0]
+        assert len(set(kept.tolist())) == 10 and np.all(labels[kept] == np.repeat([0, 1], 5))
+    assert not np.array_equal(one.images, two.images)

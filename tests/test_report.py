@@ -117,4 +117,4 @@ def test_runs_of_one_protocol_are_compared_and_others_refused(tmp_path, capsys):
     assert compare.main([runs[0], runs[2]]) == 2
     assert "odd and one differ in class_order" in capsys.readouterr().err
     assert compare.main([runs[0], runs[3]]) == 2
-    assert "has no results.json" in capsys.readouterr().err
+    assert "holds no run" in capsys.readouterr().err

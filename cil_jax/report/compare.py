@@ -67,5 +67,6 @@ def _n_tasks(results: dict[str, Any]) -> int:
 def _results(folder: str | os.PathLike) -> dict[str, Any]:
     run = RunFolder(folder)
     if not run.results_file.exists():
-        raise UserError(f"{folder} has no results.json")
+        what = "has no results yet" if run.holds_a_run else "holds no run"
+        raise UserError(f"{folder} {what}")
     return run.results()

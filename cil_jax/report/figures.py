@@ -188,7 +188,7 @@ def confusion(
         if bound < n:
             axes.axhline(bound - 0.5, color="#999999", lw=0.5)
             axes.axvline(bound - 0.5, color="#999999", lw=0.5)
-    axes.set(xlabel="answer", ylabel="true class, in the order they came")
+    axes.set(xlabel="predicted class", ylabel="true class, in the order they came")
     axes.grid(visible=False)
     figure.colorbar(image, ax=axes, shrink=0.8, label="% of the true class")
     axes.set_title(f"{_title(results)}, {results['headline']}")
