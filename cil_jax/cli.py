@@ -181,9 +181,11 @@ def _run(config: Config) -> None:
         raise
     console.print(report.summary(results))
     files = report.draw(folder, run.scenario.class_names)
+    page = report.write_page(folder, run.scenario.class_names)
     console.print(f"results: {folder.results_file}", soft_wrap=True, highlight=False)
     names = ", ".join(file.name for file in files)
     console.print(f"figures: {folder.figures} ({names})", soft_wrap=True, highlight=False)
+    console.print(f"page:    {page}", soft_wrap=True, highlight=False)
 
 
 def start_accelerator(name: str) -> None:

@@ -5,7 +5,7 @@ runs/NAME/
   metrics.jsonl   one line an epoch and one an evaluation
   results.json    the accuracy matrix and summary of each classifier
   checkpoints/    Orbax
-  figures/*.png
+  figures/*.png   report.html
 """
 
 import json
@@ -45,6 +45,7 @@ class RunFolder:
         self.results_file = self.path / "results.json"
         self.checkpoints = self.path / "checkpoints"
         self.figures = self.path / "figures"
+        self.report_file = self.path / "report.html"
 
     @property
     def holds_a_run(self) -> bool:

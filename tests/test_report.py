@@ -1,6 +1,7 @@
 """Figures and tables say what the results say."""
 
 import io
+import re
 
 import matplotlib.image
 import numpy as np
@@ -22,6 +23,9 @@ def results_of(sizes=(2, 2, 1), matrix=MATRIX):
         "dataset": "digits",
         "task_sizes": list(sizes),
         "headline": "nme",
+        "parameters": 1234,
+        "memory_bytes": 5678,
+        "seconds": {"train": 1.5},
         "classifiers": {
             "nme": metrics.summarize(matrix, sizes),
             "linear": metrics.summarize(matrix, sizes),
@@ -54,6 +58,17 @@ def test_all_figures_are_drawn_from_the_folder_alone(folder):
     for file in files:
         picture = matplotlib.image.imread(file)
         assert min(picture.shape[:2]) > 200 and picture[..., :3].std() > 0.05
+
+
+def test_the_page_shows_figures_that_are_there_numbers_and_names(folder):
+    folder.config_file.write_text("epochs: 2\nnote: <b>\n")
+    report.draw(folder, NAMES)
+    page = report.write_page(folder, NAMES).read_text()
+    sources = re.findall(r'src="([^"]*)"', page)
+    assert len(sources) == 4 and all((folder.path / source).exists() for source in sources)
+    assert "http" not in page  # it is opened from disk, without a network
+    for text in ("38.0%", "65.0%", *NAMES, "epochs: 2", "&lt;b&gt;", "3 of 3"):
+        assert text in page, text
 
 
 def test_seen_accuracy_shows_the_results():

@@ -2,6 +2,7 @@
 
 from cil_jax.report.compare import compare
 from cil_jax.report.figures import draw
+from cil_jax.report.page import write_page
 from cil_jax.report.tables import selection, summary
 
-__all__ = ["compare", "draw", "selection", "summary"]
+__all__ = ["compare", "draw", "selection", "summary", "write_page"]

@@ -6,6 +6,13 @@ from typing import Any
 import numpy as np
 from rich.table import Table
 
+SUMMARY_ROWS = (
+    ("average incremental accuracy", "average_incremental_accuracy"),
+    ("  without the first task", "average_incremental_accuracy_without_first"),
+    ("last accuracy", "last_accuracy"),
+    ("forgetting", "forgetting"),
+)
+
 
 def percent(fraction: float | None) -> str:
     """A fraction 0..1 as a percentage, '-' for None."""
@@ -46,11 +53,6 @@ def summary(results: dict[str, Any]) -> Table:
     for t in range(len(columns[0]["seen_accuracy"])):
         table.add_row(str(seen[t]), *(percent(c["seen_accuracy"][t]) for c in columns))
     table.add_section()
-    for label, key in (
-        ("average incremental accuracy", "average_incremental_accuracy"),
-        ("  without the first task", "average_incremental_accuracy_without_first"),
-        ("last accuracy", "last_accuracy"),
-        ("forgetting", "forgetting"),
-    ):
+    for label, key in SUMMARY_ROWS:
         table.add_row(label, *(percent(c[key]) for c in columns))
     return table
