@@ -1,7 +1,9 @@
 # make demo: iCaRL on scikit-learn's digits.   make test: the whole test suite.
 # Both make .venv first, where everything is installed; PYTHON chooses the Python (3.11 or newer).
+# EXTRAS=test,bench also installs PyTorch, with which the tests compare.
 
 PYTHON ?= python3
+EXTRAS ?= test
 RUN := .venv/bin/python
 
 .PHONY: demo test lint clean
@@ -25,5 +27,5 @@ clean:
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "needs Python 3.11 or newer")'
 	$(PYTHON) -m venv .venv
-	$(RUN) -m pip install --quiet --constraint constraints.txt --editable '.[test]'
+	$(RUN) -m pip install --quiet --constraint constraints.txt --editable '.[$(EXTRAS)]'
 	touch $@

@@ -13,7 +13,7 @@ from cil_jax.config import UserError
 from cil_jax.learner import Learner
 from cil_jax.typing import Array
 
-FORMAT = 1
+FORMAT = 2  # 2: the task of each class
 KEPT = 2  # checkpoints: the newest, and one before it
 
 

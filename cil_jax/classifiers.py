@@ -6,7 +6,9 @@ A classifier scores features against classes; the class with the highest score i
 import chex
 import jax
 import jax.numpy as jnp
+from flax import struct
 
+from cil_jax import heads
 from cil_jax.selection import EXACT, unit
 from cil_jax.typing import Array
 
@@ -35,6 +37,15 @@ def negative_distances(features: Array, means: Array) -> Array:
     return 2.0 * product - jnp.sum(features**2, 1, keepdims=True) - jnp.sum(means**2, 1)
 
 
+def nearest_class_mean(features: Array, means: Array, n_seen: int | Array) -> Array:
+    """Scores [B, C] of features [B, D] of any length by the nearest of the means [C, D] seen.
+
+    Classes from n_seen on are CLOSED. With the means of exemplars this is iCaRL's NME; with those
+    of all training data, the NCM that it is compared to.
+    """
+    return heads.restrict(negative_distances(unit(features), means), 0, n_seen)
+
+
 def class_means(features: Array, labels: Array, n_classes: int) -> Array:
     """The mean of each class' unit-length features, brought to unit length again.
 
@@ -46,6 +57,51 @@ def class_means(features: Array, labels: Array, n_classes: int) -> Array:
     Returns:
       float [C, D]; zero for a class without rows.
     """
+    return unit(class_sums(features, labels, n_classes))
+
+
+def class_sums(features: Array, labels: Array, n_classes: int) -> Array:
+    """The sum of each class' unit-length features, as for `class_means`."""
     chex.assert_rank([features, labels], [2, 1])
     member = jax.nn.one_hot(labels, n_classes, axis=0)  # a negative label belongs nowhere
-    return unit(jnp.matmul(member, unit(features), precision=EXACT))
+    return jnp.matmul(member, unit(features), precision=EXACT)
+
+
+@struct.dataclass
+class Counts:
+    """Right and wrong answers of a classifier.
+
+    Attributes:
+      confusion: int32 [C, C], rows true classes, columns answers.
+      top5: int32 [C], images of each class that was among the five highest scores.
+      task_aware: int32 [C], images of each class told apart from the others of its own task.
+    """
+
+    confusion: Array
+    top5: Array
+    task_aware: Array
+
+    @classmethod
+    def none(cls, n_classes: int) -> "Counts":
+        """Before the first image."""
+        zero = jnp.zeros(n_classes, jnp.int32)
+        return cls(jnp.zeros((n_classes, n_classes), jnp.int32), zero, zero)
+
+    def plus(self, scores: Array, labels: Array, exists: Array, task_of: Array) -> "Counts":
+        """With a batch more.
+
+        Args:
+          scores: float [B, C].
+          labels: int [B].
+          exists: bool [B], which rows count.
+          task_of: int [C], the task of each class.
+        """
+        _, best = jax.lax.top_k(scores, min(5, scores.shape[1]))
+        of_its_task = task_of[labels][:, None] == task_of
+        told = jnp.where(of_its_task, scores, -jnp.inf).argmax(axis=1)
+        one = exists.astype(jnp.int32)
+        return Counts(
+            self.confusion.at[labels, scores.argmax(axis=1)].add(one),
+            self.top5.at[labels].add(one * (best == labels[:, None]).any(axis=1)),
+            self.task_aware.at[labels].add(one * (told == labels)),
+        )

@@ -50,7 +50,7 @@ def main(method: str, default_preset: str, about: str | None = None) -> None:
       default_preset: which of the method's presets the flags are laid over.
       about: the experiment's own text, shown by --help.
     """
-    code = guarded(lambda: _run(settings(method, default_preset, about=about)))
+    code = guarded(lambda: _from_flags(method, default_preset, about))
     if code == INTERRUPTED:
         sys.stdout.flush()
         sys.stderr.flush()
@@ -71,13 +71,59 @@ def guarded(action: Callable[[], None]) -> int:
     return 0
 
 
-def settings(
-    method: str,
-    default_preset: str,
-    arguments: list[str] | None = None,
-    about: str | None = None,
-) -> Config:
+def command_parser(name: str, about: str | None) -> Parser:
+    """The parser of `python -m experiments.NAME`; `about` is shown as it is written."""
+    return Parser(
+        prog=f"python -m experiments.{name}",
+        description=about,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+
+
+def add_member_flags(parser: argparse.ArgumentParser) -> None:
+    """--seeds and --orders."""
+    parser.add_argument(
+        "--seeds",
+        type=_seeds,
+        metavar="N,N,...",
+        help="several runs, one for each of these seeds of weights and data; those that are done "
+        "are not run again, those that were interrupted go on",
+    )
+    parser.add_argument(
+        "--orders",
+        type=int,
+        metavar="N",
+        help="several runs, with N class orders from --order-seed on; with --seeds, each with each",
+    )
+
+
+def _seeds(text: str) -> list[int]:
+    try:
+        return [int(word) for word in text.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no list such as 0,1,2") from None
+
+
+def _from_flags(method: str, default_preset: str, about: str | None) -> None:
+    parser = make_parser(method, default_preset, about)
+    given = vars(parser.parse_args())
+    seeds, n_orders = given.pop("seeds", None), given.pop("orders", None)
+    config = settings(method, default_preset, given)
+    if seeds is None and n_orders is None:
+        return _run(config)
+    if config.resume:
+        raise UserError("--resume is for a single run: --seeds and --orders go on by themselves")
+    run_members(config, seeds, n_orders)
+
+
+def settings(method: str, default_preset: str, given: dict[str, Any]) -> Config:
     """The settings that flags make: the preset's, with the flags laid over them.
+
+    Args:
+      method: a key of `cil_jax.methods.METHODS`.
+      default_preset: where no --preset is given.
+      given: fields of Config, and "preset".
 
     With --resume the run's own settings take the preset's place, so that no flag need be said
     twice; one that is said must agree.
@@ -85,8 +131,6 @@ def settings(
     Raises:
       UserError: if a flag or a value makes no sense.
     """
-    parser = make_parser(method, default_preset, about)
-    given = vars(parser.parse_args(arguments))
     config = preset(method, **{"name": given.get("preset", default_preset), **given})
     if not config.resume:
         return config
@@ -124,6 +168,7 @@ def make_parser(method: str, default_preset: str, about: str | None = None) -> P
         choices=presets(method),
         help=f"file of settings that the other flags are laid over (default: {default_preset})",
     )
+    add_member_flags(parser)
     groups: dict[str, Any] = {}
     for field in dataclasses.fields(Config):
         group, help = field.metadata["group"], field.metadata["help"]
@@ -147,7 +192,7 @@ def _reading(field: dataclasses.Field) -> dict[str, Any]:
         return {"choices": field.metadata["choices"]}
     if field.type is bool or field.type == "bool":
         return {"action": argparse.BooleanOptionalAction if field.default else "store_true"}
-    if isinstance(field.default, tuple):
+    if "tuple" in str(field.type):
         return {"type": float, "nargs": "+", "metavar": "X", "action": _Tuple}
     kind = next((k for k in (int, float, str) if k.__name__ in str(field.type)), str)
     metavar = field.metadata.get("metavar", {int: "N", float: "X", str: "NAME"}[kind])
@@ -166,10 +211,25 @@ def _run(config: Config) -> None:
     from rich.console import Console
 
     from cil_jax import report
+
+    console = Console()
+    folder = RunFolder(config.folder())
+    console.print(report.summary(_run_one(config, console)))
+    names = ", ".join(sorted(file.name for file in folder.figures.iterdir()))
+    for line in (
+        f"results: {folder.results_file}",
+        f"figures: {folder.figures} ({names})",
+        f"page:    {folder.report_file}",
+    ):
+        console.print(line, soft_wrap=True, highlight=False)
+
+
+def _run_one(config: Config, console: Any) -> dict[str, Any]:
+    """One run to its end, its figures and its page. What results.json holds."""
+    from cil_jax import report
     from cil_jax.protocol import Run
     from cil_jax.terminal import Terminal
 
-    console = Console()
     folder = RunFolder(config.folder())
     try:
         with Terminal(console) as terminal:
@@ -179,13 +239,47 @@ def _run(config: Config) -> None:
         if folder.holds_a_run:
             print(f"\nto continue: --resume --out {folder.path}", end="", file=sys.stderr)
         raise
-    console.print(report.summary(results))
-    files = report.draw(folder, run.scenario.class_names)
-    page = report.write_page(folder, run.scenario.class_names)
-    console.print(f"results: {folder.results_file}", soft_wrap=True, highlight=False)
-    names = ", ".join(file.name for file in files)
-    console.print(f"figures: {folder.figures} ({names})", soft_wrap=True, highlight=False)
-    console.print(f"page:    {page}", soft_wrap=True, highlight=False)
+    report.draw(folder, run.scenario.class_names)
+    report.write_page(folder, run.scenario.class_names)
+    return results
+
+
+def run_members(config: Config, seeds: list[int] | None, n_orders: int | None) -> dict[str, Any]:
+    """Runs what is not done of several members, and prints and writes their summary.
+
+    Args:
+      config: what they have in common; `out` is the folder of all.
+      seeds, n_orders: see `cil_jax.members.members`.
+
+    Raises:
+      UserError: before anything is run, if a member's folder does not allow it.
+    """
+    from cil_jax import members
+
+    found = members.members(config, seeds, n_orders)
+    for member in found:
+        RunFolder(member.folder()).check(member)
+    start_accelerator(config.accelerator)
+
+    from rich.console import Console
+
+    from cil_jax import report
+
+    console, results = Console(), []
+    for number, member in enumerate(found, start=1):
+        folder = RunFolder(member.folder())
+        title = f"member {number} of {len(found)}: {folder.path}"
+        if members.is_complete(folder):
+            console.print(f"{title} is done", highlight=False, soft_wrap=True)
+            results.append(folder.results())
+        else:
+            console.print(title, highlight=False, soft_wrap=True)
+            results.append(_run_one(member, console))
+    summary = members.summarize(results)
+    file = members.write_summary(members.group_folder(config), summary)
+    console.print(report.group_summary(summary))
+    console.print(f"summary: {file}", soft_wrap=True, highlight=False)
+    return summary
 
 
 def start_accelerator(name: str) -> None:

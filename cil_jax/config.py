@@ -33,6 +33,13 @@ def _setting(default: Any, group: str, help: str, **more: Any) -> Any:
     return dataclasses.field(default=default, metadata={"group": group, "help": help, **more})
 
 
+_COUNTS = ("epochs", "first_epochs", "batch_size", "task_size", "first_task", "classes")
+_POSITIVE = ("rate", "rate_factor", "divisor", "temperature")
+_NOT_NEGATIVE = ("lambda_", "momentum", "brightness", "memory", "pad")
+_NOT_NEGATIVE += ("weight_decay", "first_weight_decay")
+_SEEDS = ("seed", "data_seed", "order_seed")
+
+
 @dataclasses.dataclass(frozen=True)
 class Config:
     """What a run is. Field names are the flags', with `_` for `-`; `lambda_` is `--lambda`.
@@ -41,7 +48,7 @@ class Config:
     `preset("icarl", "paper")` rather than from a plain Config.
     """
 
-    method: str = _setting("icarl", "", "finetune, lwf or icarl")
+    method: str = _setting("icarl", "", "a key of `cil_jax.methods.METHODS`")
     preset: str = _setting("", "", "the file of settings that flags were laid over")
 
     dataset: str = _setting("cifar100", "data", "data set to learn", choices=("cifar100", "digits"))
@@ -71,6 +78,17 @@ class Config:
         "augmentation: mirror half of the images; auto: yes for cifar100, no for digits",
         choices=("auto", "yes", "no"),
     )
+    padding: str = _setting(
+        "mean",
+        "data",
+        "augmentation: what surrounds a padded image: the mean (zero after normalisation) or black",
+        choices=("mean", "black"),
+    )
+    brightness: float = _setting(
+        0.0,
+        "data",
+        "augmentation: the pixels of each image are multiplied by up to 1 +- this, at random",
+    )
 
     task_size: int = _setting(10, "scenario", "classes a task")
     first_task: int | None = _setting(
@@ -94,8 +112,17 @@ class Config:
         "resnet32", "network", "resnet8, 20, 32, 44, 56, 64, 110 or resnet29-bottleneck"
     )
     last_relu: bool = _setting(True, "network", "whether the last block ends in a ReLU")
+    outputs: str = _setting(
+        "growing",
+        "network",
+        "growing: outputs open when their classes come; fixed: all are trained from the start",
+        choices=("growing", "fixed"),
+    )
 
     epochs: int = _setting(70, "training", "epochs a task")
+    first_epochs: int | None = _setting(
+        None, "training", "epochs of the first task (default: as all others)"
+    )
     batch_size: int = _setting(
         128,
         "training",
@@ -106,25 +133,82 @@ class Config:
     rate_steps: tuple[float, ...] = _setting(
         (0.7, 0.9), "training", "fractions of a task's epochs after which the rate falls"
     )
+    first_rate_steps: tuple[float, ...] | None = _setting(
+        None, "training", "the same of the first task (default: as all others)"
+    )
     rate_factor: float = _setting(5.0, "training", "what the rate is divided by at each fall")
     momentum: float = _setting(0.9, "training", "momentum of SGD")
     weight_decay: float = _setting(
-        2e-4, "training", "times a weight is added to its gradient; kernels only"
+        2e-4, "training", "times a weight is added to its gradient; see --decay"
+    )
+    first_weight_decay: float | None = _setting(
+        None, "training", "the same of the first task (default: as all others)"
+    )
+    decay: str = _setting(
+        "kernels",
+        "training",
+        "which weights decay: kernels, or all, normalisation and biases included",
+        choices=("kernels", "all"),
     )
 
-    memory: int = _setting(2000, "memory (iCaRL)", "exemplars kept, over all classes")
+    memory: int = _setting(2000, "memory (iCaRL, replay)", "exemplars kept, over all classes")
     selection: str = _setting(
-        "herding", "memory (iCaRL)", "how exemplars are chosen", choices=("herding", "random")
+        "herding",
+        "memory (iCaRL, replay)",
+        "how exemplars are chosen",
+        choices=("herding", "random"),
     )
-    divisor: float = _setting(
-        100.0, "memory (iCaRL)", "the summed loss of all outputs is divided by this constant"
+    mirror_means: str = _setting(
+        "auto",
+        "memory (iCaRL, replay)",
+        "whether mirror images of the exemplars count in the class means; auto: as --mirror",
+        choices=("auto", "yes", "no"),
+    )
+    answer: str = _setting(
+        "nme",
+        "memory (iCaRL, replay)",
+        "the method's own classifier: nearest mean of exemplars, or the outputs; both are reported",
+        choices=("nme", "linear"),
     )
 
-    lambda_: float = _setting(1.0, "distillation (LwF)", "weight of the distillation loss")
-    temperature: float = _setting(2.0, "distillation (LwF)", "temperature of the distillation")
+    objective: str = _setting(
+        "softmax",
+        "loss",
+        "softmax: cross-entropy and distillation at a temperature; sigmoid: every output is a "
+        "binary classifier, and old ones learn the old network's sigmoids (LwF, iCaRL)",
+        choices=("softmax", "sigmoid"),
+    )
+    softmax_over: str = _setting(
+        "open",
+        "loss",
+        "outputs among which labels compete: all open ones, or the new task's own (finetune, LwF)",
+        choices=("open", "new"),
+    )
+    distill: str = _setting(
+        "all",
+        "loss",
+        "old outputs that are distilled together: all, or each old task's by themselves; none: no "
+        "distillation, exemplars keep their labels (LwF, iCaRL)",
+        choices=("all", "tasks", "none"),
+    )
+    lambda_: float = _setting(1.0, "loss", "weight of the distillation under a softmax")
+    temperature: float = _setting(2.0, "loss", "temperature of the distillation under a softmax")
+    divisor: float = _setting(
+        100.0, "loss", "the summed sigmoid loss of all outputs is divided by this constant"
+    )
+
+    ncm: bool = _setting(
+        True,
+        "evaluation",
+        "also report the nearest class mean of all training data, which no learner may keep: an "
+        "analysis of the features",
+    )
 
     out: str | None = _setting(
-        None, "run", "run folder (default: runs/METHOD-DATASET-BACKBONE-seedN)", decides=False
+        None,
+        "run",
+        "run folder (default: runs/METHOD-PRESET-DATASET-BACKBONE-seedN)",
+        decides=False,
     )
     resume: bool = _setting(False, "run", "continue the run in --out", decides=False)
     accelerator: str = _setting(
@@ -142,30 +226,31 @@ class Config:
             if choices and value not in choices:
                 hint = nearest_name(str(value), choices)
                 raise UserError(f"unknown {flag(field.name)} {value!r}{hint}")
-        for name in ("epochs", "batch_size", "task_size", "first_task", "classes"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise UserError(f"{flag(name)} is {value}; it must be at least 1")
-        for name in ("rate", "rate_factor", "divisor", "temperature"):
-            if not 0 < getattr(self, name) < float("inf"):
-                raise UserError(f"{flag(name)} is {getattr(self, name)}; it must be above 0")
-        for name in ("lambda_", "weight_decay", "momentum", "memory", "pad"):
-            value = getattr(self, name)
-            if value is not None and not 0 <= value < float("inf"):
-                raise UserError(f"{flag(name)} is {value}; it must not be negative")
-        for name in ("seed", "data_seed", "order_seed"):
-            value = getattr(self, name)
-            if value is not None and not 0 <= value < 2**32:
-                raise UserError(f"{flag(name)} is {value}; it must lie in 0..{2**32 - 1}")
+        finite = float("inf")
+        for names, holds, bound in (
+            (_COUNTS, lambda x: x >= 1, "be at least 1"),
+            (_POSITIVE, lambda x: 0 < x < finite, "be above 0"),
+            (_NOT_NEGATIVE, lambda x: 0 <= x < finite, "not be negative"),
+            (_SEEDS, lambda x: 0 <= x < 2**32, f"lie in 0..{2**32 - 1}"),
+        ):
+            for name in names:
+                value = getattr(self, name)
+                if value is not None and not holds(value):
+                    raise UserError(f"{flag(name)} is {value}; it must {bound}")
         if self.momentum >= 1:
             raise UserError(f"--momentum is {self.momentum}; it must be below 1")
-        if not all(0 < step <= 1 for step in self.rate_steps):
-            raise UserError(f"--rate-steps are {self.rate_steps}; they must lie in 0..1")
+        for name in ("rate_steps", "first_rate_steps"):
+            steps = getattr(self, name) or ()
+            if not all(0 < step <= 1 for step in steps):
+                raise UserError(f"{flag(name)} are {steps}; they must lie in 0..1")
 
     def folder(self) -> str:
         """Where the run goes."""
-        name = f"{self.method}-{self.dataset}-{self.backbone}-seed{self.seed}"
-        return self.out or f"runs/{name}"
+        return self.out or f"runs/{self.label()}-seed{self.seed}"
+
+    def label(self) -> str:
+        """Method, preset, data set and backbone, as a name for a folder."""
+        return "-".join(filter(None, (self.method, self.preset, self.dataset, self.backbone)))
 
     def decisive(self) -> dict[str, Any]:
         """The settings that decide the result, under their flags' names; plain values."""
@@ -223,9 +308,10 @@ def preset(method: str, name: str, **overrides: Any) -> Config:
     """The settings of a preset, with others laid over them.
 
     Args:
-      method: finetune, lwf or icarl.
+      method: a key of `cil_jax.methods.METHODS`.
       name: of the preset, such as paper.
-      **overrides: fields of Config.
+      **overrides: fields of Config. One that speaks of all tasks, such as `epochs`, also sets
+        aside what the preset says of the first task alone, `first_epochs`.
 
     Raises:
       UserError: if there is no such preset, or a value makes no sense.
@@ -233,6 +319,18 @@ def preset(method: str, name: str, **overrides: Any) -> Config:
     known = presets(method)
     if name not in known:
         raise UserError(f"unknown preset {name!r} of {method}{nearest_name(name, known)}")
-    text = (resources.files("cil_jax") / "presets" / method / f"{name}.yaml").read_text()
-    values = from_plain(yaml.safe_load(text))
+    values = from_plain(_preset_values(method, name))
+    for of_all in ("epochs", "rate_steps", "weight_decay"):
+        if of_all in overrides:
+            values.pop(f"first_{of_all}", None)
     return Config(**{**values, **overrides, "method": method, "preset": name})
+
+
+def _preset_values(method: str, name: str) -> dict[str, Any]:
+    """What a preset's file says, over what the file that it extends says."""
+    text = (resources.files("cil_jax") / "presets" / method / f"{name}.yaml").read_text()
+    values = yaml.safe_load(text)
+    if "extends" not in values:
+        return values
+    _, *base = values.pop("extends").split("/")  # such as /icarl/paper
+    return {**_preset_values(*base), **values}

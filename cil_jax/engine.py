@@ -13,6 +13,7 @@ import optax
 from jax import lax
 
 from cil_jax import memory as memory_lib
+from cil_jax.classifiers import Counts, class_sums, nearest_class_mean
 from cil_jax.data.augment import Augmentation
 from cil_jax.learner import Learner, Normalizer, Purpose, Weights, create, embed
 from cil_jax.memory import Pool
@@ -85,7 +86,13 @@ class Engine:
 
     @_program
     def train(
-        self, learner: Learner, pool: Pool, sums: Sums, rate: Array, stop: Array
+        self,
+        learner: Learner,
+        pool: Pool,
+        sums: Sums,
+        rate: Array,
+        weight_decay: Array,
+        stop: Array,
     ) -> tuple[Learner, Sums]:
         """Updates learner.step .. stop - 1 of an epoch.
 
@@ -96,7 +103,8 @@ class Engine:
           learner: its epoch and step say where in the task it is.
           pool: what it learns from.
           sums: from the same epoch's earlier steps, or `no_sums()`.
-          rate: the learning rate.
+          rate: the learning rate, float32 [].
+          weight_decay: times a weight is added to its gradient, float32 [].
           stop: the step before which to stop.
 
         Returns:
@@ -104,13 +112,14 @@ class Engine:
           loss and its parts, images of new classes and how many of them the head got right.
         """
         order, count = pool.shuffled(learner.key(Purpose.SHUFFLE)), pool.count()
-        direction = self.optimizer.direction()
+        direction = self.optimizer.direction(weight_decay)
+        trainable = self.method.trainable(learner)
 
         def update(step, carry):
             weights, momentum, sums = carry
             rows = order[(step * self.batch_size + jnp.arange(self.batch_size)) % count]
             key, loss_key = jax.random.split(learner.key(Purpose.AUGMENT, step))
-            images = self.augmentation(key, learner.normalizer(pool.images[rows]))
+            images = self.augmentation(key, pool.images[rows], learner.normalizer)
             batch = Batch(images, pool.labels[rows])
             now = learner.replace(weights=weights)
             (loss, (parts, output)), grads = jax.value_and_grad(self.method.loss, has_aux=True)(
@@ -118,6 +127,8 @@ class Engine:
             )
             updates, momentum = direction.update(grads, momentum, weights.params)
             updates = jax.tree.map(lambda u: -rate * u, updates)
+            if trainable is not None:
+                updates = jax.tree.map(jnp.multiply, updates, trainable)
             weights = Weights(optax.apply_updates(weights.params, updates), output.batch_stats)
 
             is_new = batch.labels >= learner.n_old
@@ -142,10 +153,34 @@ class Engine:
         """Features [N, D] of pixels uint8 [N, H, W, C], in evaluation mode."""
         return embed(self.method.backbone, learner, images, mirrored=mirrored)
 
+    @partial(jax.jit, static_argnames=("self", "mirrored"))
+    def feature_sums(self, learner: Learner, images: Array, labels: Array, mirrored: bool) -> Array:
+        """Sums [room, D] of the unit-length features of each class.
+
+        Args:
+          learner: whose features.
+          images: uint8 [N, H, W, C].
+          labels: int32 [N]; rows with a negative label are left out.
+          mirrored: whether the mirror images are added as well.
+
+        Summed over all training data and brought to unit length, they are the class means that
+        `evaluate` takes.
+        """
+        views = [embed(self.method.backbone, learner, images)]
+        if mirrored:
+            views.append(embed(self.method.backbone, learner, images, mirrored=True))
+        return sum(class_sums(features, labels, learner.means.shape[0]) for features in views)
+
     @_program
     def evaluate(
-        self, learner: Learner, images: Array, labels: Array, start: Array, stop: Array
-    ) -> tuple[dict[str, Array], Array]:
+        self,
+        learner: Learner,
+        images: Array,
+        labels: Array,
+        start: Array,
+        stop: Array,
+        all_data_means: Array,
+    ) -> tuple[dict[str, Counts], Array]:
         """All classifiers on test images start .. stop - 1, and the mean of the method's loss.
 
         Args:
@@ -153,14 +188,20 @@ class Engine:
           images: uint8 [N, H, W, C].
           labels: int32 [N].
           start, stop: the rows that count.
+          all_data_means: float [room, D], class means of all training data, for the classifier
+            "ncm" beside the method's own; see `feature_sums`. Zeros where it is not asked for.
 
         Returns:
-          For each classifier a confusion matrix int32 [room, room], rows true classes, columns
-          answers; and the loss, which means something for classes of the current task only.
+          Counts for each classifier; and the loss, which means something for classes of the
+          current task only.
         """
         n, room = images.shape[0], learner.means.shape[0]
         size = min(self.eval_batch_size, n)
-        scorers = self.method.classifiers()
+
+        def ncm(learner, features):
+            return nearest_class_mean(features, all_data_means, learner.n_seen)
+
+        scorers = {**self.method.classifiers(), "ncm": ncm}
 
         def loss_and_features(image, label):
             batch = Batch(image[None], label[None])
@@ -170,23 +211,23 @@ class Engine:
             return loss, output.features[0]
 
         def add(i, carry):
-            confusions, total = carry
+            counts, total = carry
             rows = start + i * size + jnp.arange(size)
-            counts = rows < stop
+            exists = rows < stop
             rows = jnp.minimum(rows, n - 1)
             batch_labels = labels[rows]
             loss, features = jax.vmap(loss_and_features)(
                 learner.normalizer(images[rows]), batch_labels
             )
-            confusions = {
-                name: confusions[name]
-                .at[batch_labels, score(learner, features).argmax(axis=1)]
-                .add(counts.astype(jnp.int32))
+            counts = {
+                name: counts[name].plus(
+                    score(learner, features), batch_labels, exists, learner.task_of
+                )
                 for name, score in scorers.items()
             }
-            return confusions, total + jnp.where(counts, loss, 0.0).sum()
+            return counts, total + jnp.where(exists, loss, 0.0).sum()
 
-        confusions = {name: jnp.zeros((room, room), jnp.int32) for name in scorers}
+        counts = {name: Counts.none(room) for name in scorers}
         n_batches = -(-(stop - start) // size)
-        confusions, total = lax.fori_loop(0, n_batches, add, (confusions, jnp.zeros(())))
-        return confusions, total / (stop - start)
+        counts, total = lax.fori_loop(0, n_batches, add, (counts, jnp.zeros(())))
+        return counts, total / (stop - start)

@@ -70,6 +70,7 @@ class Learner:
       normalizer: how pixels are normalised.
       task, epoch, step: int32 [], tasks learned, epochs done of the task, updates of the epoch.
       n_old, n_seen: int32 [], classes before this task, and with it.
+      task_of: int32 [room], the task that brought a class, -1 for one still to come.
       init_key, data_key: root keys of initial weights, and of all else that is random.
     """
 
@@ -84,6 +85,7 @@ class Learner:
     step: Array
     n_old: Array
     n_seen: Array
+    task_of: Array
     init_key: Key
     data_key: Key
 
@@ -162,6 +164,15 @@ def embed(
     return lax.fori_loop(0, n_batches, add, jnp.zeros((n, learner.means.shape[1])))
 
 
+def initial_weights(
+    backbone: nn.Module, image_shape: tuple[int, int, int], n_classes: int, key: Key
+) -> Weights:
+    """A fresh network for images (H, W, C), whose head has room for n_classes and none open."""
+    variables = backbone.init(key, jnp.zeros((1, *image_shape)))
+    head = heads.create(backbone.n_features, n_classes)
+    return Weights({"backbone": variables["params"], "head": head}, variables["batch_stats"])
+
+
 def create(
     backbone: nn.Module,
     *,
@@ -186,27 +197,24 @@ def create(
     """
     chex.assert_rank(normalizer.mean, 3)
     zero = jnp.int32(0)
-    images = jnp.zeros((1, *image_shape))
     # The same address as Learner.key(BACKBONE) before the first task.
     key = init_key
     for number in (Purpose.BACKBONE, 0, 0, 0):
         key = jax.random.fold_in(key, number)
-    variables = backbone.init(key, images)
-    n_features = backbone.n_features
-    params = {"backbone": variables["params"], "head": heads.create(n_features, n_classes)}
-    weights = Weights(params, variables["batch_stats"])
+    weights = initial_weights(backbone, image_shape, n_classes, key)
     return Learner(
         weights=weights,
         teacher=weights,
-        momentum=optimizer.init(params),
+        momentum=optimizer.init(weights.params),
         memory=memory_lib.create(memory_size, image_shape, n_classes),
-        means=jnp.zeros((n_classes, n_features)),
+        means=jnp.zeros((n_classes, backbone.n_features)),
         normalizer=normalizer,
         task=zero,
         epoch=zero,
         step=zero,
         n_old=zero,
         n_seen=zero,
+        task_of=jnp.full(n_classes, -1, jnp.int32),
         init_key=init_key,
         data_key=data_key,
     )

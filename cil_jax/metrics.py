@@ -32,8 +32,40 @@ def task_accuracies(confusion: np.ndarray, task_sizes: Sequence[int]) -> list[fl
     ]
 
 
+def scores(counts: Any, task_sizes: Sequence[int]) -> dict[str, Any]:
+    """What one classifier's answers come to after a task.
+
+    Args:
+      counts: `cil_jax.classifiers.Counts`, as NumPy arrays with room for all classes.
+      task_sizes: classes of each task so far.
+
+    Returns:
+      task_accuracy: on each task's test images, among all classes seen; fractions.
+      seen_accuracy: over all test images of classes seen.
+      task_aware: on each task's test images, among that task's own classes: the task is told.
+      top5: how often the true class is among the five highest scores; None where no more than five
+        classes are seen.
+    """
+    n = sum(task_sizes)
+    confusion = np.asarray(counts.confusion)[:n, :n]
+    images = confusion.sum(axis=1)
+    bounds = itertools.pairwise(np.cumsum([0, *task_sizes]))
+    return {
+        "task_accuracy": task_accuracies(confusion, task_sizes),
+        "seen_accuracy": accuracy(confusion),
+        "task_aware": [
+            float(np.sum(counts.task_aware[a:b]) / max(images[a:b].sum(), 1)) for a, b in bounds
+        ],
+        "top5": float(np.sum(counts.top5[:n]) / max(images.sum(), 1)) if n > 5 else None,
+    }
+
+
 def summarize(
-    accuracy_matrix: Sequence[Sequence[float]], task_sizes: Sequence[int]
+    accuracy_matrix: Sequence[Sequence[float]],
+    task_sizes: Sequence[int],
+    *,
+    task_aware: Sequence[Sequence[float]] | None = None,
+    top5: Sequence[float | None] | None = None,
 ) -> dict[str, Any]:
     """Summary of one classifier's run.
 
@@ -42,10 +74,14 @@ def summarize(
         in 0..1 among all seen classes. Entries beyond the diagonal are ignored.
       task_sizes: the weight of each task in the seen accuracy: its number of classes or, where
         classes have unequal numbers of test images, of test images.
+      task_aware: the same matrix where the task is told, see `scores`.
+      top5: top-5 accuracy over all seen classes after each task.
 
     Returns:
       accuracy_matrix: the lower triangle, as lists.
       seen_accuracy: after each task, over all test images of the classes seen so far.
+      old_accuracy, new_accuracy: of these, over the images of earlier tasks (None after the
+        first) and over those of the task just learned.
       average_incremental_accuracy: the mean of seen_accuracy (Rebuffi et al. 2017).
       average_incremental_accuracy_without_first: the same from the second task on.
       last_accuracy: the last of seen_accuracy.
@@ -53,6 +89,8 @@ def summarize(
         last one (Chaudhry et al. 2018, https://arxiv.org/abs/1801.10112, eq. 3).
       backward_transfer: mean over earlier tasks of the last accuracy minus the one when just
         learned (Lopez-Paz and Ranzato 2017, https://arxiv.org/abs/1706.08840, eq. 3).
+      task_aware_matrix, task_aware_accuracy, top5_accuracy: where these are given, the matrix,
+        its mean over the images seen after each task, and the list.
       What needs a second task is None after one.
 
     Raises:
@@ -63,20 +101,38 @@ def summarize(
         raise ValueError(f"{n} rows of accuracies and {len(task_sizes)} task sizes")
     if any(len(row) < t + 1 for t, row in enumerate(accuracy_matrix)):
         raise ValueError("row t of the accuracy matrix needs t + 1 entries")
-    rows = [[float(x) for x in row[: t + 1]] for t, row in enumerate(accuracy_matrix)]
-    seen = [float(np.average(row, weights=task_sizes[: len(row)])) for row in rows]
+    rows, seen = _triangle(accuracy_matrix, task_sizes)
     last = rows[-1]
     earlier = range(n - 1)
     best = [max(rows[t][j] for t in range(j, n - 1)) for j in earlier]
-    return {
+    summary = {
         "accuracy_matrix": rows,
         "seen_accuracy": seen,
+        "old_accuracy": [
+            float(np.average(row[:-1], weights=task_sizes[: len(row) - 1])) if row[1:] else None
+            for row in rows
+        ],
+        "new_accuracy": [row[-1] for row in rows],
         "average_incremental_accuracy": _mean(seen),
         "average_incremental_accuracy_without_first": _mean(seen[1:]),
         "last_accuracy": seen[-1],
         "forgetting": _mean([best[j] - last[j] for j in earlier]),
         "backward_transfer": _mean([last[j] - rows[j][j] for j in earlier]),
     }
+    if task_aware is not None:
+        told = _triangle(task_aware, task_sizes)
+        summary["task_aware_matrix"], summary["task_aware_accuracy"] = told
+    if top5 is not None:
+        summary["top5_accuracy"] = list(top5)
+    return summary
+
+
+def _triangle(
+    matrix: Sequence[Sequence[float]], weights: Sequence[int]
+) -> tuple[list[list[float]], list[float]]:
+    """The lower triangle, and the weighted mean of each of its rows."""
+    rows = [[float(x) for x in row[: t + 1]] for t, row in enumerate(matrix)]
+    return rows, [float(np.average(row, weights=weights[: len(row)])) for row in rows]
 
 
 def _mean(values: Sequence[float]) -> float | None:

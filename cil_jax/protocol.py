@@ -13,16 +13,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cil_jax import data, methods, metrics, models, schedules
+from cil_jax import data, metrics
+from cil_jax.assemble import data_seed, engine_of, recipe_of, scenario_of
 from cil_jax.checkpoint import Checkpoints
+from cil_jax.classifiers import Counts
 from cil_jax.config import Config, UserError
-from cil_jax.data import scenario as scenarios
-from cil_jax.data.augment import Augmentation
-from cil_jax.engine import Engine
+from cil_jax.data.scenario import Task
 from cil_jax.learner import Learner, Normalizer
 from cil_jax.memory import Pool
 from cil_jax.observer import Observer, Position
 from cil_jax.record import RunFolder
+from cil_jax.selection import unit
+from cil_jax.typing import Array
 
 SECONDS_A_CALL = 1.0  # of training between two signs of life
 
@@ -66,8 +68,10 @@ class Run:
             raise UserError(f"--memory {size} is smaller than the number of classes, {n_classes}")
         images, labels, self.test_bounds = self.scenario.test_set()
         self.test_images, self.test_labels = jnp.asarray(images), jnp.asarray(labels)
+        # In the method's own order, which a compiled program does not keep.
+        self.classifiers = [*self.engine.method.classifiers(), *(["ncm"] if config.ncm else [])]
         self.history: dict[str, Any] = {
-            "matrices": {name: [] for name in self.engine.method.classifiers()},
+            "scores": {name: [] for name in self.classifiers},
             "seconds": {"train": 0.0, "end_task": 0.0, "evaluate": 0.0},
         }
         self._stride = 1  # updates in one call
@@ -82,14 +86,22 @@ class Run:
                 learner = self._restored(learner)
             self.observer.started(self, learner)
             for index in range(int(learner.task), len(self.scenario.task_sizes)):
-                learner = self._learn(learner, self.scenario.task(index))
+                learner = self._learn(learner, self.task(index))
         return self.results(learner)
+
+    def task(self, index: int) -> Task:
+        """The images that task `index` brings: its own or, for a bound, all so far."""
+        if self.engine.method.keeps_all_data:
+            return self.scenario.up_to(index)
+        return self.scenario.task(index)
 
     def updates(self, task: int) -> int:
         """Updates that a task takes; for a memory that is not yet known, an estimate."""
         kept = self.engine.method.memory_size or 0
-        n_images = self.scenario.n_images(task) + (kept if task else 0)
-        return self.config.epochs * self._steps(n_images)
+        first = 0 if self.engine.method.keeps_all_data else task
+        n_images = sum(self.scenario.n_images(t) for t in range(first, task + 1))
+        n_images += kept if task else 0
+        return recipe_of(self.config, task).epochs * self._steps(n_images)
 
     def _steps(self, n_images: int) -> int:
         """Updates an epoch: a rest smaller than a batch is left out."""
@@ -104,15 +116,27 @@ class Run:
         n_images = np.diff(self.test_bounds).tolist()
         return {
             "method": config.method,
+            "preset": config.preset,
             "dataset": config.dataset,
+            "order": f"seeded {config.order_seed}" if config.order == "seeded" else config.order,
+            "backbone": config.backbone,
+            "epochs": [recipe_of(config, t).epochs for t in range(len(self.scenario.task_sizes))],
+            "exemplars": method.memory_size or 0,
+            "keeps_all_data": method.keeps_all_data,
             "class_order": list(self.scenario.class_order),
             "task_sizes": list(self.scenario.task_sizes),
             "seeds": {"order": config.order_seed, "init": config.seed, "data": data_seed(config)},
             "classifiers": {
-                name: metrics.summarize(matrix, n_images)
-                for name, matrix in self.history["matrices"].items()
+                name: metrics.summarize(
+                    [one["task_accuracy"] for one in scores],
+                    n_images,
+                    task_aware=[one["task_aware"] for one in scores],
+                    top5=[one["top5"] for one in scores],
+                )
+                for name, scores in self.history["scores"].items()
             },
             "headline": method.headline,
+            "uses_all_data": [name for name in ("ncm",) if name in self.classifiers],
             "memory_bytes": int(learner.memory.counts.sum()) * math.prod(learner.image_shape),
             "parameters": sum(jax.tree.leaves(sizes["backbone"])) + n_seen * (n_features + 1),
             "seconds": {k: round(v, 3) for k, v in self.history["seconds"].items()},
@@ -126,8 +150,8 @@ class Run:
             dataset.image_shape,
             sum(self.scenario.task_sizes),
             Normalizer(jnp.asarray(mean), jnp.asarray(std)),
-            jax.random.key(config.seed),
-            # Another root than that of initial weights, also where the seeds are equal.
+            # Two roots, also where the seeds are equal.
+            jax.random.fold_in(jax.random.key(config.seed), 0),
             jax.random.fold_in(jax.random.key(data_seed(config)), 1),
         )
 
@@ -161,13 +185,13 @@ class Run:
         record = {"history": copy.deepcopy(self.history), "n_lines": self.folder.n_lines}
         self._checkpoints.save(learner, record)
 
-    def _learn(self, learner: Learner, task: scenarios.Task) -> Learner:
+    def _learn(self, learner: Learner, task: Task) -> Learner:
         """One task, or what is left of it."""
         if int(learner.epoch) == 0:
             learner = self.engine.begin_task(learner, jnp.int32(task.n_classes))
         pool = self.pool(learner, task)
         n_images = int(pool.count())
-        for epoch in range(int(learner.epoch), self.config.epochs):
+        for epoch in range(int(learner.epoch), recipe_of(self.config, task.index).epochs):
             learner, line = self._epoch(learner, pool, n_images, task.index, epoch)
             self.folder.append(line)
             self._save(learner)
@@ -181,16 +205,13 @@ class Run:
         self.observer.task_done(self, line)
         return learner
 
-    def pool(self, learner: Learner, task: scenarios.Task) -> Pool:
+    def pool(self, learner: Learner, task: Task) -> Pool:
         """The task's images on the device, padded to the largest task's, and the exemplars."""
-        n, room = len(task.labels), self.scenario.largest_task
-        images = np.zeros((room, *task.images.shape[1:]), np.uint8)
-        labels = np.full(room, -1, np.int32)
-        images[:n], labels[:n] = task.images, task.labels
+        keeps_all = self.engine.method.keeps_all_data
+        n_rows = self.scenario.n_all_images if keeps_all else self.scenario.largest_task
         return self.engine.pool(
             learner,
-            images,
-            labels,
+            *task.padded(n_rows),
             task_room=max(self.scenario.task_sizes),
             class_room=self.scenario.largest_class,
         )
@@ -199,17 +220,15 @@ class Run:
         self, learner: Learner, pool: Pool, n_images: int, task: int, epoch: int
     ) -> tuple[Learner, dict[str, Any]]:
         """One pass over the pool, and its line of metrics.jsonl."""
-        config = self.config
-        rate = schedules.step_rate(
-            epoch, config.epochs, config.rate, config.rate_steps, config.rate_factor
-        )
+        recipe = recipe_of(self.config, task)
+        rate, weight_decay = recipe.rate_at(epoch), jnp.float32(recipe.weight_decay)
         steps = self._steps(n_images)
         sums, step, seconds = self.engine.no_sums(), 0, 0.0
         while step < steps:
             stop = min(step + self._stride, steps)
             start = time.perf_counter()
             learner, sums = self.engine.train(
-                learner, pool, sums, jnp.float32(rate), jnp.int32(stop)
+                learner, pool, sums, jnp.float32(rate), weight_decay, jnp.int32(stop)
             )
             means = {name: float(total) / stop for name, total in sums.items()}
             took = time.perf_counter() - start
@@ -221,12 +240,12 @@ class Run:
                     f"the loss is no longer finite in task {task + 1}, epoch {epoch + 1}, at "
                     f"learning rate {rate:g}: try a lower --rate"
                 )
-            speed = step * config.batch_size / seconds
+            speed = step * self.config.batch_size / seconds
             self.observer.trained(self, Position(task, epoch, step, steps, means["loss"], speed))
         learner = learner.replace(epoch=jnp.int32(epoch + 1), step=jnp.int32(0))
         self.history["seconds"]["train"] += seconds
 
-        confusions, test_loss = self._answers(learner, *self.test_bounds[task : task + 2])
+        counts, test_loss = self._answers(learner, *self.test_bounds[task : task + 2])
         line = {
             "kind": "epoch",
             "task": task,
@@ -235,40 +254,60 @@ class Run:
             "train_loss": means["loss"],
             "train_accuracy": means["n_new_right"] / max(means["n_new"], 1e-9),
             "test_loss": test_loss,
-            "test_accuracy": metrics.accuracy(confusions["linear"]),
+            "test_accuracy": metrics.accuracy(counts["linear"].confusion),
             "parts": {name: means[name] for name in self.engine.method.parts},
             "images_per_second": round(speed, 1),
         }
         return learner, line
 
     def _answers(
-        self, learner: Learner, start: int, stop: int
-    ) -> tuple[dict[str, np.ndarray], float]:
-        """Confusion matrices of test images start .. stop - 1 by classifier, and the loss."""
+        self, learner: Learner, start: int, stop: int, all_data_means: Array | None = None
+    ) -> tuple[dict[str, Counts], float]:
+        """Counts on test images start .. stop - 1 by classifier, and the loss."""
+        means = jnp.zeros_like(learner.means) if all_data_means is None else all_data_means
         with self._clock("evaluate"):
-            confusions, loss = self.engine.evaluate(
-                learner, self.test_images, self.test_labels, jnp.int32(start), jnp.int32(stop)
+            counts, loss = self.engine.evaluate(
+                learner,
+                self.test_images,
+                self.test_labels,
+                jnp.int32(start),
+                jnp.int32(stop),
+                means,
             )
-            # In the method's own order, which a compiled program does not keep.
-            names = self.engine.method.classifiers()
-            return {name: np.asarray(confusions[name]) for name in names}, float(loss)
+            return {name: jax.device_get(counts[name]) for name in self.classifiers}, float(loss)
+
+    def _all_data_means(self, learner: Learner) -> Array:
+        """Class means of all training data of the classes seen: an analysis, see `Config.ncm`.
+
+        Mirror images count where training mirrors, as in iCaRL's code.
+        """
+        mirrored, sums = self.engine.augmentation.mirror, jnp.zeros_like(learner.means)
+        with self._clock("evaluate"):
+            for index in range(int(learner.task)):
+                images, labels = self.scenario.task(index).padded(self.scenario.largest_task)
+                sums += self.engine.feature_sums(learner, images, labels, mirrored=mirrored)
+            return jax.block_until_ready(unit(sums))
 
     def _evaluation(self, learner: Learner, task: int) -> dict[str, Any]:
         """All classifiers on all classes seen, and the line of metrics.jsonl."""
         n_seen = int(learner.n_seen)
-        confusions, _ = self._answers(learner, 0, self.test_bounds[task + 1])
-        seen = {name: c[:n_seen, :n_seen] for name, c in confusions.items()}
+        means = self._all_data_means(learner) if self.config.ncm else None
+        counts, _ = self._answers(learner, 0, self.test_bounds[task + 1], means)
         sizes = self.scenario.task_sizes[: task + 1]
-        rows = {name: metrics.task_accuracies(c, sizes) for name, c in seen.items()}
-        for name, row in rows.items():
-            self.history["matrices"][name].append(row)
+        scores = {name: metrics.scores(one, sizes) for name, one in counts.items()}
+        for name, one in scores.items():
+            self.history["scores"][name].append(one)
+        lines = {
+            key: {name: one[key] for name, one in scores.items()}
+            for key in ("task_accuracy", "seen_accuracy", "task_aware", "top5")
+        }
+        confusion = {n: c.confusion[:n_seen, :n_seen].tolist() for n, c in counts.items()}
         return {
             "kind": "evaluation",
             "task": task,
             "n_seen": n_seen,
-            "task_accuracy": rows,
-            "seen_accuracy": {name: metrics.accuracy(c) for name, c in seen.items()},
-            "confusion": {name: c.tolist() for name, c in seen.items()},
+            **lines,
+            "confusion": confusion,
         }
 
     @contextlib.contextmanager
@@ -276,34 +315,3 @@ class Run:
         start = time.perf_counter()
         yield
         self.history["seconds"][name] += time.perf_counter() - start
-
-
-def data_seed(config: Config) -> int:
-    """The seed of shuffling, augmentation and random exemplars."""
-    return config.seed if config.data_seed is None else config.data_seed
-
-
-def scenario_of(config: Config, dataset: data.Dataset) -> data.Scenario:
-    """The tasks that a config makes of a data set."""
-    return scenarios.create(
-        dataset,
-        order=config.order,
-        order_seed=config.order_seed,
-        task_size=config.task_size,
-        first_task=config.first_task,
-        classes=config.classes,
-    )
-
-
-def engine_of(config: Config, dataset: data.Dataset) -> Engine:
-    """The compiled programs that a config asks for, on this machine."""
-    mirror = dataset.mirror if config.mirror == "auto" else config.mirror == "yes"
-    pad = dataset.pad if config.pad is None else config.pad
-    convolution = models.convolution_for(jax.default_backend())
-    backbone = models.build(config.backbone, last_relu=config.last_relu, convolution=convolution)
-    return Engine(
-        method=methods.build(config, backbone, mirror_means=mirror),
-        optimizer=schedules.SGD(config.momentum, config.weight_decay),
-        augmentation=Augmentation(pad, mirror),
-        batch_size=config.batch_size,
-    )

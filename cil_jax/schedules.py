@@ -5,7 +5,7 @@ import dataclasses
 import jax
 import optax
 
-from cil_jax.typing import Params
+from cil_jax.typing import Array, Params
 
 
 @dataclasses.dataclass(frozen=True)
@@ -14,19 +14,47 @@ class SGD:
 
     Attributes:
       momentum: the fraction of the past update direction that is kept, 0..1.
-      weight_decay: times the weight is added to its gradient. Kernels decay; biases and
-        normalisation parameters do not.
+      decay: which weights decay. "kernels": biases and normalisation parameters do not, as in
+        iCaRL's code; "all": they do, as where PyTorch's optimizer is given all parameters.
     """
 
     momentum: float = 0.9
-    weight_decay: float = 0.0
+    decay: str = "kernels"
 
-    def direction(self) -> optax.GradientTransformation:
-        """The update before it is multiplied by minus the learning rate."""
+    def direction(self, weight_decay: float | Array = 0.0) -> optax.GradientTransformation:
+        """The update before it is multiplied by minus the learning rate.
+
+        Args:
+          weight_decay: times a weight is added to its gradient; may be traced.
+        """
+        mask = _kernels if self.decay == "kernels" else None
         return optax.chain(
-            optax.add_decayed_weights(self.weight_decay, mask=_kernels),
+            optax.add_decayed_weights(weight_decay, mask=mask),
             optax.trace(decay=self.momentum),
         )
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """How long a task is trained, and how fast.
+
+    Attributes:
+      epochs: passes over the pool.
+      rate: learning rate of the first epoch.
+      steps: fractions of the epochs after which the rate falls.
+      factor: what it is divided by at each fall.
+      weight_decay: times a weight is added to its gradient.
+    """
+
+    epochs: int
+    rate: float
+    steps: tuple[float, ...]
+    factor: float
+    weight_decay: float
+
+    def rate_at(self, epoch: int) -> float:
+        """The learning rate of an epoch, from 0."""
+        return step_rate(epoch, self.epochs, self.rate, self.steps, self.factor)
 
 
 def _kernels(params: Params) -> Params:

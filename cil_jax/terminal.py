@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from cil_jax import metrics
+from cil_jax.assemble import recipe_of
 from cil_jax.learner import Learner
 from cil_jax.observer import Observer, Position
 from cil_jax.protocol import Run
@@ -52,7 +53,9 @@ class Terminal(Observer):
             f"{config.dataset}: {sum(sizes)} classes in {len(sizes)} task{'s'[: len(sizes) - 1]} "
             f"({', '.join(map(str, sizes))}), order {order}, seed {config.seed}"
         )
-        self._say(f"{config.backbone}, {config.epochs} epochs a task, on {device.device_kind}")
+        epochs = [recipe_of(config, t).epochs for t in range(len(sizes))]
+        later = f", then {epochs[1]}" if len(sizes) > 1 and epochs[1] != epochs[0] else ""
+        self._say(f"{config.backbone}, {epochs[0]} epochs a task{later}, on {device.device_kind}")
         self._say(f"run folder: {run.folder.path}")
         updates = [run.updates(t) for t in range(len(sizes))]
         task, epoch = int(learner.task), int(learner.epoch)
@@ -63,17 +66,18 @@ class Terminal(Observer):
             self._say("this run is complete")
             return
         if task or epoch:
-            done += updates[task] * epoch // config.epochs
+            done += updates[task] * epoch // recipe_of(config, task).epochs
             self._say(f"continuing in task {task + 1} after epoch {epoch}")
         self._total = self._bar.add_task(
             "compiling", total=sum(updates), completed=done, loss="-", speed="-"
         )
-        names = run.engine.method.classifiers()
+        names = run.classifiers
         seen = "".join(f"{name:>9}" for name in names)
         self._say(f" task  seen{seen}  own task  old tasks     time")
 
     def trained(self, run: Run, position: Position) -> None:
-        tasks, epochs = len(run.scenario.task_sizes), run.config.epochs
+        tasks = len(run.scenario.task_sizes)
+        epochs = recipe_of(run.config, position.task).epochs
         before = sum(run.updates(t) for t in range(position.task))
         self._bar.update(
             self._total,
@@ -85,9 +89,10 @@ class Terminal(Observer):
 
     def epoch_done(self, run: Run, line: dict[str, Any]) -> None:
         if not self._console.is_terminal:
+            epochs = recipe_of(run.config, line["task"]).epochs
             self._say(
                 f"task {line['task'] + 1}/{len(run.scenario.task_sizes)}  "
-                f"epoch {line['epoch'] + 1}/{run.config.epochs}  loss {line['train_loss']:.4f}  "
+                f"epoch {line['epoch'] + 1}/{epochs}  loss {line['train_loss']:.4f}  "
                 f"new classes: train {percent(line['train_accuracy'])}, "
                 f"test {percent(line['test_accuracy'])}  "
                 f"{line['images_per_second']:,.0f} images/s  {self._elapsed()}"

@@ -3,12 +3,11 @@
 python -m experiments.compare runs/finetune runs/lwf runs/icarl --figure comparison.png
 """
 
-import argparse
 import sys
 
 from rich.console import Console
 
-from cil_jax.cli import Parser, guarded
+from cil_jax.cli import command_parser, guarded
 from cil_jax.report import compare
 
 
@@ -18,11 +17,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _compare(arguments: list[str] | None) -> None:
-    parser = Parser(
-        prog="python -m experiments.compare",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser("compare", __doc__)
     parser.add_argument("runs", nargs="+", metavar="RUN", help="folder of a run")
     parser.add_argument("--figure", metavar="FILE", help="draw the seen accuracy to FILE")
     flags = parser.parse_args(arguments)

@@ -6,10 +6,9 @@ takes the last network of a run and asks how well the nearest mean of so many ex
 classifies all classes seen. Exemplars are chosen anew from all training images: an analysis.
 """
 
-import argparse
 import sys
 
-from cil_jax.cli import Parser, guarded, saved_settings, start_accelerator
+from cil_jax.cli import command_parser, guarded, saved_settings, start_accelerator
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -18,11 +17,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _exemplars(arguments: list[str] | None) -> None:
-    parser = Parser(
-        prog="python -m experiments.exemplars",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser("exemplars", __doc__)
     parser.add_argument("run", metavar="RUN", help="folder of a run")
     parser.add_argument("--data-dir", metavar="DIR", help="as for the other experiments")
     parser.add_argument(

@@ -2,10 +2,10 @@
 
   python -m experiments.lwf --accelerator gpu
 
-is the full job: CIFAR-100, 10 tasks of 10 classes, ResNet-32, 70 epochs a task.
+is the full job: CIFAR-100, 10 tasks of 10 classes, ResNet-32, 200 then 250 epochs.
 """
 
 from cil_jax.cli import main
 
 if __name__ == "__main__":
-    main("lwf", "default", __doc__)
+    main("lwf", "pycil", __doc__)

@@ -4,12 +4,11 @@ python -m experiments.prepare                    # downloads 169 MB
 python -m experiments.prepare --archive FILE     # cifar-100-binary.tar.gz is here already
 """
 
-import argparse
 import sys
 
 from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn
 
-from cil_jax.cli import Parser, guarded
+from cil_jax.cli import command_parser, guarded
 from cil_jax.data import cifar100, prepare
 
 
@@ -19,11 +18,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _prepare(arguments: list[str] | None) -> None:
-    parser = Parser(
-        prog="python -m experiments.prepare",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser("prepare", __doc__)
     parser.add_argument(
         "--data-dir",
         metavar="DIR",

@@ -23,8 +23,8 @@ from cil_jax.models import BasicBlock
 # A backbone that compiles in a moment. It is registered as a user's own would be.
 models.BACKBONES["tiny"] = {"block": BasicBlock, "stage_sizes": (1, 1), "widths": (4, 8)}
 
-# The recipe that tests take for each method: the first of its presets.
-PRESETS = {method: presets(method)[0] for method in METHODS}
+# The recipe that tests take for each method: the paper's, else the first of its presets.
+PRESETS = {m: "paper" if "paper" in presets(m) else presets(m)[0] for m in METHODS}
 
 
 def small_config(method: str, out: os.PathLike | str, **overrides) -> Config:

@@ -27,6 +27,18 @@ def test_every_method_has_presets_that_can_be_read(method):
         assert (config.method, config.preset, config.epochs) == (method, name, 3)
 
 
+def test_hybrids_differ_from_the_paper_in_what_they_are_named_for():
+    paper = preset("icarl", "paper").decisive()
+    for name, other in (
+        ("hybrid1", {"answer": "linear"}),
+        ("hybrid2", {"distill": "none"}),
+        ("hybrid3", {"answer": "linear", "distill": "none"}),
+    ):
+        assert preset("icarl", name).decisive() == {**paper, **other, "preset": name}
+    mc = preset("lwf", "lwf-mc").decisive()
+    assert mc == {**paper, "method": "lwf", "preset": "lwf-mc"}
+
+
 def test_an_unknown_preset_or_setting_is_named():
     with pytest.raises(UserError, match="unknown preset 'papr' of icarl: did you mean 'paper'"):
         preset("icarl", "papr")
@@ -35,7 +47,7 @@ def test_an_unknown_preset_or_setting_is_named():
 
 
 def test_settings_survive_being_written_and_read():
-    config = preset("lwf", "default", lambda_=2.5, first_task=50)
+    config = preset("lwf", "pycil", lambda_=2.5, first_task=50)
     assert Config(**from_plain(config.decisive())) == config
 
 

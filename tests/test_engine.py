@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from conftest import small_config
 
+from cil_jax.classifiers import nearest_class_mean
 from cil_jax.data.augment import Augmentation
 from cil_jax.learner import embed, forward
 from cil_jax.observer import Observer
@@ -32,7 +33,9 @@ def begun(run):
 def trained(run, learner, pool, stops):
     sums = run.engine.no_sums()
     for stop in stops:
-        learner, sums = run.engine.train(learner, pool, sums, jnp.float32(1.0), jnp.int32(stop))
+        learner, sums = run.engine.train(
+            learner, pool, sums, jnp.float32(1.0), jnp.float32(0.0), jnp.int32(stop)
+        )
     return learner, sums
 
 
@@ -94,17 +97,20 @@ def test_evaluation_is_a_plain_count(run, begun):
     learner, _ = trained(run, learner, pool, [8])
     learner = run.engine.end_task(learner.replace(step=jnp.int32(0)), pool)
     start, stop = 3, run.test_bounds[1]
-    confusions, loss = run.engine.evaluate(
-        learner, run.test_images, run.test_labels, jnp.int32(start), jnp.int32(stop)
+    means = jax.random.normal(jax.random.key(1), learner.means.shape)
+    counts, loss = run.engine.evaluate(
+        learner, run.test_images, run.test_labels, jnp.int32(start), jnp.int32(stop), means
     )
     method = run.engine.method
     images = learner.normalizer(run.test_images[start:stop])
     features = forward(method.backbone, learner.weights, images, learner.n_seen).features
     labels = np.asarray(run.test_labels[start:stop])
-    for name, score in method.classifiers().items():
+    scorers = {**method.classifiers(), "ncm": lambda _, f: nearest_class_mean(f, means, 2)}
+    assert set(counts) == set(scorers)
+    for name, score in scorers.items():
         expected = np.zeros((5, 5), int)
         np.add.at(expected, (labels, np.asarray(score(learner, features).argmax(axis=1))), 1)
-        chex.assert_trees_all_equal(np.asarray(confusions[name]), expected.astype(np.int32))
+        chex.assert_trees_all_equal(np.asarray(counts[name].confusion), expected.astype(np.int32))
     from cil_jax.methods import Batch
 
     batch = Batch(images, jnp.asarray(labels))
@@ -132,6 +138,8 @@ def test_training_images_are_augmented(run, begun):
     learner, pool = begun
     plain = dataclasses.replace(run.engine, augmentation=Augmentation(0, False))
     one, _ = trained(run, learner, pool, [1])
-    two, _ = plain.train(learner, pool, plain.no_sums(), jnp.float32(1.0), jnp.int32(1))
+    two, _ = plain.train(
+        learner, pool, plain.no_sums(), jnp.float32(1.0), jnp.float32(0.0), jnp.int32(1)
+    )
     kernels = (x.weights.params["backbone"]["Conv_0"]["kernel"] for x in (one, two))
     assert not np.array_equal(*kernels)

@@ -10,6 +10,8 @@ import pytest
 
 from cil_jax import models
 from cil_jax.config import Config
+from cil_jax.data.augment import Augmentation
+from cil_jax.engine import Engine
 from cil_jax.learner import Learner, Normalizer, Weights, create, forward
 from cil_jax.memory import join
 from cil_jax.methods import Batch, build
@@ -86,13 +88,15 @@ def case(name, backbone, **settings):
 
 
 def test_finetune_is_cross_entropy_over_all_open_outputs(backbone):
-    loss, _, student, _, labels = case("finetune", backbone)
+    loss, _, student, _, labels = case("finetune", backbone, softmax_over="open")
     expected = -log_softmax(student[:, :N_SEEN])[np.arange(6), labels].mean()
     chex.assert_trees_all_close(loss, expected, rtol=1e-5)
 
 
 def test_lwf_is_lambda_times_distillation_plus_cross_entropy(backbone):
-    loss, parts, student, teacher, labels = case("lwf", backbone, lambda_=3.0, temperature=2.0)
+    loss, parts, student, teacher, labels = case(
+        "lwf", backbone, softmax_over="new", lambda_=3.0, temperature=2.0
+    )
     new = student[:, N_OLD:N_SEEN]
     cross_entropy = -log_softmax(new)[np.arange(6), labels - N_OLD].mean()
     soft = np.exp(log_softmax(teacher[:, :N_OLD] / 2))
@@ -102,26 +106,28 @@ def test_lwf_is_lambda_times_distillation_plus_cross_entropy(backbone):
 
 
 def test_lwf_has_nothing_to_distil_in_the_first_task(backbone):
-    method = build(Config(method="lwf"), backbone)
+    method = build(Config(method="lwf", softmax_over="new"), backbone)
     learner = learner_of(backbone, n_old=0, n_seen=2)
     batch = Batch(jnp.ones((2, 8, 8, 1)), jnp.array([0, 1]))
     (loss, (parts, _)), grads = jax.value_and_grad(method.loss, has_aux=True)(
         learner.weights.params, learner, batch, jax.random.key(0)
     )
-    assert float(parts["distillation"]) == 0 and float(loss) == float(parts["cross_entropy"])
+    assert float(parts["distillation"]) == 0 and float(loss) == float(parts["classification"])
     chex.assert_tree_all_finite(grads)
 
 
 def test_icarl_is_the_papers_loss(backbone):
     """Old outputs learn the old network's sigmoids, also of exemplars (labels 0 and 2 here)."""
-    loss, parts, student, teacher, labels = case("icarl", backbone, divisor=100.0)
+    loss, parts, student, teacher, labels = case(
+        "icarl", backbone, objective="sigmoid", divisor=100.0
+    )
     sigmoid = lambda x: 1 / (1 + np.exp(-x))  # noqa: E731
     targets = np.eye(ROOM)[labels]
     targets[:, :N_OLD] = sigmoid(teacher[:, :N_OLD])
     p = sigmoid(student)
     bce = -(targets * np.log(p) + (1 - targets) * np.log(1 - p))[:, :N_SEEN]
     chex.assert_trees_all_close(loss, bce.sum() / (6 * 100), rtol=1e-5)
-    chex.assert_trees_all_close(parts["old_classes"], bce[:, :N_OLD].sum() / 600, rtol=1e-5)
+    chex.assert_trees_all_close(parts["distillation"], bce[:, :N_OLD].sum() / 600, rtol=1e-5)
 
 
 @pytest.mark.parametrize("mirror_means", [True, False])
@@ -172,3 +178,140 @@ def test_random_exemplars_are_other_images_for_another_key(backbone):
         kept = np.asarray(memory.images)[:, 0, 0, 0]
         assert len(set(kept.tolist())) == 10 and np.all(labels[kept] == np.repeat([0, 1], 5))
     assert not np.array_equal(one.images, two.images)
+
+
+def sigmoid_bce(logits, targets):
+    p = 1 / (1 + np.exp(-logits))
+    return -(targets * np.log(p) + (1 - targets) * np.log(1 - p))
+
+
+def test_lwf_mc_is_icarls_loss_on_new_images(backbone):
+    settings = {"objective": "sigmoid", "divisor": 100.0}
+    loss, _, student, teacher, labels = case("lwf", backbone, **settings)
+    targets = np.eye(ROOM)[labels]
+    targets[:, :N_OLD] = 1 / (1 + np.exp(-teacher[:, :N_OLD]))
+    expected = sigmoid_bce(student, targets)[:, :N_SEEN].sum() / 600
+    chex.assert_trees_all_close(loss, expected, rtol=1e-5)
+
+
+def test_fixed_outputs_train_those_to_come_towards_zero(backbone):
+    settings = {"objective": "sigmoid", "divisor": 100.0, "outputs": "fixed"}
+    loss, _, student, teacher, labels = case("icarl", backbone, **settings)
+    targets = np.eye(ROOM)[labels]
+    targets[:, :N_OLD] = 1 / (1 + np.exp(-teacher[:, :N_OLD]))
+    chex.assert_trees_all_close(loss, sigmoid_bce(student, targets).sum() / 600, rtol=1e-5)
+    loss, _, student, _, labels = case("finetune", backbone, outputs="fixed", softmax_over="open")
+    expected = -log_softmax(student)[np.arange(6), labels].mean()
+    chex.assert_trees_all_close(loss, expected, rtol=1e-5)
+
+
+def test_hybrids_without_distillation_learn_the_labels_of_all_outputs(backbone):
+    settings = {"objective": "sigmoid", "divisor": 100.0, "distill": "none"}
+    loss, parts, student, _, labels = case("icarl", backbone, **settings)
+    expected = sigmoid_bce(student, np.eye(ROOM)[labels])[:, :N_SEEN].sum() / 600
+    chex.assert_trees_all_close(loss, expected, rtol=1e-5)
+    assert float(parts["distillation"]) == 0
+
+
+def test_icarl_as_pycil_has_it_is_cross_entropy_and_distillation(backbone):
+    loss, _, student, teacher, labels = case("icarl", backbone, objective="softmax")
+    cross_entropy = -log_softmax(student[:, :N_SEEN])[np.arange(6), labels].mean()
+    soft = np.exp(log_softmax(teacher[:, :N_OLD] / 2))
+    distillation = -(soft * log_softmax(student[:, :N_OLD] / 2)).sum(axis=1).mean()
+    chex.assert_trees_all_close(loss, cross_entropy + distillation, rtol=1e-5)
+
+
+def test_replay_is_cross_entropy_over_all_open_outputs(backbone):
+    loss, _, student, _, labels = case("replay", backbone)
+    expected = -log_softmax(student[:, :N_SEEN])[np.arange(6), labels].mean()
+    chex.assert_trees_all_close(loss, expected, rtol=1e-5)
+
+
+def test_li_and_hoiem_distil_each_old_task_in_a_softmax_of_its_own(backbone):
+    settings = Config(method="lwf", softmax_over="new", distill="tasks", lambda_=2.0)
+    method = build(settings, backbone, mirror_means=True)
+    learner = learner_of(backbone).replace(task_of=jnp.array([0, 0, 1, 2, 2, -1, -1, -1]))
+    images = jax.random.normal(jax.random.key(5), (6, 8, 8, 1))
+    batch = Batch(images, jnp.array([3, 4, 4, 3, 3, 4]))
+    _, (parts, _) = jax.jit(partial(method.loss, train=False))(
+        learner.weights.params, learner, batch, jax.random.key(0)
+    )
+    student, teacher = outputs(method, learner, batch)
+    expected = 0.0
+    for columns in ([0, 1], [2]):
+        soft = np.exp(log_softmax(teacher[:, columns] / 2))
+        expected -= (soft * log_softmax(student[:, columns] / 2)).sum(axis=1).mean()
+    chex.assert_trees_all_close(parts["distillation"], expected, rtol=1e-5)
+
+
+def test_the_task_of_each_class_is_known(backbone):
+    method = build(Config(method="finetune"), backbone)
+    learner = learner_of(backbone, n_old=0, n_seen=0)
+    for task, n_new in enumerate((2, 3)):
+        learner = method.begin_task(learner.replace(task=jnp.int32(task)), n_new, jax.random.key(0))
+    assert learner.task_of.tolist() == [0, 0, 1, 1, 1, -1, -1, -1]
+
+
+def test_fixed_outputs_are_all_opened_by_the_first_task_and_left_by_the_others(backbone):
+    method = build(Config(method="finetune", outputs="fixed"), backbone)
+    zeros = jax.tree.map(jnp.zeros_like, learner_of(backbone).weights.params["head"])
+    learner = learner_of(backbone, n_old=0, n_seen=0)
+    params = {**learner.weights.params, "head": zeros}
+    learner = learner.replace(weights=learner.weights.replace(params=params))
+    assert int(method.n_open(learner)) == 0
+    one = method.begin_task(learner, 2, jax.random.key(0))
+    assert int(method.n_open(one)) == ROOM and int(one.n_seen) == 2
+    assert np.all(np.abs(np.asarray(one.weights.params["head"]["kernel"])).max(axis=0) > 0)
+    two = method.begin_task(one, 2, jax.random.key(1))
+    chex.assert_trees_all_equal(two.weights.params, one.weights.params)
+
+
+def engine_for(method):
+    return Engine(method, SGD(), Augmentation(0, False), batch_size=4)
+
+
+def trained_one_step(method, learner, labels):
+    engine = engine_for(method)
+    images = np.random.RandomState(0).randint(0, 256, (len(labels), 8, 8, 1)).astype(np.uint8)
+    pool = engine.pool(learner, images, np.array(labels, np.int32), 2, 4)
+    numbers = (jnp.float32(0.1), jnp.float32(0.01), jnp.int32(1))
+    return engine.train(learner, pool, engine.no_sums(), *numbers)[0]
+
+
+def test_a_fixed_representation_moves_new_outputs_only_after_the_first_task(backbone):
+    method = build(Config(method="fixed", objective="sigmoid"), backbone)
+    first = learner_of(backbone, n_old=0, n_seen=3)
+    after = trained_one_step(method, first, [0, 1, 2, 0])
+    same = jax.tree.map(np.array_equal, after.weights, first.weights)
+    assert not any(jax.tree.leaves(same.params["backbone"]))
+    assert not any(jax.tree.leaves(same.batch_stats))
+
+    later = learner_of(backbone)
+    after = trained_one_step(method, later, [3, 4, 3, 4])
+    chex.assert_trees_all_equal(
+        (after.weights.params["backbone"], after.weights.batch_stats),
+        (later.weights.params["backbone"], later.weights.batch_stats),
+    )
+    moved = {
+        k: np.asarray(after.weights.params["head"][k] != v)
+        for k, v in later.weights.params["head"].items()
+    }
+    assert not moved["kernel"][:, :N_OLD].any() and not moved["bias"][:N_OLD].any()
+    assert moved["kernel"][:, N_OLD:N_SEEN].all() and moved["bias"][N_OLD:N_SEEN].all()
+
+
+def test_joint_training_begins_anew_with_all_outputs_fresh(backbone):
+    method = build(Config(method="joint"), backbone)
+    before = learner_of(backbone, n_old=0, n_seen=3)
+    after = method.begin_task(before, 2, jax.random.key(9))
+    assert (int(after.n_old), int(after.n_seen)) == (3, 5)
+    head = np.asarray(after.weights.params["head"]["kernel"])
+    assert np.all(np.abs(head[:, :5]).max(axis=0) > 0) and not head[:, 5:].any()
+    assert not np.array_equal(head, before.weights.params["head"]["kernel"])
+
+
+@pytest.mark.parametrize(("answer", "headline"), [("nme", "nme"), ("linear", "linear")])
+def test_the_answer_decides_the_headline_and_both_are_reported(backbone, answer, headline):
+    method = build(Config(method="icarl", answer=answer), backbone, mirror_means=True)
+    assert method.headline == headline == next(iter(method.classifiers()))
+    assert set(method.classifiers()) == {"nme", "linear"}

@@ -1,9 +1,11 @@
 """The accuracy matrix and its summary."""
 
+import jax
 import numpy as np
 import pytest
 
 from cil_jax import metrics
+from cil_jax.classifiers import Counts
 
 MATRIX = [[0.8], [0.9, 0.7], [0.5, 0.6, 0.9]]
 
@@ -18,6 +20,46 @@ def test_summary_of_three_tasks_by_hand():
     # Best before the last task: .9 and .7. When just learned: .8 and .7.
     assert summary["forgetting"] == pytest.approx((0.4 + 0.1) / 2)
     assert summary["backward_transfer"] == pytest.approx((-0.3 - 0.1) / 2)
+
+
+def test_old_and_new_classes_the_told_task_and_top5_by_hand():
+    summary = metrics.summarize(
+        MATRIX, [1, 1, 2], task_aware=[[1.0], [1.0, 0.8], [1.0, 0.6, 0.9]], top5=[None, None, 0.97]
+    )
+    assert summary["old_accuracy"] == pytest.approx([None, 0.9, 0.55])
+    assert summary["new_accuracy"] == pytest.approx([0.8, 0.7, 0.9])
+    assert summary["task_aware_accuracy"] == pytest.approx([1.0, 0.9, (1.0 + 0.6 + 2 * 0.9) / 4])
+    assert summary["top5_accuracy"] == [None, None, 0.97]
+
+
+@pytest.mark.parametrize("sizes", [[1, 2, 4], [3, 3], [2] * 5, [7]])
+def test_scores_are_a_plain_count_whatever_the_task_sizes(sizes):
+    """Against answers taken one by one; room is left for classes that have not come."""
+    n, room, rng = sum(sizes), sum(sizes) + 2, np.random.RandomState(0)
+    task_of = np.full(room, -1)
+    task_of[:n] = np.repeat(np.arange(len(sizes)), sizes)
+    labels = rng.randint(0, n, 200)
+    points = rng.randn(200, room).astype(np.float32)
+    points[np.arange(200), labels] += 1.0
+    points[:, n:] = -1e9
+    exists = np.arange(200) < 190
+    counts = jax.device_get(Counts.none(room).plus(points, labels, exists, task_of))
+    got = metrics.scores(counts, sizes)
+
+    points, labels = points[:190], labels[:190]
+    right = points.argmax(axis=1) == labels
+    told = [
+        p[task_of == task_of[c]].argmax() == np.flatnonzero(task_of == task_of[c]).tolist().index(c)
+        for p, c in zip(points, labels, strict=True)
+    ]
+    top5 = [c in np.argsort(-p)[:5] for p, c in zip(points, labels, strict=True)]
+    assert got["seen_accuracy"] == pytest.approx(right.mean())
+    assert got["top5"] == (pytest.approx(np.mean(top5)) if n > 5 else None)
+    for t in range(len(sizes)):
+        mine = task_of[labels] == t
+        assert got["task_accuracy"][t] == pytest.approx(right[mine].mean())
+        assert got["task_aware"][t] == pytest.approx(np.array(told)[mine].mean())
+    assert counts.confusion.sum() == 190
 
 
 def test_task_sizes_weigh_the_seen_accuracy():

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from cil_jax import metrics, report
+from cil_jax import members, metrics, report
 from cil_jax.record import RunFolder
 from cil_jax.report import figures
 from experiments import compare
@@ -18,17 +18,29 @@ NAMES = ("apple", "bear", "cloud", "dove", "elm")
 
 
 def results_of(sizes=(2, 2, 1), matrix=MATRIX):
+    summary = metrics.summarize(
+        matrix, sizes, task_aware=[[0.95] * len(row) for row in matrix], top5=[None] * len(matrix)
+    )
     return {
         "method": "icarl",
+        "preset": "paper",
         "dataset": "digits",
+        "order": "seeded 1993",
+        "seeds": {"order": 1993, "init": 0, "data": 0},
+        "backbone": "resnet8",
+        "epochs": [7, *[5] * (len(sizes) - 1)],
+        "exemplars": 20,
+        "keeps_all_data": False,
+        "uses_all_data": ["ncm"],
         "task_sizes": list(sizes),
         "headline": "nme",
         "parameters": 1234,
         "memory_bytes": 5678,
         "seconds": {"train": 1.5},
         "classifiers": {
-            "nme": metrics.summarize(matrix, sizes),
-            "linear": metrics.summarize(matrix, sizes),
+            "nme": summary,
+            "linear": summary,
+            "ncm": summary,
         },
     }
 
@@ -67,7 +79,17 @@ def test_the_page_shows_figures_that_are_there_numbers_and_names(folder):
     sources = re.findall(r'src="([^"]*)"', page)
     assert len(sources) == 4 and all((folder.path / source).exists() for source in sources)
     assert "http" not in page  # it is opened from disk, without a network
-    for text in ("38.0%", "65.0%", *NAMES, "epochs: 2", "&lt;b&gt;", "3 of 3"):
+    for text in (
+        "38.0%",
+        "65.0%",
+        "n = 1",
+        "ncm (all data)",
+        "95.0%",
+        *NAMES,
+        "epochs: 2",
+        "&lt;b&gt;",
+        "3 of 3",
+    ):
         assert text in page, text
 
 
@@ -101,14 +123,40 @@ def test_the_confusion_matrix_is_in_percent_of_the_true_class():
     assert [t.get_text() for t in figure.axes[0].get_yticklabels()] == ["apple", "bear"]
 
 
+def shown(table):
+    console = Console(file=io.StringIO(), width=120)
+    console.print(table)
+    return console.file.getvalue()
+
+
+def test_a_caption_says_whose_numbers_they_are():
+    said = report.caption(results_of())
+    for words in (
+        *("icarl (paper) on digits", "3 tasks of 2 or 1 classes", "resnet8"),
+        *("7, then 5 epochs a task", "20 exemplars", "class order seeded 1993, seed 0", "n = 1"),
+    ):
+        assert words in said
+    group = members.summarize([results_of(), {**results_of(), "order": "seeded 1994"}])
+    assert "class order seeded 1993, seeded 1994; n = 2" in report.caption(group)
+
+
+def test_the_table_names_each_classifier_and_has_every_number():
+    text = shown(report.summary(results_of()))
+    for words in ("nme (its own)", "ncm (all data)", "old classes", "new classes", "95.0%"):
+        assert words in text
+    assert "20.0%" not in text  # one cell of the matrix
+    rows = {line.split("│")[1].strip(): line for line in text.splitlines() if "│" in line}
+    assert rows["old classes"].count("30.0%") == 3  # (.2 * 2 + .4 * 2) / 4
+    assert rows["new classes"].count("70.0%") == 3
+    assert rows["top-5"].count(" - ") == 3
+
+
 @pytest.mark.parametrize("n", [1, 30])
 def test_one_task_and_many_can_be_drawn(n):
     results = results_of((1,) * n, [[0.5] * (t + 1) for t in range(n)])
     figures.accuracy_matrix(results)
     figures.seen_accuracy(results)
-    table = Console(file=io.StringIO(), width=100)
-    table.print(report.summary(results))
-    text = table.file.getvalue()
+    text = shown(report.summary(results))
     assert text.count("50.0%") >= 2 * n
     forgetting = next(line for line in text.splitlines() if "forgetting" in line)
     assert ("-" in forgetting) == (n == 1)

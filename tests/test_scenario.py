@@ -110,10 +110,14 @@ def test_pixel_statistics(digits):
     assert np.all(std == 1)
 
 
+def as_it_is(images):
+    return images
+
+
 def test_every_augmented_image_is_a_crop_and_all_crops_occur():
     image = jnp.arange(1.0, 17.0).reshape(1, 4, 4, 1)
     augmented = np.asarray(
-        Augmentation(1, True)(jax.random.key(0), jnp.tile(image, (500, 1, 1, 1)))
+        Augmentation(1, True)(jax.random.key(0), jnp.tile(image, (500, 1, 1, 1)), as_it_is)
     )
     padded = np.pad(np.asarray(image[0]), ((1, 1), (1, 1), (0, 0)))
     crops = [padded[i : i + 4, j : j + 4] for i in range(3) for j in range(3)]
@@ -125,8 +129,43 @@ def test_every_augmented_image_is_a_crop_and_all_crops_occur():
 
 def test_no_augmentation_changes_nothing_and_a_key_repeats():
     images = jax.random.normal(jax.random.key(1), (6, 5, 5, 2))
-    chex.assert_trees_all_equal(Augmentation(0, False)(jax.random.key(0), images), images)
+    chex.assert_trees_all_equal(Augmentation(0, False)(jax.random.key(0), images, as_it_is), images)
     augment = Augmentation(2, True)
-    one, two = augment(jax.random.key(3), images), augment(jax.random.key(3), images)
+    one, two = (augment(jax.random.key(3), images, as_it_is) for _ in range(2))
     chex.assert_trees_all_equal(one, two)
-    assert not np.array_equal(one, augment(jax.random.key(4), images))
+    assert not np.array_equal(one, augment(jax.random.key(4), images, as_it_is))
+
+
+def test_padding_is_the_mean_or_black():
+    """Crops of a grey image of 100 under a mean of 0.5: zeros after normalisation, or -0.5."""
+    images = np.full((200, 4, 4, 1), 100, np.uint8)
+    for padding, frame in (("mean", 0.0), ("black", -0.5)):
+        augment = Augmentation(2, False, padding=padding)
+        seen = np.unique(augment(jax.random.key(0), images, lambda x: x / 255.0 - 0.5))
+        np.testing.assert_allclose(seen, sorted([frame, 100 / 255 - 0.5]), atol=1e-6)
+
+
+@pytest.mark.parametrize("padding", ["mean", "black"])
+def test_brightness_is_one_number_an_image_up_to_white(padding):
+    images = np.full((500, 2, 2, 1), 200, np.uint8)
+    images[:, 0, 0] = 100
+    augment = Augmentation(0, False, padding=padding, brightness=0.4)
+    pixels = np.asarray(augment(jax.random.key(0), images, as_it_is))
+    factors = pixels[:, 0, 0, 0] / 100
+    assert 0.6 <= factors.min() < 0.65 and 1.35 < factors.max() <= 1.4
+    np.testing.assert_allclose(factors.mean(), 1.0, atol=0.04)
+    expected = np.minimum(200 * factors, 255)
+    np.testing.assert_allclose(pixels[:, 1, 1, 0], expected, rtol=1e-5)
+    assert (pixels <= 255).all()
+
+
+def test_all_data_up_to_a_task_and_padding(digits):
+    cut = scenario.create(digits, task_size=4)
+    task = cut.up_to(1)
+    assert task.n_classes == 4 and set(task.labels.tolist()) == set(range(8))
+    parts = [cut.task(0), cut.task(1)]
+    assert len(task.labels) == sum(len(part.labels) for part in parts)
+    images, labels = parts[0].padded(len(parts[0].labels) + 3)
+    assert labels[-3:].tolist() == [-1] * 3 and not images[-3:].any()
+    np.testing.assert_array_equal(images[:-3], parts[0].images)
+    assert cut.n_all_images == len(digits.train_labels)

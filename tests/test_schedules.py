@@ -6,6 +6,8 @@ import optax
 import pytest
 
 from cil_jax import schedules
+from cil_jax.assemble import recipe_of
+from cil_jax.config import preset
 
 
 def test_the_papers_rate_falls_after_epochs_49_and_63():
@@ -24,7 +26,7 @@ def test_updates_are_pytorchs_by_hand():
     # d = g + 0.1 w for kernels, d = g for the rest; b = 0.5 b + d; the weight moves by -rate b.
     params = {"layer": {"kernel": jnp.array(1.0), "bias": jnp.array(1.0)}}
     grads = {"layer": {"kernel": jnp.array(2.0), "bias": jnp.array(2.0)}}
-    direction = schedules.SGD(momentum=0.5, weight_decay=0.1).direction()
+    direction = schedules.SGD(momentum=0.5).direction(weight_decay=0.1)
     state = direction.init(params)
     weights, buffers = {"kernel": 1.0, "bias": 1.0}, {"kernel": 0.0, "bias": 0.0}
     for _ in range(3):
@@ -35,3 +37,27 @@ def test_updates_are_pytorchs_by_hand():
             buffers[name] = 0.5 * buffers[name] + 2.0 + decay * weights[name]
             weights[name] -= 0.1 * buffers[name]
     chex.assert_trees_all_close(params["layer"], weights, rtol=1e-6)
+
+
+def test_recipes_step_by_step_as_pycil_has_them():
+    """Epochs, falls and decay of the first task and of the others."""
+    for method, name, first, later in (
+        ("icarl", "pycil", (200, [60, 120, 170]), (170, [80, 120])),
+        ("replay", "pycil", (200, [60, 120, 170]), (70, [30, 50])),
+        ("finetune", "pycil", (200, [60, 120, 170]), (80, [40, 70])),
+        ("lwf", "pycil", (200, [60, 120, 160]), (250, [60, 120, 180, 220])),
+    ):
+        config = preset(method, name)
+        for task, (epochs, milestones) in enumerate((first, later, later)):
+            recipe = recipe_of(config, task)
+            assert recipe.epochs == epochs and config.decay == "all"
+            assert recipe.weight_decay == (5e-4 if task == 0 else 2e-4)
+            rates = [0.1 * 0.1 ** sum(e >= m for m in milestones) for e in range(epochs)]
+            assert [recipe.rate_at(e) for e in range(epochs)] == pytest.approx(rates)
+
+
+def test_a_setting_of_all_tasks_sets_aside_the_first_tasks_own():
+    assert recipe_of(preset("icarl", "pycil", epochs=10), 0).epochs == 10
+    assert recipe_of(preset("icarl", "pycil", epochs=10, first_epochs=20), 0).epochs == 20
+    assert recipe_of(preset("icarl", "pycil", weight_decay=0.0), 0).weight_decay == 0.0
+    assert recipe_of(preset("icarl", "pycil", rate=1.0), 0).steps == (0.3, 0.6, 0.85)

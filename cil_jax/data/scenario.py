@@ -25,6 +25,13 @@ class Task:
     images: np.ndarray
     labels: np.ndarray
 
+    def padded(self, n_rows: int) -> tuple[np.ndarray, np.ndarray]:
+        """Images and labels as arrays of so many rows; label -1 where there is no image."""
+        images = np.zeros((n_rows, *self.images.shape[1:]), np.uint8)
+        labels = np.full(n_rows, -1, np.int32)
+        images[: len(self.labels)], labels[: len(self.labels)] = self.images, self.labels
+        return images, labels
+
 
 @dataclasses.dataclass(frozen=True)
 class Scenario:
@@ -67,6 +74,11 @@ class Scenario:
         first, end = self.bounds[task : task + 2]
         return int(self._counts()[first:end].sum())
 
+    @property
+    def n_all_images(self) -> int:
+        """Training images of all tasks."""
+        return int(self._counts().sum())
+
     def _counts(self) -> np.ndarray:
         """Training images of each class, in the order in which classes come."""
         counts = np.bincount(self.dataset.train_labels, minlength=self.dataset.n_classes)
@@ -74,10 +86,17 @@ class Scenario:
 
     def task(self, index: int) -> Task:
         """Task `index` with its training images, in the data set's order."""
-        first, end = self.bounds[index : index + 2]
+        return self._task(index, self.bounds[index])
+
+    def up_to(self, index: int) -> Task:
+        """Task `index` with its training images and those of all tasks before it."""
+        return self._task(index, 0)
+
+    def _task(self, index: int, first: int) -> Task:
+        start, end = self.bounds[index : index + 2]
         labels = self._places()[self.dataset.train_labels]
         rows = np.flatnonzero((labels >= first) & (labels < end))
-        return Task(index, end - first, self.dataset.train_images[rows], labels[rows])
+        return Task(index, end - start, self.dataset.train_images[rows], labels[rows])
 
     def test_set(self) -> tuple[np.ndarray, np.ndarray, tuple[int, ...]]:
         """Test images and labels, classes in the order in which they come, and task bounds.

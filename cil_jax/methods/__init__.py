@@ -7,12 +7,34 @@ import flax.linen as nn
 from cil_jax.config import Config
 from cil_jax.methods.base import Batch, Classifier, Method
 from cil_jax.methods.finetune import Finetune
+from cil_jax.methods.fixed import FixedRepresentation
 from cil_jax.methods.icarl import ICaRL
+from cil_jax.methods.joint import Joint
 from cil_jax.methods.lwf import LwF
+from cil_jax.methods.replay import Replay
 
-__all__ = ["METHODS", "Batch", "Classifier", "Finetune", "ICaRL", "LwF", "Method", "build"]
+__all__ = [
+    "METHODS",
+    "Batch",
+    "Classifier",
+    "Finetune",
+    "FixedRepresentation",
+    "ICaRL",
+    "Joint",
+    "LwF",
+    "Method",
+    "Replay",
+    "build",
+]
 
-METHODS: dict[str, type[Method]] = {"finetune": Finetune, "lwf": LwF, "icarl": ICaRL}
+METHODS: dict[str, type[Method]] = {
+    "finetune": Finetune,
+    "fixed": FixedRepresentation,
+    "lwf": LwF,
+    "replay": Replay,
+    "icarl": ICaRL,
+    "joint": Joint,
+}
 
 
 def build(config: Config, backbone: nn.Module, **facts: object) -> Method:

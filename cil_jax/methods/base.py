@@ -37,14 +37,20 @@ class Method:
 
     Attributes:
       backbone: the Linen module that makes features.
+      outputs: "growing" for columns that open when their classes come, "fixed" for all columns
+        open from the first task on. Only classes seen are answered in either case.
       headline: the classifier that the method answers with.
       parts: the names of the loss' parts.
+      keeps_all_data: whether every task's pool holds the images of all tasks before it. No
+        incremental learner may have that; a bound to compare with does.
     """
 
     backbone: nn.Module
+    outputs: str = dataclasses.field(default="growing", kw_only=True)
 
     headline: ClassVar[str] = "linear"
     parts: ClassVar[tuple[str, ...]] = ()
+    keeps_all_data: ClassVar[bool] = False
 
     @property
     def memory_size(self) -> int | None:
@@ -52,15 +58,30 @@ class Method:
         return None
 
     def begin_task(self, learner: Learner, n_new: Array, key: Key) -> Learner:
-        """Before training: freezes the network as teacher and opens n_new head columns."""
-        params = dict(learner.weights.params)
-        params["head"] = heads.grow(params["head"], learner.n_seen, n_new, key)
-        return learner.replace(
-            weights=learner.weights.replace(params=params),
+        """Before training: freezes the network as teacher and opens the head columns of n_new."""
+        n_old, n_seen = learner.n_seen, learner.n_seen + n_new
+        column = jnp.arange(learner.task_of.shape[0])
+        is_new = (column >= n_old) & (column < n_seen)
+        after = learner.replace(
             teacher=learner.weights,
-            n_old=learner.n_seen,
-            n_seen=learner.n_seen + n_new,
+            n_old=n_old,
+            n_seen=n_seen,
+            task_of=jnp.where(is_new, learner.task, learner.task_of),
         )
+        n_open = self.n_open(learner)
+        params = dict(learner.weights.params)
+        params["head"] = heads.grow(params["head"], n_open, self.n_open(after) - n_open, key)
+        return after.replace(weights=learner.weights.replace(params=params))
+
+    def n_open(self, learner: Learner) -> Array:
+        """How many head columns are open: int32 []."""
+        if self.outputs == "growing":
+            return learner.n_seen
+        return jnp.where(learner.n_seen > 0, learner.task_of.shape[0], 0)
+
+    def trainable(self, learner: Learner) -> Params | None:
+        """What updates are multiplied by, of the form of params; None where all may move."""
+        del learner
 
     def loss(
         self, params: Params, learner: Learner, batch: Batch, key: Key, train: bool = True
@@ -91,7 +112,7 @@ class Method:
     def student(self, params: Params, learner: Learner, batch: Batch, train: bool) -> Output:
         """What the network that learns says of a batch."""
         weights = Weights(params, learner.weights.batch_stats)
-        return forward(self.backbone, weights, batch.images, learner.n_seen, train=train)
+        return forward(self.backbone, weights, batch.images, self.n_open(learner), train=train)
 
     def teacher(self, learner: Learner, batch: Batch) -> Output:
         """What the network of the task before says of a batch, in evaluation mode."""

@@ -3,17 +3,39 @@
 import dataclasses
 from typing import ClassVar
 
-from cil_jax import losses
+import jax
+
+from cil_jax import heads, losses
 from cil_jax.methods.base import Method
 
 
 @dataclasses.dataclass(frozen=True)
 class Finetune(Method):
-    """Cross-entropy over all open outputs, on the new task's images alone."""
+    """The labels of the images at hand, and nothing against forgetting.
 
-    parts: ClassVar = ("cross_entropy",)
+    Attributes:
+      objective: "softmax" for cross-entropy; "sigmoid" for a binary classifier at each output.
+      softmax_over: outputs among which labels compete under a softmax: all "open" ones, or the
+        "new" task's own.
+      divisor: the constant under the summed sigmoid loss.
+    """
+
+    objective: str
+    softmax_over: str
+    divisor: float
+
+    parts: ClassVar = ("classification",)
 
     def loss(self, params, learner, batch, key, train=True):
         output = self.student(params, learner, batch, train)
-        loss = losses.cross_entropy(output.logits, batch.labels)
-        return loss, ({"cross_entropy": loss}, output)
+        loss = self.classification(learner, batch, output.logits)
+        return loss, ({"classification": loss}, output)
+
+    def classification(self, learner, batch, logits):
+        """What the labels say of the outputs [B, room]; a scalar."""
+        n_open = self.n_open(learner)
+        if self.objective == "sigmoid":
+            targets = jax.nn.one_hot(batch.labels, logits.shape[1])
+            return losses.icarl_bce(heads.restrict(logits, 0, n_open), targets, self.divisor)
+        first = learner.n_old if self.softmax_over == "new" else 0
+        return losses.cross_entropy(heads.restrict(logits, first, n_open), batch.labels)

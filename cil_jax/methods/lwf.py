@@ -6,37 +6,63 @@ The old network's answers to new images are kept as soft labels: no old image is
 import dataclasses
 from typing import ClassVar
 
+import jax.numpy as jnp
+
 from cil_jax import heads, losses
-from cil_jax.methods.base import Method, when_there_is_a_past
+from cil_jax.methods.base import when_there_is_a_past
+from cil_jax.methods.finetune import Finetune
 
 
 @dataclasses.dataclass(frozen=True)
-class LwF(Method):
-    """lambda * distillation of the old outputs + cross-entropy of the new ones.
+class LwF(Finetune):
+    """Finetuning, and lambda * distillation of the old outputs; or iCaRL's loss, as LwF.MC.
 
-    Cross-entropy looks at the new task's outputs alone, as in Li and Hoiem and in PyCIL: over all
-    outputs it would push the old ones down on every image, which distillation, a softmax among the
-    old outputs, cannot see.
+    With softmax_over "new", labels compete among the new task's outputs, as in Li and Hoiem and in
+    PyCIL. Over all "open" ones, cross-entropy would push the old outputs down on every image,
+    which distillation, a softmax among the old outputs, cannot see.
 
     Attributes:
-      lambda_: weight of the distillation; 0 is finetuning of the new outputs.
+      distill: "all" old outputs in one softmax, each of the old "tasks" in its own, or "none".
+      lambda_: weight of the distillation under a softmax; 0 is finetuning.
       temperature: of both softmaxes in the distillation.
     """
 
+    distill: str
     lambda_: float
     temperature: float
 
-    parts: ClassVar = ("cross_entropy", "distillation")
+    parts: ClassVar = ("classification", "distillation")
 
     def loss(self, params, learner, batch, key, train=True):
         output = self.student(params, learner, batch, train)
-        new = heads.restrict(output.logits, learner.n_old, learner.n_seen)
-        cross_entropy = losses.cross_entropy(new, batch.labels)
+        parts = self._parts(learner, batch, output.logits)
+        weight = self.lambda_ if self.objective == "softmax" else 1.0
+        return parts["classification"] + weight * parts["distillation"], (parts, output)
 
-        old = heads.restrict(output.logits, 0, learner.n_old)
+    def _parts(self, learner, batch, logits):
+        if self.distill == "none":
+            return {
+                "classification": self.classification(learner, batch, logits),
+                "distillation": jnp.zeros(()),
+            }
         teacher_logits = self.teacher(learner, batch).logits
-        distillation = when_there_is_a_past(
-            learner, losses.distillation(old, teacher_logits, self.temperature)
-        )
-        loss = self.lambda_ * distillation + cross_entropy
-        return loss, ({"cross_entropy": cross_entropy, "distillation": distillation}, output)
+        if self.objective == "sigmoid":
+            n_open = self.n_open(learner)
+            return losses.icarl(
+                logits, batch.labels, teacher_logits, learner.n_old, n_open, self.divisor
+            )
+        return {
+            "classification": self.classification(learner, batch, logits),
+            "distillation": when_there_is_a_past(
+                learner, self._soft(learner, logits, teacher_logits)
+            ),
+        }
+
+    def _soft(self, learner, logits, teacher_logits):
+        """Distillation at a temperature, of all old outputs or task by task."""
+        old, old_teacher = (heads.restrict(x, 0, learner.n_old) for x in (logits, teacher_logits))
+        if self.distill == "all":
+            return losses.distillation(old, old_teacher, self.temperature)
+        is_old = jnp.arange(logits.shape[1]) < learner.n_old
+        task_of = jnp.where(is_old, learner.task_of, -1)
+        return losses.distillation_by_task(old, old_teacher, self.temperature, task_of)

@@ -3,6 +3,23 @@
 from cil_jax.report.compare import compare
 from cil_jax.report.figures import draw
 from cil_jax.report.page import write_page
-from cil_jax.report.tables import selection, summary
+from cil_jax.report.tables import (
+    caption,
+    group_summary,
+    reproduction,
+    reproduction_markdown,
+    selection,
+    summary,
+)
 
-__all__ = ["compare", "draw", "selection", "summary", "write_page"]
+__all__ = [
+    "caption",
+    "compare",
+    "draw",
+    "group_summary",
+    "reproduction",
+    "reproduction_markdown",
+    "selection",
+    "summary",
+    "write_page",
+]

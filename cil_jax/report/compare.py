@@ -8,6 +8,7 @@ from typing import Any
 from rich.table import Table
 
 from cil_jax.config import UserError
+from cil_jax.members import n_learned
 from cil_jax.record import RunFolder
 from cil_jax.report.figures import comparison
 from cil_jax.report.tables import percent
@@ -34,10 +35,10 @@ def compare(folders: Sequence[str | os.PathLike], figure: str | os.PathLike | No
         for key in PROTOCOL:
             if results[key] != first[key]:
                 raise UserError(f"{name} and {first_name} differ in {key}: not comparable")
-        if _n_tasks(results) != _n_tasks(first):
+        if n_learned(results) != n_learned(first):
             raise UserError(
-                f"{name} has learned {_n_tasks(results)} tasks and {first_name} "
-                f"{_n_tasks(first)}: not comparable"
+                f"{name} has learned {n_learned(results)} tasks and {first_name} "
+                f"{n_learned(first)}: not comparable"
             )
     if figure is not None:
         try:
@@ -58,10 +59,6 @@ def compare(folders: Sequence[str | os.PathLike], figure: str | os.PathLike | No
                 percent(one["forgetting"]),
             )
     return table
-
-
-def _n_tasks(results: dict[str, Any]) -> int:
-    return len(results["classifiers"][results["headline"]]["seen_accuracy"])
 
 
 def _results(folder: str | os.PathLike) -> dict[str, Any]:

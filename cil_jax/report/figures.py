@@ -1,6 +1,7 @@
 """The figures of a run, made from its folder alone."""
 
 import itertools
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from cil_jax.record import RunFolder
+from cil_jax.report.tables import caption, column_name
 
 # Okabe and Ito's colours, which people with any colour vision can tell apart.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
@@ -22,7 +24,7 @@ STYLE = {
     "axes.axisbelow": True,
     "grid.color": "#e6e6e6",
     "axes.edgecolor": "#888888",
-    "axes.titlesize": 11,
+    "axes.titlesize": 8,
     "axes.titlelocation": "left",
     "legend.frameon": False,
     "figure.dpi": 120,
@@ -65,7 +67,9 @@ def seen_accuracy(results: dict[str, Any]) -> Figure:
     for color, (name, one) in zip(COLORS, results["classifiers"].items(), strict=False):
         values = 100 * np.array(one["seen_accuracy"])
         own = name == results["headline"]
-        label = f"{name}: average {100 * one['average_incremental_accuracy']:.1f}"
+        label = (
+            f"{column_name(results, name)}: average {100 * one['average_incremental_accuracy']:.1f}"
+        )
         axes.plot(
             seen[: len(values)], values, "o-" if own else "o--", color=color, label=label, ms=4
         )
@@ -133,7 +137,7 @@ def accuracy_matrix(results: dict[str, Any]) -> Figure:
     axes.set(xlabel="accuracy on task", ylabel="after learning task")
     axes.grid(visible=False)
     figure.colorbar(image, ax=axes, shrink=0.8, label="%")
-    axes.set_title(f"{_title(results)}, {results['headline']}")
+    axes.set_title(f"{_title(results)}\nclassifier: {results['headline']}")
     return figure
 
 
@@ -166,7 +170,7 @@ def curves(results: dict[str, Any], epochs: Sequence[dict[str, Any]]) -> Figure:
     bottom.set(ylabel="accuracy (%), linear", xlabel="epochs, over all tasks", ylim=(0, 102))
     top.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2, borderaxespad=0)
     bottom.xaxis.set_major_locator(MaxNLocator(integer=True))
-    top.set_title(f"{_title(results)}: the current task")
+    top.set_title(f"{_title(results)}\nthe current task")
     return figure
 
 
@@ -191,9 +195,10 @@ def confusion(
     axes.set(xlabel="predicted class", ylabel="true class, in the order they came")
     axes.grid(visible=False)
     figure.colorbar(image, ax=axes, shrink=0.8, label="% of the true class")
-    axes.set_title(f"{_title(results)}, {results['headline']}")
+    axes.set_title(f"{_title(results)}\nclassifier: {results['headline']}")
     return figure
 
 
 def _title(results: dict[str, Any]) -> str:
-    return f"{results['method']} on {results['dataset']}"
+    """Whose numbers they are, in lines that fit a figure."""
+    return textwrap.fill(caption(results), 72)

@@ -8,7 +8,7 @@ import jinja2
 import numpy as np
 
 from cil_jax.record import RunFolder, replace_text
-from cil_jax.report.tables import SUMMARY_ROWS, percent
+from cil_jax.report.tables import LAST_ROWS, SUMMARY_ROWS, caption, column_name, percent
 
 TITLES = {
     "seen_accuracy.png": "Accuracy by the number of classes",
@@ -39,7 +39,10 @@ def write_page(folder: RunFolder, class_names: Sequence[str]) -> Path:
         own=own,
         seen=bounds.tolist(),
         n_learned=len(own["seen_accuracy"]),
+        caption=caption(results),
+        column_name=column_name,
         summary_rows=SUMMARY_ROWS,
+        last_rows=LAST_ROWS,
         figures=[(title, file) for file, title in TITLES.items()],
         tasks=[part.tolist() for part in np.split(np.array(class_names), bounds[:-1])],
         settings=folder.config_file.read_text(),

@@ -1,11 +1,17 @@
-"""The results of a run as a table for the terminal."""
+"""Results as tables for the terminal, each of which says whose numbers they are."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 from rich.table import Table
 
+LAST_ROWS = (
+    ("  old classes", "old_accuracy"),
+    ("  new classes", "new_accuracy"),
+    ("  top-5", "top5_accuracy"),
+    ("  task-aware (the task is told)", "task_aware_accuracy"),
+)
 SUMMARY_ROWS = (
     ("average incremental accuracy", "average_incremental_accuracy"),
     ("  without the first task", "average_incremental_accuracy_without_first"),
@@ -42,12 +48,7 @@ def summary(results: dict[str, Any]) -> Table:
       results: what results.json holds.
     """
     sizes, classifiers = results["task_sizes"], results["classifiers"]
-    title = f"{results['method']} on {results['dataset']}: accuracy on all classes seen"
-    table = Table(title=title, title_justify="left", min_width=len(title))
-    table.add_column("classes seen")
-    for name in classifiers:
-        own = " (its own)" if name == results["headline"] and len(classifiers) > 1 else ""
-        table.add_column(name + own, justify="right")
+    table = _headed(results, caption(results))
     columns = list(classifiers.values())
     seen = np.cumsum(sizes)
     for t in range(len(columns[0]["seen_accuracy"])):
@@ -55,4 +56,124 @@ def summary(results: dict[str, Any]) -> Table:
     table.add_section()
     for label, key in SUMMARY_ROWS:
         table.add_row(label, *(percent(c[key]) for c in columns))
+        if key == "last_accuracy":
+            for part, part_key in LAST_ROWS:
+                table.add_row(part, *(percent(c[part_key][-1]) for c in columns))
     return table
+
+
+def group_summary(summary: dict[str, Any]) -> Table:
+    """The same of several members: means and standard deviations.
+
+    Args:
+      summary: of `cil_jax.members.summarize`.
+    """
+    table = _headed(summary, caption(summary))
+    columns = list(summary["classifiers"].values())
+    for t, n_seen in enumerate(np.cumsum(summary["task_sizes"])):
+        curves = (c["seen_accuracy"] for c in columns)
+        table.add_row(str(n_seen), *(spread(c["mean"][t], c["std"][t]) for c in curves))
+    table.add_section()
+    for label, key in SUMMARY_ROWS:
+        table.add_row(label, *(spread(c[key]["mean"], c[key]["std"]) for c in columns))
+        if key == "last_accuracy":
+            for part, part_key in LAST_ROWS:
+                last = ((c[part_key]["mean"][-1], c[part_key]["std"][-1]) for c in columns)
+                table.add_row(part, *(spread(*one) for one in last))
+    return table
+
+
+def caption(results: dict[str, Any]) -> str:
+    """Whose numbers they are: method, preset, protocol, order and n, in one sentence.
+
+    Args:
+      results: what results.json or summary.json holds.
+    """
+    sizes, epochs = results["task_sizes"], results["epochs"]
+    method = results["method"] + (f" ({results['preset']})" if results["preset"] else "")
+    tasks = f"{len(sizes)} task{'s'[: len(sizes) - 1]} of {_either(sizes)} classes"
+    trained = ", then ".join(map(str, dict.fromkeys(epochs)))
+    kept = f", {results['exemplars']} exemplars" if results["exemplars"] else ""
+    kept += ", all data kept" if results["keeps_all_data"] else ""
+    orders = ", ".join(results["orders"]) if "orders" in results else results["order"]
+    seed = f", seed {results['seeds']['init']}" if "seeds" in results else ""
+    return (
+        f"{method} on {results['dataset']}, {tasks}, {results['backbone']}, {trained} epochs a "
+        f"task{kept}; class order {orders}{seed}; n = {results.get('n', 1)}"
+    )
+
+
+def _either(numbers: Sequence[int]) -> str:
+    return " or ".join(map(str, dict.fromkeys(numbers)))
+
+
+def column_name(results: dict[str, Any], classifier: str) -> str:
+    """A classifier's name with what one must know of it."""
+    own = " (its own)" if classifier == results["headline"] else ""
+    return classifier + (" (all data)" if classifier in results["uses_all_data"] else own)
+
+
+def spread(mean: float | None, std: float | None) -> str:
+    """Such as '50.2% +- 1.1'."""
+    return percent(mean) + ("" if std is None else f" +- {100 * std:.1f}")
+
+
+def _headed(results: dict[str, Any], title: str) -> Table:
+    table = Table(title=f"{title}\naccuracy on all classes seen", title_justify="left")
+    table.add_column("classes seen")
+    for name in results["classifiers"]:
+        table.add_column(column_name(results, name), justify="right")
+    return table
+
+
+def reproduction(lines: Sequence[tuple[Any, Any, bool | None]], about: str) -> Table:
+    """Published rows beside ours.
+
+    Args:
+      lines: for each row a `cil_jax.reproduction` Row, its Outcome, and whether it lies in its
+        band (None: has none, or is not to be compared).
+      about: the protocol of our runs.
+    """
+    title = f"average incremental / last accuracy in percent; ours: {about}"
+    table = Table(title=title, title_justify="left")
+    for name in REPRODUCTION_COLUMNS:
+        table.add_column(name, justify="left" if name in ("run", "classifier") else "right")
+    for line in lines:
+        table.add_row(*reproduction_cells(*line))
+    return table
+
+
+REPRODUCTION_COLUMNS = (*("run", "classifier", "published", "ours", "n", "difference", "in band"),)
+
+
+def reproduction_cells(row: Any, ours: Any, in_band: bool | None) -> list[str]:
+    """The cells of a line of `reproduction`: average / last in percent, and their differences."""
+    published = (row.average, row.last)
+    said = {True: "yes", False: "no", None: "-"}[in_band]
+    cells = [row.run, row.classifier, _pair(published, lambda x: f"{x:.1f}")]
+    if not ours.n:
+        return [*cells, "not run", "0", "-", "-"]
+
+    def mean_and_deviation(one):
+        mean, std = one
+        return f"{mean:.1f}" + ("" if std is None else f" +- {std:.1f}")
+
+    values = (ours.average, ours.last)
+    differences = [
+        None if theirs is None or our is None else our[0] - theirs
+        for theirs, our in zip(published, values, strict=True)
+    ]
+    difference = _pair(differences, lambda x: f"{x:+.1f}")
+    return [*cells, _pair(values, mean_and_deviation), str(ours.n), difference, said]
+
+
+def _pair(values: Sequence[Any], text: Callable[[Any], str]) -> str:
+    return " / ".join("-" if value is None else text(value) for value in values)
+
+
+def reproduction_markdown(lines: Sequence[tuple[Any, Any, bool | None]], about: str) -> str:
+    """The table of `reproduction` as Markdown."""
+    rows = [REPRODUCTION_COLUMNS, ["---"] * len(REPRODUCTION_COLUMNS)]
+    rows += [reproduction_cells(*line) for line in lines]
+    head = f"Average incremental / last accuracy in percent. Ours: {about}."
+    return "\n".join([head, "", *("| " + " | ".join(row) + " |" for row in rows)])

@@ -1,0 +1,126 @@
+"""Several runs of one method that differ in their seeds only, and what they come to together.
+
+runs/NAME/
+  order1993-seed0/   a run folder for each member
+  summary.json       mean, standard deviation and values of every number, once all are done
+"""
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cil_jax.config import Config, UserError
+from cil_jax.record import RunFolder, replace_text
+
+SUMMARY = "summary.json"
+NUMBERS = (
+    "average_incremental_accuracy",
+    "average_incremental_accuracy_without_first",
+    "last_accuracy",
+    "forgetting",
+    "backward_transfer",
+)
+CURVES = ("seen_accuracy", "old_accuracy", "new_accuracy", "task_aware_accuracy", "top5_accuracy")
+
+
+def group_folder(config: Config) -> Path:
+    """Where a group of members goes."""
+    return Path(config.out or f"runs/{config.label()}")
+
+
+def members(config: Config, seeds: Sequence[int] | None, n_orders: int | None) -> list[Config]:
+    """The settings of each member: every class order with every seed.
+
+    Args:
+      config: what they have in common.
+      seeds: of initial weights and data (default: the config's own).
+      n_orders: so many class orders, from seed `order_seed` on (default: one).
+
+    Raises:
+      UserError: if there are orders to vary and the order is not seeded, or the group's folder
+        holds a run itself.
+    """
+    if (n_orders or 1) > 1 and config.order != "seeded":
+        raise UserError(f"--orders {n_orders} needs --order seeded")
+    if n_orders is not None and n_orders < 1:
+        raise UserError(f"--orders is {n_orders}; it must be at least 1")
+    folder = group_folder(config)
+    if RunFolder(folder).holds_a_run:
+        raise UserError(f"{folder} holds a single run: choose another --out for several")
+    found = []
+    for order_seed in range(config.order_seed, config.order_seed + (n_orders or 1)):
+        for seed in seeds or [config.seed]:
+            order = f"order{order_seed}" if config.order == "seeded" else config.order
+            out = folder / f"{order}-seed{seed}"
+            member = dataclasses.replace(config, order_seed=order_seed, seed=seed, out=str(out))
+            # What was begun is continued, what is done is read.
+            begun = RunFolder(out).holds_a_run
+            found.append(dataclasses.replace(member, resume=begun))
+    return found
+
+
+def is_complete(folder: RunFolder) -> bool:
+    """Whether a run has learned all its tasks."""
+    if not folder.results_file.exists():
+        return False
+    results = folder.results()
+    return n_learned(results) == len(results["task_sizes"])
+
+
+def n_learned(results: dict[str, Any]) -> int:
+    """How many tasks a run has learned, by what results.json holds."""
+    return len(results["classifiers"][results["headline"]]["seen_accuracy"])
+
+
+def summarize(results: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Mean and standard deviation over members.
+
+    Args:
+      results: what results.json holds, of each member.
+
+    Returns:
+      What the first member's results say of method and protocol, `n`, each member's `seeds`, and
+      for each classifier and number its "mean", "std" (with n - 1; None for n = 1) and "values".
+      Of a curve, such as seen_accuracy, all three are lists over tasks.
+    """
+    first = results[0]
+    shared = (
+        *("method", "preset", "dataset", "backbone", "epochs", "exemplars", "keeps_all_data"),
+        *("task_sizes", "headline", "uses_all_data", "parameters"),
+    )
+    return {
+        **{key: first[key] for key in shared},
+        "orders": sorted({r["order"] for r in results}),
+        "n": len(results),
+        "members": [r["seeds"] for r in results],
+        "classifiers": {
+            name: {
+                key: spread([r["classifiers"][name][key] for r in results])
+                for key in (*NUMBERS, *CURVES)
+            }
+            for name in first["classifiers"]
+        },
+        "seconds": spread([sum(r["seconds"].values()) for r in results]),
+    }
+
+
+def spread(values: Sequence[Any]) -> dict[str, Any]:
+    """Mean, standard deviation and the values of a number or a list of them; None stays None."""
+    if isinstance(values[0], list):
+        each = [spread(column) for column in zip(*values, strict=True)]
+        return {key: [one[key] for one in each] for key in ("mean", "std", "values")}
+    if any(value is None for value in values):
+        return {"mean": None, "std": None, "values": list(values)}
+    std = float(np.std(values, ddof=1)) if len(values) > 1 else None
+    return {"mean": float(np.mean(values)), "std": std, "values": list(values)}
+
+
+def write_summary(folder: Path, summary: dict[str, Any]) -> Path:
+    """Writes summary.json, whole or not at all."""
+    file = folder / SUMMARY
+    replace_text(file, json.dumps(summary, indent=1) + "\n")
+    return file

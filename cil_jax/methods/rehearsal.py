@@ -1,0 +1,76 @@
+"""What methods with exemplars share: the memory, its selection, and the nearest mean of exemplars.
+
+Rebuffi et al. 2017, https://arxiv.org/abs/1611.07725, Algorithms 1, 4 and 5.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from cil_jax import memory as memory_lib
+from cil_jax.classifiers import class_means, nearest_class_mean
+from cil_jax.learner import embed
+from cil_jax.methods.base import Method, linear
+from cil_jax.selection import herding, uniform
+
+
+@dataclasses.dataclass(frozen=True)
+class Rehearsal(Method):
+    """Keeps exemplars, which join the new images of every later task.
+
+    Attributes:
+      memory: exemplars kept, over all classes.
+      selection: "herding" or "random".
+      mirror_means: whether mirror images of the exemplars count in the class means.
+      answer: the method's own classifier, "nme" or "linear".
+    """
+
+    memory: int
+    selection: str
+    mirror_means: bool
+    answer: str
+
+    @property
+    def headline(self):
+        return self.answer
+
+    @property
+    def memory_size(self):
+        return self.memory
+
+    def end_task(self, learner, pool, key):
+        """Algorithms 4 and 5: reduces the old classes' exemplars and selects the new ones'."""
+        rows, mask = pool.rows_of(learner.n_old + jnp.arange(pool.task_room))
+        count = min(self.memory, pool.class_room)
+        if self.selection == "herding":
+            features = embed(self.backbone, learner, pool.images[: pool.n_new_rows])
+            picks = jax.vmap(lambda r, m: herding(features[r], count, m))(rows, mask)
+        else:
+            keys = jax.random.split(key, pool.task_room)
+            pick = lambda k, m: uniform(k, pool.class_room, count, m)  # noqa: E731
+            picks = jax.vmap(pick)(keys, mask)
+        chosen = jnp.take_along_axis(rows, picks, axis=1)
+        memory = memory_lib.update(
+            learner.memory, pool, chosen, mask.sum(axis=1), learner.n_old, learner.n_seen
+        )
+        return self._with_means(learner.replace(memory=memory))
+
+    def _with_means(self, learner):
+        """Means of the exemplars under the network as it is now."""
+        images, labels = learner.memory.images, learner.memory.labels()
+        views = [embed(self.backbone, learner, images)]
+        if self.mirror_means:
+            views.append(embed(self.backbone, learner, images, mirrored=True))
+        features = jnp.concatenate(views)
+        means = class_means(features, jnp.tile(labels, len(views)), learner.means.shape[0])
+        return learner.replace(means=means)
+
+    def classifiers(self):
+        both = {"nme": nme, "linear": linear}
+        return {self.answer: both.pop(self.answer), **both}
+
+
+def nme(learner, features):
+    """Nearest mean of exemplars, in the space of unit-length features."""
+    return nearest_class_mean(features, learner.means, learner.n_seen)

@@ -1,0 +1,159 @@
+"""Published results, the runs that repeat them, and how far these are from them."""
+
+import dataclasses
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from cil_jax import members
+from cil_jax.config import Config, UserError, flag, nearest_name, preset
+from cil_jax.record import RunFolder
+
+FULL: dict[str, Any] = {}
+REDUCED = {"backbone": "resnet8", "epochs": 10}
+PROTOCOLS = {"full": FULL, "reduced": REDUCED}
+ABOUT = {
+    "full": "as published: ResNet-32, 10 tasks of 10 classes, the preset's own epochs",
+    "reduced": "ResNet-8, 10 tasks of 10 classes, 10 epochs a task, rate steps scaled; "
+    "not comparable with published numbers",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """A published result.
+
+    Attributes:
+      method, preset: of the run that repeats it.
+      classifier: whose accuracy it is.
+      source: where it was published.
+      settings: of the run, beyond the preset's.
+      average, last: average incremental and last accuracy in percent, None where not published.
+      band: for "average" or "last", the lowest and highest value that counts as repeated.
+      note: what else should be known.
+    """
+
+    method: str
+    preset: str
+    classifier: str
+    source: str
+    settings: dict[str, Any]
+    average: float | None = None
+    last: float | None = None
+    band: dict[str, tuple[float, float]] = dataclasses.field(default_factory=dict)
+    note: str = ""
+
+    @property
+    def run(self) -> str:
+        """The name of its run; several rows may share one."""
+        return f"{self.method}-{self.preset}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """Our value of a row, over the members that are done; in percent.
+
+    Attributes:
+      n: how many members are done; 0 for not run.
+      average, last: mean and standard deviation (None for n = 1), None where not run.
+      orders: class orders of the members.
+      seconds: mean time of a member.
+    """
+
+    n: int
+    average: tuple[float, float | None] | None = None
+    last: tuple[float, float | None] | None = None
+    orders: tuple[str, ...] = ()
+    seconds: float | None = None
+
+
+def rows(names: Sequence[str] = ()) -> list[Row]:
+    """The published rows, of the named runs only where any are named.
+
+    Raises:
+      UserError: if there is no run of that name.
+    """
+    text = (resources.files("cil_jax") / "published.yaml").read_text()
+    published = yaml.safe_load(text)
+    found = []
+    for entry in published["rows"]:
+        method, name = entry.pop("run")
+        entry["source"] = published["sources"][entry["source"]]
+        found.append(Row(method, name, settings=entry.pop("settings", {}), **entry))
+    known = dict.fromkeys(row.run for row in found)
+    for name in names:
+        if name not in known:
+            raise UserError(f"unknown row {name!r}{nearest_name(name, known)}")
+    return [row for row in found if not names or row.run in names]
+
+
+def settings(row: Row, protocol: str) -> dict[str, Any]:
+    """What is laid over the preset to repeat a row under a protocol."""
+    # The nearest mean of all data takes time, and is asked of one run only.
+    ncm = any(r.classifier == "ncm" and r.run == row.run for r in rows())
+    return {**row.settings, **PROTOCOLS[protocol], **({} if ncm else {"ncm": False})}
+
+
+def config(row: Row, protocol: str, folder: str, **more: Any) -> Config:
+    """The settings of a row's run; `more` are laid over them."""
+    out = str(Path(folder) / protocol / row.run)
+    return preset(row.method, row.preset, **{**settings(row, protocol), "out": out, **more})
+
+
+def command(row: Row, protocol: str, folder: str) -> str:
+    """The command that makes a row's run, of one order and seed."""
+    words = [f"python -m experiments.{row.method} --preset {row.preset}"]
+    for name, value in settings(row, protocol).items():
+        words.append("--no-ncm" if name == "ncm" else f"{flag(name)} {value}")
+    return " ".join([*words, f"--seeds 0 --out {Path(folder) / protocol / row.run}"])
+
+
+def outcome(row: Row, protocol: str, folder: str) -> Outcome:
+    """What is there of a row's run: all members that are done."""
+    group = Path(folder) / protocol / row.run
+    done = [
+        member.results()
+        for member in map(RunFolder, sorted(group.glob("*/")))
+        if member.holds_a_run and members.is_complete(member)
+    ]
+    if not done:
+        return Outcome(0)
+    summary = members.summarize(done)
+    one = summary["classifiers"][row.classifier]
+
+    def percent(key):
+        std = one[key]["std"]
+        return 100 * one[key]["mean"], None if std is None else 100 * std
+
+    return Outcome(
+        n=len(done),
+        average=percent("average_incremental_accuracy") if row.average or not row.last else None,
+        last=percent("last_accuracy"),
+        orders=tuple(summary["orders"]),
+        seconds=summary["seconds"]["mean"],
+    )
+
+
+def in_band(row: Row, ours: Outcome) -> bool | None:
+    """Whether every value with a band lies in it; None where there is no band or no run."""
+    values = {"average": ours.average, "last": ours.last}
+    checks = [
+        low <= round(values[key][0], 1) <= high
+        for key, (low, high) in row.band.items()
+        if values[key] is not None
+    ]
+    return all(checks) if checks else None
+
+
+def lines(
+    chosen: Sequence[Row], protocol: str, folder: str
+) -> list[tuple[Row, Outcome, bool | None]]:
+    """Each row with what is there of it, and whether it lies in its band.
+
+    Bands are of the full protocol; under another, nothing lies in them or outside.
+    """
+    found = [(row, outcome(row, protocol, folder)) for row in chosen]
+    return [(row, ours, in_band(row, ours) if protocol == "full" else None) for row, ours in found]

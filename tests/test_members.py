@@ -1,0 +1,103 @@
+"""Several runs of one method: which there are, that none is run twice, and what they come to."""
+
+import json
+
+import numpy as np
+import pytest
+from conftest import small_config
+
+from cil_jax import cli, members
+from cil_jax.config import UserError
+from cil_jax.record import RunFolder
+
+
+def test_members_are_every_order_with_every_seed(tmp_path):
+    config = small_config("finetune", tmp_path, order_seed=5)
+    found = members.members(config, [0, 3], 2)
+    assert [(m.order_seed, m.seed) for m in found] == [(5, 0), (5, 3), (6, 0), (6, 3)]
+    assert [m.out for m in found][:2] == [
+        str(tmp_path / "order5-seed0"),
+        str(tmp_path / "order5-seed3"),
+    ]
+    assert [m.seed for m in members.members(config, None, 3)] == [0] * 3
+    with pytest.raises(UserError, match="--orders 2 needs --order seeded"):
+        members.members(small_config("finetune", tmp_path, order="natural"), None, 2)
+    with pytest.raises(UserError, match="--orders is 0"):
+        members.members(config, None, 0)
+
+
+def test_the_spread_is_mean_and_sample_deviation_by_hand():
+    assert members.spread([1.0, 2.0, 4.0])["mean"] == pytest.approx(7 / 3)
+    assert members.spread([1.0, 2.0, 4.0])["std"] == pytest.approx(np.sqrt(7 / 3))
+    assert members.spread([0.5]) == {"mean": 0.5, "std": None, "values": [0.5]}
+    assert members.spread([None, 1.0])["mean"] is None
+    curve = members.spread([[None, 0.2], [None, 0.4]])
+    assert curve["mean"] == [None, pytest.approx(0.3)] and curve["values"][1] == [0.2, 0.4]
+
+
+@pytest.fixture(scope="module")
+def group(tmp_path_factory):
+    config = small_config("finetune", tmp_path_factory.mktemp("group") / "runs", epochs=1)
+    return config, cli.run_members(config, [0, 1], 1)
+
+
+def test_a_summary_is_made_of_the_members_results(group):
+    config, summary = group
+    folder = members.group_folder(config)
+    written = json.loads((folder / members.SUMMARY).read_text())
+    assert written == json.loads(json.dumps(summary)) and summary["n"] == 2
+    results = [RunFolder(folder / f"order1993-seed{s}").results() for s in (0, 1)]
+    last = [r["classifiers"]["linear"]["last_accuracy"] for r in results]
+    one = summary["classifiers"]["linear"]["last_accuracy"]
+    assert one["values"] == last and one["mean"] == pytest.approx(np.mean(last))
+    assert one["std"] == pytest.approx(np.std(last, ddof=1))
+    assert results[0]["classifiers"] != results[1]["classifiers"]
+
+
+def test_what_is_done_is_not_run_again_and_what_is_missing_is(group, capsys, monkeypatch):
+    config, _ = group
+    folder = members.group_folder(config)
+    before = {s: (folder / f"order1993-seed{s}/results.json").stat().st_mtime_ns for s in (0, 1)}
+    capsys.readouterr()
+    summary = cli.run_members(config, [0, 1, 2], 1)
+    out = capsys.readouterr().out.replace("\n", " ")
+    assert "order1993-seed0 is done" in out and "order1993-seed1 is done" in out
+    assert "member 3 of 3" in out and "order1993-seed2 is done" not in out
+    after = {s: (folder / f"order1993-seed{s}/results.json").stat().st_mtime_ns for s in (0, 1)}
+    assert after == before and summary["n"] == 3
+    assert "n = 3" in out and "+-" in out
+
+
+def test_an_interrupted_member_goes_on(group, tmp_path):
+    """A member that stopped after its first task ends as one that did not stop."""
+    import cil_jax
+    from cil_jax.observer import Observer
+
+    _, summary = group
+
+    class Stop(Observer):
+        def task_done(self, run, line):
+            raise InterruptedError
+
+    again = small_config("finetune", tmp_path / "runs", epochs=1)
+    (member,) = members.members(again, [1], 1)
+    with pytest.raises(InterruptedError):
+        cil_jax.run(member, Stop())
+    assert not members.is_complete(RunFolder(member.folder()))
+    resumed = cli.run_members(again, [1], 1)
+    values = resumed["classifiers"]["linear"]["last_accuracy"]["values"]
+    assert values == summary["classifiers"]["linear"]["last_accuracy"]["values"][1:]
+
+
+def test_a_member_of_other_settings_is_refused(group):
+    config, _ = group
+    other = small_config("finetune", config.out, epochs=3)
+    with pytest.raises(UserError, match="epochs was 1, is now 3"):
+        cli.run_members(other, [0], 1)
+
+
+def test_a_single_run_is_no_group(group):
+    config, _ = group
+    single = small_config("finetune", f"{config.out}/order1993-seed0")
+    with pytest.raises(UserError, match="holds a single run"):
+        members.members(single, [0], None)

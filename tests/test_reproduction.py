@@ -1,0 +1,129 @@
+"""The table of published results: what it claims, and how ours are set beside them."""
+
+import pytest
+
+from cil_jax import metrics, reproduction
+from cil_jax.config import UserError, preset, presets
+from cil_jax.methods import METHODS
+from cil_jax.record import RunFolder
+from experiments import reproduce
+
+CURVE = [0.9, 0.6, 0.5]
+
+
+def results_of(order=1993, last=0.5):
+    matrix = [[0.9], [0.6, 0.6], [last] * 3]
+    told, top5 = [[1.0], [1.0] * 2, [1.0] * 3], [None, 0.9, 0.8]
+    one = metrics.summarize(matrix, [10] * 3, task_aware=told, top5=top5)
+    return {
+        **{"method": "icarl", "preset": "paper", "dataset": "cifar100", "backbone": "resnet32"},
+        **{"epochs": [70] * 3, "exemplars": 2000, "keeps_all_data": False, "parameters": 1},
+        **{"task_sizes": [10] * 3, "headline": "nme", "uses_all_data": ["ncm"]},
+        **{"order": f"seeded {order}", "seeds": {"order": order, "init": 0, "data": 0}},
+        "classifiers": dict.fromkeys(("nme", "linear", "ncm"), one),
+        "seconds": {"train": 5.0},
+    }
+
+
+def write(folder, results):
+    folder.mkdir(parents=True)
+    run = RunFolder(folder)
+    run.config_file.write_text("method: icarl\n")
+    run.write_results(results)
+
+
+def row(run, classifier):
+    return next(r for r in reproduction.rows() if (r.run, r.classifier) == (run, classifier))
+
+
+def test_every_row_names_a_preset_and_a_classifier_that_there_are():
+    for one in reproduction.rows():
+        assert one.method in METHODS and one.preset in presets(one.method)
+        config = reproduction.config(one, "full", "runs")
+        assert config.backbone == "resnet32" and config.order_seed == 1993
+        assert config.task_size == (100 if one.method == "joint" else 10)
+        assert config.epochs == preset(one.method, one.preset).epochs
+        assert config.ncm == (one.run == "icarl-paper")
+        assert set(one.band) <= {"average", "last"}
+        for key, (low, high) in one.band.items():
+            assert low <= getattr(one, key) <= high
+
+
+def test_published_values_are_the_published_ones():
+    icarl = row("icarl-paper", "nme")
+    assert (icarl.average, icarl.last) == (64.1, 49.5)
+    assert (row("icarl-pycil", "nme").average, row("icarl-pycil", "nme").last) == (64.42, 49.52)
+    assert row("lwf-lwf-mc", "linear").average == 44.4
+    assert row("joint-paper", "linear").last == 68.6
+    assert (row("finetune-pycil", "linear").average, row("finetune-pycil", "linear").last) == (
+        26.25,
+        9.09,
+    )
+
+
+def test_the_reduced_protocol_scales_epochs_and_steps():
+    config = reproduction.config(row("icarl-pycil", "nme"), "reduced", "runs")
+    assert (config.backbone, config.epochs, config.first_epochs) == ("resnet8", 10, None)
+    assert config.first_rate_steps == (0.3, 0.6, 0.85) and config.rate_steps == (0.4706, 0.7059)
+
+
+def test_commands_make_the_very_settings(tmp_path):
+    """The command's flags, read as the command reads them, give the row's own configuration."""
+    from cil_jax import cli
+
+    for one in reproduction.rows():
+        words = reproduction.command(one, "reduced", "runs").split()
+        assert words[:3] == ["python", "-m", f"experiments.{one.method}"]
+        parser = cli.make_parser(one.method, presets(one.method)[0])
+        given = vars(parser.parse_args(words[3:]))
+        assert given.pop("seeds") == [0]
+        assert cli.settings(one.method, "", given) == reproduction.config(one, "reduced", "runs")
+
+
+def test_our_values_are_means_over_the_members_that_are_done(tmp_path):
+    group = tmp_path / "full/icarl-paper"
+    write(group / "order1993-seed0", results_of())
+    write(group / "order1994-seed0", results_of(1994, last=0.4))
+    unfinished = results_of(1995)
+    unfinished["task_sizes"] = [10] * 10
+    write(group / "order1995-seed0", unfinished)
+    ours = reproduction.outcome(row("icarl-paper", "nme"), "full", tmp_path)
+    assert ours.n == 2 and ours.orders == ("seeded 1993", "seeded 1994")
+    assert ours.last == (pytest.approx(45.0), pytest.approx(7.0710678))
+    assert ours.average[0] == pytest.approx(100 * (2 + 1.9) / 6)
+    assert reproduction.outcome(row("lwf-pycil", "linear"), "full", tmp_path).n == 0
+
+
+@pytest.mark.parametrize(
+    ("average", "last", "inside"),
+    [(64.0, 49.0, True), (63.45, 50.54, True), (63.4, 49.0, False), (64.0, 47.9, False)],
+)
+def test_a_band_holds_for_both_numbers(average, last, inside):
+    ours = reproduction.Outcome(1, (average, None), (last, None))
+    assert reproduction.in_band(row("icarl-paper", "nme"), ours) == inside
+
+
+def test_without_band_or_run_nothing_is_claimed():
+    ours = reproduction.Outcome(1, (1.0, None), (1.0, None))
+    assert reproduction.in_band(row("replay-pycil", "linear"), ours) is None
+    assert reproduction.in_band(row("icarl-paper", "nme"), reproduction.Outcome(0)) is None
+
+
+def test_the_command_shows_what_is_run_and_what_is_not(tmp_path, capsys):
+    write(tmp_path / "full/icarl-paper/order1993-seed0", results_of())
+    write(tmp_path / "reduced/icarl-paper/order1993-seed0", results_of())
+    file = tmp_path / "table.md"
+    assert reproduce.main(["--folder", str(tmp_path), "--markdown", str(file)]) == 0
+    out = capsys.readouterr().out
+    assert "not run" in out and "python -m experiments.icarl --preset paper" in out
+    full, reduced = file.read_text().split("Ours: ")[1:][0], file.read_text().split("Ours: ")[2]
+    assert "| icarl-paper | nme | 64.1 / 49.5 | 66.7 / 50.0 | 1 | +2.6 / +0.5 | no |" in full
+    assert "| icarl-paper | nme | 64.1 / 49.5 | 66.7 / 50.0 | 1 | +2.6 / +0.5 | - |" in reduced
+    assert "| lwf-pycil | linear | 43.6 / 23.2 | not run | 0 | - | - |" in full
+
+
+def test_an_unknown_row_is_named(capsys):
+    with pytest.raises(UserError, match="unknown row 'icarl-papr': did you mean 'icarl-paper'"):
+        reproduction.rows(["icarl-papr"])
+    assert reproduce.main(["nothing"]) == 2
+    assert "unknown row 'nothing'" in capsys.readouterr().err
