@@ -72,8 +72,9 @@ def is_complete(folder: RunFolder) -> bool:
 
 
 def n_learned(results: dict[str, Any]) -> int:
-    """How many tasks a run has learned, by what results.json holds."""
-    return len(results["classifiers"][results["headline"]]["seen_accuracy"])
+    """How many tasks a run has learned, by what results.json or summary.json holds."""
+    seen = results["classifiers"][results["headline"]]["seen_accuracy"]
+    return len(seen["mean"] if isinstance(seen, dict) else seen)
 
 
 def summarize(results: Sequence[dict[str, Any]]) -> dict[str, Any]:

@@ -60,8 +60,8 @@ def test_a_run_prints_its_course_its_table_and_where_the_figures_are(a_run):
     assert "icarl (preset paper) on digits: 4 classes in 2 tasks (2, 2)" in out
     assert "task 1/2  epoch 1/1  loss" in out and "images/s" in out
     for word in (
-        "nme (its own)",
-        "linear",
+        *("nme (its own)", "linear", "ncm (all data)", "old classes", "new classes", "top-5"),
+        *("task-aware", "order seeded 1993, seed 0", "n = 1"),
         "average incremental accuracy",
         "without the first task",
         "last accuracy",
@@ -118,13 +118,17 @@ def test_resuming_needs_no_flag_but_the_folder(a_run):
     cwd, first = a_run
     result = command("experiments.icarl", "--out", "runs/one", "--resume", cwd=cwd)
     assert result.returncode == 0, result.stderr
-    table = first.stdout[first.stdout.index("icarl on digits") :]
+    table = first.stdout[first.stdout.index("icarl (paper) on digits") :]
     assert table in result.stdout
 
 
 REFUSALS = [
     (["--dataset", "mnist"], ["--dataset", "'mnist'", "cifar100", "digits"]),
     (["--backbone", "resnet23"], ["unknown backbone 'resnet23'", "did you mean 'resnet"]),
+    (["--softmax-over", "new", "--objective", "softmax"], ["--softmax-over open"]),
+    (["--seeds", "0,x"], ["--seeds", "'0,x' is no list such as 0,1,2"]),
+    (["--orders", "0"], ["--orders is 0; it must be at least 1"]),
+    (["--orders", "2", "--resume"], ["--resume is for a single run"]),
     (["--order", "random"], ["--order", "natural", "seeded"]),
     (["--epochs", "0"], ["--epochs is 0; it must be at least 1"]),
     (["--epochs", "many"], ["--epochs", "'many'"]),
@@ -166,24 +170,27 @@ def test_a_damaged_config_is_said(tmp_path):
     assert_refused(result, "run/config.yaml is damaged")
 
 
-@pytest.mark.parametrize("name", ["icarl", "lwf", "finetune", "prepare"])
+@pytest.mark.parametrize("name", [*PRESETS, "prepare", "reproduce", "compare"])
 def test_help_explains_each_flag_with_its_default(tmp_path, name):
     result = command(f"experiments.{name}", "--help", cwd=tmp_path)
     assert result.returncode == 0 and result.stderr == ""
-    if name == "prepare":
-        assert "--archive FILE" in result.stdout
+    if name not in PRESETS:
+        words = {"prepare": "--archive FILE", "reproduce": "--reduced", "compare": "--figure FILE"}
+        assert words[name] in result.stdout
         return
     from cil_jax.cli import make_parser
 
     for flag in make_parser(name, PRESETS[name])._actions:
-        assert flag.help and ("default" in flag.help or flag.dest in ("help", "resume")), flag
-    assert f"python -m experiments.{name} --accelerator gpu" in result.stdout
+        no_default = ("help", "resume", "seeds", "orders")
+        assert flag.help and ("default" in flag.help or flag.dest in no_default), flag
+    assert f"python -m experiments.{name} " in result.stdout
+    assert "--accelerator gpu" in result.stdout
 
 
 def test_flags_are_read_before_jax_is_imported(tmp_path):
     code = (
         "import sys; from cil_jax.cli import settings;"
-        "settings('icarl', 'paper', ['--epochs', '3']); assert 'jax' not in sys.modules"
+        "settings('icarl', 'paper', {'epochs': 3}); assert 'jax' not in sys.modules"
     )
     path = {**os.environ, "PYTHONPATH": str(ROOT)}
     assert (

@@ -133,11 +133,12 @@ def test_a_caption_says_whose_numbers_they_are():
     said = report.caption(results_of())
     for words in (
         *("icarl (paper) on digits", "3 tasks of 2 or 1 classes", "resnet8"),
-        *("7, then 5 epochs a task", "20 exemplars", "class order seeded 1993, seed 0", "n = 1"),
+        *("7, then 5 epochs a task", "20 exemplars", "order seeded 1993, seed 0", "n = 1"),
     ):
         assert words in said
     group = members.summarize([results_of(), {**results_of(), "order": "seeded 1994"}])
-    assert "class order seeded 1993, seeded 1994; n = 2" in report.caption(group)
+    said = report.caption(group)
+    assert "order seeded 1993, seeded 1994;" in said and "n = 2" in said
 
 
 def test_the_table_names_each_classifier_and_has_every_number():
@@ -163,21 +164,32 @@ def test_one_task_and_many_can_be_drawn(n):
 
 
 def test_runs_of_one_protocol_are_compared_and_others_refused(tmp_path, capsys):
-    for name, order in (
-        ("one", [0, 1, 2, 3, 4]),
-        ("two", [0, 1, 2, 3, 4]),
-        ("odd", [1, 0, 2, 3, 4]),
-    ):
+    for name, order in (("one", "seeded 1"), ("two", "seeded 1"), ("odd", "natural")):
         (tmp_path / name).mkdir()
-        RunFolder(tmp_path / name).write_results({**results_of(), "class_order": order})
+        RunFolder(tmp_path / name).write_results({**results_of(), "order": order})
     runs = [str(tmp_path / name) for name in ("one", "two", "odd", "none")]
     figure = tmp_path / "figure.png"
     assert compare.main([*runs[:2], "--figure", str(figure)]) == 0
     out = capsys.readouterr().out
-    for word in ("one", "two", "nme", "linear", "38.0%"):  # .4 * .2 + .4 * .4 + .2 * .7
-        assert word in out
+    for word in ("one", "two", "nme", "linear", "38.0%", "3 tasks of 2 or 1 classes", "seeded 1"):
+        assert word in out  # .4 * .2 + .4 * .4 + .2 * .7
     assert matplotlib.image.imread(figure).shape[0] > 200
     assert compare.main([runs[0], runs[2]]) == 2
-    assert "odd and one differ in class_order" in capsys.readouterr().err
+    assert "odd and one differ in orders" in capsys.readouterr().err
     assert compare.main([runs[0], runs[3]]) == 2
     assert "holds no run" in capsys.readouterr().err
+
+
+def test_groups_are_compared_by_their_means(tmp_path, capsys):
+    low, high = ([[0.9], [0.5, 0.8], [x] * 3] for x in (0.2, 0.4))
+    for name, matrices in (("group", (low, high)), ("other", (high, high))):
+        (tmp_path / name).mkdir()
+        results = [results_of(matrix=matrix) for matrix in matrices]
+        members.write_summary(tmp_path / name, members.summarize(results))
+    assert compare.main([str(tmp_path / "group"), str(tmp_path / "other")]) == 0
+    out = capsys.readouterr().out
+    assert "30.0% +- 14.1" in out and "40.0% +- 0.0" in out
+    summaries = {"group": members.summarize([results_of(matrix=m) for m in (low, high)])}
+    axes = figures.comparison(summaries).axes[0]
+    np.testing.assert_allclose(axes.get_lines()[0].get_ydata(), [90, 65, 30])
+    assert len(axes.collections) == 1 and "n = 2" in axes.get_legend().texts[0].get_text()

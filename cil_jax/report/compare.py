@@ -1,5 +1,6 @@
-"""Several runs of one protocol beside each other."""
+"""Several runs, or groups of members, of one protocol beside each other."""
 
+import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,20 +8,26 @@ from typing import Any
 
 from rich.table import Table
 
+from cil_jax import members
 from cil_jax.config import UserError
-from cil_jax.members import n_learned
 from cil_jax.record import RunFolder
 from cil_jax.report.figures import comparison
-from cil_jax.report.tables import percent
+from cil_jax.report.tables import column_name, protocol, spread
 
-PROTOCOL = ("dataset", "class_order", "task_sizes")
+PROTOCOL = ("dataset", "orders", "task_sizes")
+COLUMNS = {
+    "average": "average_incremental_accuracy",
+    "without first": "average_incremental_accuracy_without_first",
+    "last": "last_accuracy",
+    "forgetting": "forgetting",
+}
 
 
 def compare(folders: Sequence[str | os.PathLike], figure: str | os.PathLike | None) -> Table:
     """A table with a row for each run's classifiers, and a figure of their own ones.
 
     Args:
-      folders: run folders with results.
+      folders: run folders with results, or folders of members with a summary.
       figure: the file to draw to, or None for no figure.
 
     Raises:
@@ -29,41 +36,39 @@ def compare(folders: Sequence[str | os.PathLike], figure: str | os.PathLike | No
     names = [Path(folder).name for folder in folders]
     if len(set(names)) < len(names):
         names = [os.fspath(folder) for folder in folders]
-    runs = {name: _results(folder) for name, folder in zip(names, folders, strict=True)}
+    runs = {name: _summary(folder) for name, folder in zip(names, folders, strict=True)}
     first_name, first = next(iter(runs.items()))
-    for name, results in runs.items():
+    for name, run in runs.items():
         for key in PROTOCOL:
-            if results[key] != first[key]:
+            if run[key] != first[key]:
                 raise UserError(f"{name} and {first_name} differ in {key}: not comparable")
-        if n_learned(results) != n_learned(first):
+        if members.n_learned(run) != members.n_learned(first):
             raise UserError(
-                f"{name} has learned {n_learned(results)} tasks and {first_name} "
-                f"{n_learned(first)}: not comparable"
+                f"{name} has learned {members.n_learned(run)} tasks and {first_name} "
+                f"{members.n_learned(first)}: not comparable"
             )
     if figure is not None:
         try:
             comparison(runs).savefig(figure, dpi=120)
         except (OSError, ValueError) as error:
             raise UserError(f"can't draw to {figure}: {error}") from error
-    table = Table()
-    for column in ("run", "classifier", "average", "without first", "last", "forgetting"):
+    table = Table(title=protocol(first), title_justify="left")
+    for column in ("run", "n", "classifier", *COLUMNS):
         table.add_column(column, justify="left" if column in ("run", "classifier") else "right")
-    for name, results in runs.items():
-        for classifier, one in results["classifiers"].items():
-            table.add_row(
-                name,
-                classifier,
-                percent(one["average_incremental_accuracy"]),
-                percent(one["average_incremental_accuracy_without_first"]),
-                percent(one["last_accuracy"]),
-                percent(one["forgetting"]),
-            )
+    for name, run in runs.items():
+        for classifier, one in run["classifiers"].items():
+            values = (spread(one[key]["mean"], one[key]["std"]) for key in COLUMNS.values())
+            table.add_row(name, str(run["n"]), column_name(run, classifier), *values)
     return table
 
 
-def _results(folder: str | os.PathLike) -> dict[str, Any]:
+def _summary(folder: str | os.PathLike) -> dict[str, Any]:
+    """What summary.json of members holds, or the same of a single run."""
+    file = Path(folder) / members.SUMMARY
+    if file.exists():
+        return json.loads(file.read_text())
     run = RunFolder(folder)
     if not run.results_file.exists():
         what = "has no results yet" if run.holds_a_run else "holds no run"
         raise UserError(f"{folder} {what}")
-    return run.results()
+    return members.summarize([run.results()])

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from cil_jax.record import RunFolder
-from cil_jax.report.tables import caption, column_name
+from cil_jax.report.tables import caption, column_name, protocol
 
 # Okabe and Ito's colours, which people with any colour vision can tell apart.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
@@ -92,24 +92,33 @@ def comparison(runs: Mapping[str, dict[str, Any]]) -> Figure:
     """Accuracy on all classes seen of several runs, each by its own classifier.
 
     Args:
-      runs: what results.json holds, by the name to show; all of one protocol.
+      runs: what `cil_jax.members.summarize` makes of them, by the name to show; all of one
+        protocol. A band is one standard deviation over members.
     """
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(7.8, 3.6))
+        figure = Figure(figsize=(7.8, 3.8))
         axes = figure.subplots()
-        seen = np.cumsum(next(iter(runs.values()))["task_sizes"])
+        first = next(iter(runs.values()))
+        seen = np.cumsum(first["task_sizes"])
         dashes = itertools.cycle((True, False))
-        for color, (name, results) in zip(itertools.cycle(COLORS), runs.items(), strict=False):
-            one = results["classifiers"][results["headline"]]
-            values = 100 * np.array(one["seen_accuracy"])
-            average = f"{100 * one['average_incremental_accuracy']:.1f}"
-            label = f"{name}, {results['headline']}\naverage {average}"
+        for color, (name, run) in zip(itertools.cycle(COLORS), runs.items(), strict=False):
+            one = run["classifiers"][run["headline"]]
+            values = 100 * np.array(one["seen_accuracy"]["mean"])
+            average = f"{100 * one['average_incremental_accuracy']['mean']:.1f}"
+            label = f"{name}, {run['headline']}, n = {run['n']}\naverage {average}"
             # Runs that lie on each other stay visible: every second line is dashed.
             style = "o-" if next(dashes) else "o:"
-            axes.plot(seen[: len(values)], values, style, color=color, label=label, ms=4)
+            places = seen[: len(values)]
+            axes.plot(places, values, style, color=color, label=label, ms=4)
+            if run["n"] > 1:
+                band = 100 * np.array(one["seen_accuracy"]["std"])
+                axes.fill_between(
+                    places, values - band, values + band, color=color, alpha=0.2, lw=0
+                )
         axes.set(ylim=(0, 102), xlabel="classes seen", ylabel="accuracy on all of them (%)")
         axes.set_xticks(seen if len(seen) <= 12 else seen[:: len(seen) // 10])
-        axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1), labelspacing=1)
+        axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1), labelspacing=0.6, fontsize=8)
+        axes.set_title(protocol(first))
         figure.tight_layout()
         return figure
 

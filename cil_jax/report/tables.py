@@ -89,17 +89,24 @@ def caption(results: dict[str, Any]) -> str:
     Args:
       results: what results.json or summary.json holds.
     """
-    sizes, epochs = results["task_sizes"], results["epochs"]
     method = results["method"] + (f" ({results['preset']})" if results["preset"] else "")
-    tasks = f"{len(sizes)} task{'s'[: len(sizes) - 1]} of {_either(sizes)} classes"
-    trained = ", then ".join(map(str, dict.fromkeys(epochs)))
+    trained = ", then ".join(map(str, dict.fromkeys(results["epochs"])))
     kept = f", {results['exemplars']} exemplars" if results["exemplars"] else ""
     kept += ", all data kept" if results["keeps_all_data"] else ""
-    orders = ", ".join(results["orders"]) if "orders" in results else results["order"]
     seed = f", seed {results['seeds']['init']}" if "seeds" in results else ""
     return (
-        f"{method} on {results['dataset']}, {tasks}, {results['backbone']}, {trained} epochs a "
-        f"task{kept}; class order {orders}{seed}; n = {results.get('n', 1)}"
+        f"{method} on {protocol(results)}{seed}; {results['backbone']}, {trained} epochs a "
+        f"task{kept}; n = {results.get('n', 1)}"
+    )
+
+
+def protocol(results: dict[str, Any]) -> str:
+    """What is learned and in which order: what runs must share to be compared."""
+    sizes = results["task_sizes"]
+    orders = ", ".join(results["orders"]) if "orders" in results else results["order"]
+    return (
+        f"{results['dataset']}, {len(sizes)} task{'s'[: len(sizes) - 1]} of {_either(sizes)} "
+        f"classes, order {orders}"
     )
 
 

@@ -1,0 +1,93 @@
+"""Faults that implementations of these methods are known to have, each ruled out here.
+
+A teacher in training mode, and old data that reaches the learner past the memory, are ruled out in
+test_method_contract.py and test_run.py; metrics that assume equal tasks in test_metrics.py.
+"""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import small_config
+
+import cil_jax
+from cil_jax.checkpoint import Checkpoints
+from cil_jax.observer import Observer
+from cil_jax.protocol import Run
+from cil_jax.record import RunFolder
+
+MEMORY = 23  # divides neither by 2, 4 nor 5 classes
+
+
+@pytest.fixture(scope="module", params=["herding", "random"])
+def finished(request, tmp_path_factory):
+    config = small_config(
+        *("icarl", tmp_path_factory.mktemp("faults") / "run"),
+        **{"memory": MEMORY, "selection": request.param, "pad": 2, "mirror": "yes"},
+    )
+    cil_jax.run(config)
+    run = Run(config, RunFolder(config.folder()), Observer())
+    return run, run.saved_learner()
+
+
+def exemplars(learner):
+    """Pixels and class of every kept image."""
+    labels = np.asarray(learner.memory.labels())
+    return np.asarray(learner.memory.images)[labels >= 0], labels[labels >= 0]
+
+
+def as_bytes(images):
+    return {image.tobytes() for image in images}
+
+
+def test_exemplars_are_untouched_training_images_of_their_class(finished):
+    """Not cropped, not mirrored, not from the test set, none twice."""
+    run, learner = finished
+    images, labels = exemplars(learner)
+    for place in range(5):
+        task = next(t for t in range(3) if place < run.scenario.bounds[t + 1])
+        data = run.scenario.task(task)
+        own = as_bytes(images[labels == place])
+        assert own <= as_bytes(data.images[data.labels == place])
+        assert len(own) == MEMORY // 5
+
+
+def test_selection_never_looks_at_test_data(finished, tmp_path):
+    """With every test image made black, the same exemplars are kept."""
+    run, learner = finished
+    config = small_config(
+        *("icarl", tmp_path / "run"),
+        **{"memory": MEMORY, "selection": run.config.selection, "pad": 2, "mirror": "yes"},
+    )
+    blind = Run(config, RunFolder(config.folder()), Observer())
+    blind.test_images = jnp.zeros_like(blind.test_images)
+    results = blind.go()
+    for got, kept in zip(exemplars(blind.saved_learner()), exemplars(learner), strict=True):
+        np.testing.assert_array_equal(got, kept)
+    assert results["classifiers"] != run.folder.results()["classifiers"]
+
+
+def test_means_are_of_plain_exemplars_in_evaluation_mode(finished):
+    """Each image embedded by itself: no augmentation, no statistics of a batch."""
+    run, learner = finished
+    images, labels = exemplars(learner)
+    for place in range(5):
+        rows = []
+        for image in images[labels == place]:
+            for side in (image, image[:, ::-1]):
+                feature = run.engine.embed(learner, jnp.asarray(side[None]), mirrored=False)
+                rows.append(np.asarray(feature[0], np.float64))
+        rows = [row / np.linalg.norm(row) for row in rows]
+        mean = np.mean(rows, axis=0)
+        np.testing.assert_allclose(learner.means[place], mean / np.linalg.norm(mean), atol=1e-5)
+
+
+def test_the_memory_never_holds_more_than_it_says(tmp_path, monkeypatch):
+    """Whenever it is saved, whatever the number of classes; and no class has more than another."""
+    kept = []
+    monkeypatch.setattr(Checkpoints, "save", lambda _, learner, record: kept.append(learner))
+    cil_jax.run(small_config("replay", tmp_path / "run", memory=MEMORY, epochs=1))
+    seen = [(int(learner.task), learner.memory.counts.tolist()) for learner in kept]
+    shares = {0: [0] * 5, 1: [11, 11, 0, 0, 0], 2: [5, 5, 5, 5, 0], 3: [4] * 5}
+    assert [counts for _, counts in seen] == [shares[task] for task, _ in seen]
+    assert [task for task, _ in seen] == [0, 1, 1, 2, 2, 3]
+    assert all(sum(counts) <= MEMORY for _, counts in seen)
