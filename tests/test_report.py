@@ -180,7 +180,8 @@ def test_runs_of_one_protocol_are_compared_and_others_refused(tmp_path, capsys):
     assert "holds no run" in capsys.readouterr().err
 
 
-def test_groups_are_compared_by_their_means(tmp_path, capsys):
+def test_groups_are_compared_by_their_means(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "140")
     low, high = ([[0.9], [0.5, 0.8], [x] * 3] for x in (0.2, 0.4))
     for name, matrices in (("group", (low, high)), ("other", (high, high))):
         (tmp_path / name).mkdir()
