@@ -101,6 +101,16 @@ def test_seen_accuracy_shows_the_results():
         np.testing.assert_allclose(line.get_ydata(), 100 * np.array(one["seen_accuracy"]))
 
 
+def test_labels_at_the_end_of_lines_do_not_cover_each_other():
+    axes = figures.seen_accuracy(results_of()).axes[0]  # three lines with one end
+    heights = sorted(text.xy[1] for text in axes.texts)
+    assert np.diff(heights).min() >= 5 - 1e-9
+    assert np.mean(heights) == pytest.approx(
+        100 * results_of()["classifiers"]["nme"]["last_accuracy"]
+    )
+    assert {text.get_text() for text in axes.texts} == {"38.0"}
+
+
 def test_the_accuracy_matrix_has_its_values_in_place():
     axes = figures.accuracy_matrix(results_of()).axes[0]
     shown = {

@@ -64,7 +64,10 @@ def seen_accuracy(results: dict[str, Any]) -> Figure:
     figure = Figure(figsize=(5.6, 3.8))
     axes = figure.subplots()
     seen = np.cumsum(results["task_sizes"])
-    for color, (name, one) in zip(COLORS, results["classifiers"].items(), strict=False):
+    ends = [100 * one["seen_accuracy"][-1] for one in results["classifiers"].values()]
+    places = _apart(ends, gap=5)
+    classifiers = zip(COLORS, places, results["classifiers"].items(), strict=False)
+    for color, place, (name, one) in classifiers:
         values = 100 * np.array(one["seen_accuracy"])
         own = name == results["headline"]
         label = (
@@ -75,7 +78,7 @@ def seen_accuracy(results: dict[str, Any]) -> Figure:
         )
         axes.annotate(
             f"{values[-1]:.1f}",
-            (seen[len(values) - 1], values[-1]),
+            (seen[len(values) - 1], place),
             xytext=(6, 0),
             textcoords="offset points",
             va="center",
@@ -86,6 +89,15 @@ def seen_accuracy(results: dict[str, Any]) -> Figure:
     axes.legend(loc="lower left")
     axes.set_title(_title(results))
     return figure
+
+
+def _apart(values: Sequence[float], gap: float) -> list[float]:
+    """Places for labels near their values and no nearer to each other than a gap."""
+    places = np.array(values, float)
+    order = np.argsort(places)
+    for low, high in itertools.pairwise(order):
+        places[high] = max(places[high], places[low] + gap)
+    return (places - (places - values).mean()).tolist()
 
 
 def comparison(runs: Mapping[str, dict[str, Any]]) -> Figure:
