@@ -109,12 +109,11 @@ def _from_flags(method: str, default_preset: str, about: str | None) -> None:
     parser = make_parser(method, default_preset, about)
     given = vars(parser.parse_args())
     seeds, n_orders = given.pop("seeds", None), given.pop("orders", None)
-    config = settings(method, default_preset, given)
     if seeds is None and n_orders is None:
-        return _run(config)
-    if config.resume:
+        return _run(settings(method, default_preset, given))
+    if given.get("resume"):
         raise UserError("--resume is for a single run: --seeds and --orders go on by themselves")
-    run_members(config, seeds, n_orders)
+    run_members(settings(method, default_preset, given), seeds, n_orders)
 
 
 def settings(method: str, default_preset: str, given: dict[str, Any]) -> Config:
