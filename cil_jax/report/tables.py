@@ -157,7 +157,8 @@ def reproduction_cells(row: Any, ours: Any, in_band: bool | None) -> list[str]:
     """The cells of a line of `reproduction`: average / last in percent, and their differences."""
     published = (row.average, row.last)
     said = {True: "yes", False: "no", None: "-"}[in_band]
-    cells = [row.run, row.classifier, _pair(published, lambda x: f"{x:.1f}")]
+    classifier = row.classifier + (f" ({row.note})" if row.note else "")
+    cells = [row.run, classifier, _pair(published, lambda x: f"{x:.1f}")]
     if not ours.n:
         return [*cells, "not run", "0", "-", "-"]
 
