@@ -100,7 +100,7 @@ def add_member_flags(parser: argparse.ArgumentParser) -> None:
 
 def _seeds(text: str) -> list[int]:
     try:
-        return [int(word) for word in text.split(",")]
+        return list(dict.fromkeys(int(word) for word in text.split(",")))  # each seed once
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} is no list such as 0,1,2") from None
 

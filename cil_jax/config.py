@@ -101,7 +101,7 @@ class Config:
         "seeded", "scenario", "order in which classes come", choices=("natural", "seeded")
     )
     order_seed: int = _setting(
-        1993, "scenario", "seed of the seeded order; 1993 gives the published one"
+        1993, "scenario", "seed of the seeded order; 1993 gives the common one"
     )
     seed: int = _setting(0, "scenario", "seed of initial weights")
     data_seed: int | None = _setting(

@@ -14,8 +14,8 @@ class SGD:
 
     Attributes:
       momentum: the fraction of the past update direction that is kept, 0..1.
-      decay: which weights decay. "kernels": biases and normalisation parameters do not, as in
-        iCaRL's code; "all": they do, as where PyTorch's optimizer is given all parameters.
+      decay: which weights decay. "kernels": biases and normalisation parameters do not; "all": they
+        do, as where PyTorch's optimizer is given all parameters.
     """
 
     momentum: float = 0.9

@@ -101,3 +101,8 @@ def test_a_single_run_is_no_group(group):
     single = small_config("finetune", f"{config.out}/order1993-seed0")
     with pytest.raises(UserError, match="holds a single run"):
         members.members(single, [0], None)
+
+
+def test_a_seed_said_twice_is_one_member():
+    parser = cli.make_parser("finetune", "pycil")
+    assert parser.parse_args(["--seeds", "0,1,0"]).seeds == [0, 1]

@@ -125,7 +125,8 @@ def class_order(n_classes: int, order: str, seed: int) -> np.ndarray:
     Args:
       n_classes: of the data set.
       order: "natural" or "seeded".
-      seed: of the seeded order, drawn as iCaRL's authors did; 1993 gives the published one.
+      seed: of the seeded order; 1993 gives the one that PyCIL and most papers use. iCaRL's own code
+        draws other numbers between this seed and its orders.
     """
     if order == "natural":
         return np.arange(n_classes)

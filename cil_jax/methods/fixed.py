@@ -14,7 +14,10 @@ from cil_jax.methods.finetune import Finetune
 
 @dataclasses.dataclass(frozen=True)
 class FixedRepresentation(Finetune):
-    """Finetuning, in which only the new outputs may move after the first task."""
+    """Finetuning, in which after the first task only outputs that are not old may move.
+
+    With fixed outputs those of classes to come are among them.
+    """
 
     def student(self, params, learner, batch, train):
         if not train:
