@@ -315,3 +315,22 @@ def test_the_answer_decides_the_headline_and_both_are_reported(backbone, answer,
     method = build(Config(method="icarl", answer=answer), backbone, mirror_means=True)
     assert method.headline == headline == next(iter(method.classifiers()))
     assert set(method.classifiers()) == {"nme", "linear"}
+
+
+@pytest.mark.parametrize("objective", ["softmax", "sigmoid"])
+@pytest.mark.parametrize("name", ["lwf", "icarl"])
+def test_the_loss_runs_its_teacher_in_evaluation_mode_while_it_trains(backbone, name, objective):
+    """The teacher's running statistics decide what it says; a batch's own would hide them."""
+    method = build(Config(method=name, objective=objective), backbone, mirror_means=True)
+    learner = learner_of(backbone)
+    batch = Batch(jax.random.normal(jax.random.key(5), (6, 8, 8, 1)), jnp.array([3, 4, 4, 3, 3, 4]))
+    loss = jax.jit(partial(method.loss, train=True))
+
+    def parts(learner):
+        return loss(learner.weights.params, learner, batch, jax.random.key(0))[1][0]
+
+    moved = jax.tree.map(lambda x: 4 * x + 1, learner.teacher.batch_stats)
+    other = learner.replace(teacher=learner.teacher.replace(batch_stats=moved))
+    one, two = parts(learner), parts(other)
+    assert abs(float(one["distillation"] - two["distillation"])) > 1e-4
+    chex.assert_trees_all_equal(one["classification"], two["classification"])
