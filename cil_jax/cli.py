@@ -71,13 +71,19 @@ def guarded(action: Callable[[], None]) -> int:
     return 0
 
 
-def command_parser(name: str, about: str | None) -> Parser:
+def command_parser(
+    name: str,
+    about: str | None,
+    formatter_class: Any = argparse.RawDescriptionHelpFormatter,
+    **more: Any,
+) -> Parser:
     """The parser of `python -m experiments.NAME`; `about` is shown as it is written."""
     return Parser(
         prog=f"python -m experiments.{name}",
         description=about,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=formatter_class,
         allow_abbrev=False,
+        **more,
     )
 
 
@@ -155,12 +161,8 @@ def saved_settings(folder: str, **given: Any) -> Config:
 def make_parser(method: str, default_preset: str, about: str | None = None) -> Parser:
     """The parser of an experiment's flags, made from the fields of Config."""
     defaults = preset(method, default_preset)
-    parser = Parser(
-        prog=f"python -m experiments.{method}",
-        description=about,
-        formatter_class=_Help,
-        argument_default=argparse.SUPPRESS,
-        allow_abbrev=False,
+    parser = command_parser(
+        method, about, formatter_class=_Help, argument_default=argparse.SUPPRESS
     )
     parser.add_argument(
         "--preset",

@@ -33,11 +33,12 @@ def _setting(default: Any, group: str, help: str, **more: Any) -> Any:
     return dataclasses.field(default=default, metadata={"group": group, "help": help, **more})
 
 
-_COUNTS = ("epochs", "first_epochs", "batch_size", "task_size", "first_task", "classes")
-_POSITIVE = ("rate", "rate_factor", "divisor", "temperature")
-_NOT_NEGATIVE = ("lambda_", "momentum", "brightness", "memory", "pad")
-_NOT_NEGATIVE += ("weight_decay", "first_weight_decay")
-_SEEDS = ("seed", "data_seed", "order_seed")
+# What a setting's value must be, and how that is said; None is always allowed.
+_COUNT = (lambda x: x >= 1, "be at least 1")
+_POSITIVE = (lambda x: 0 < x < float("inf"), "be above 0")
+_NOT_NEGATIVE = (lambda x: 0 <= x < float("inf"), "not be negative")
+_SEED = (lambda x: 0 <= x < 2**32, f"lie in 0..{2**32 - 1}")
+_FRACTIONS = (lambda steps: all(0 < step <= 1 for step in steps), "lie in 0..1")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,6 +72,7 @@ class Config:
         "data",
         "augmentation: pixels of padding around an image before a random crop of the old size "
         "(default: the data set's own, 4 for cifar100, 1 for digits)",
+        bound=_NOT_NEGATIVE,
     )
     mirror: str = _setting(
         "auto",
@@ -88,24 +90,28 @@ class Config:
         0.0,
         "data",
         "augmentation: the pixels of each image are multiplied by up to 1 +- this, at random",
+        bound=_NOT_NEGATIVE,
     )
 
-    task_size: int = _setting(10, "scenario", "classes a task")
+    task_size: int = _setting(10, "scenario", "classes a task", bound=_COUNT)
     first_task: int | None = _setting(
-        None, "scenario", "classes of the first task (default: as all others)"
+        None, "scenario", "classes of the first task (default: as all others)", bound=_COUNT
     )
     classes: int | None = _setting(
-        None, "scenario", "learn only the first N classes of the order (default: all)"
+        None, "scenario", "learn only the first N classes of the order (default: all)", bound=_COUNT
     )
     order: str = _setting(
         "seeded", "scenario", "order in which classes come", choices=("natural", "seeded")
     )
     order_seed: int = _setting(
-        1993, "scenario", "seed of the seeded order; 1993 gives the common one"
+        1993, "scenario", "seed of the seeded order; 1993 gives the common one", bound=_SEED
     )
-    seed: int = _setting(0, "scenario", "seed of initial weights")
+    seed: int = _setting(0, "scenario", "seed of initial weights", bound=_SEED)
     data_seed: int | None = _setting(
-        None, "scenario", "seed of shuffling, augmentation and random exemplars (default: --seed)"
+        None,
+        "scenario",
+        "seed of shuffling, augmentation and random exemplars (default: --seed)",
+        bound=_SEED,
     )
 
     backbone: str = _setting(
@@ -119,30 +125,41 @@ class Config:
         choices=("growing", "fixed"),
     )
 
-    epochs: int = _setting(70, "training", "epochs a task")
+    epochs: int = _setting(70, "training", "epochs a task", bound=_COUNT)
     first_epochs: int | None = _setting(
-        None, "training", "epochs of the first task (default: as all others)"
+        None, "training", "epochs of the first task (default: as all others)", bound=_COUNT
     )
     batch_size: int = _setting(
         128,
         "training",
         "images an update; an epoch leaves out a rest smaller than this, and goes round a pool "
         "smaller than this",
+        bound=_COUNT,
     )
-    rate: float = _setting(0.1, "training", "learning rate of the first epochs, per update")
+    rate: float = _setting(
+        0.1, "training", "learning rate of the first epochs, per update", bound=_POSITIVE
+    )
     rate_steps: tuple[float, ...] = _setting(
-        (0.7, 0.9), "training", "fractions of a task's epochs after which the rate falls"
+        (0.7, 0.9),
+        "training",
+        "fractions of a task's epochs after which the rate falls",
+        bound=_FRACTIONS,
     )
     first_rate_steps: tuple[float, ...] | None = _setting(
-        None, "training", "the same of the first task (default: as all others)"
+        None, "training", "the same of the first task (default: as all others)", bound=_FRACTIONS
     )
-    rate_factor: float = _setting(5.0, "training", "what the rate is divided by at each fall")
-    momentum: float = _setting(0.9, "training", "momentum of SGD")
+    rate_factor: float = _setting(
+        5.0, "training", "what the rate is divided by at each fall", bound=_POSITIVE
+    )
+    momentum: float = _setting(0.9, "training", "momentum of SGD", bound=_NOT_NEGATIVE)
     weight_decay: float = _setting(
-        2e-4, "training", "times a weight is added to its gradient; see --decay"
+        2e-4,
+        "training",
+        "times a weight is added to its gradient; see --decay",
+        bound=_NOT_NEGATIVE,
     )
     first_weight_decay: float | None = _setting(
-        None, "training", "the same of the first task (default: as all others)"
+        None, "training", "the same of the first task (default: as all others)", bound=_NOT_NEGATIVE
     )
     decay: str = _setting(
         "kernels",
@@ -151,7 +168,9 @@ class Config:
         choices=("kernels", "all"),
     )
 
-    memory: int = _setting(2000, "memory (iCaRL, replay)", "exemplars kept, over all classes")
+    memory: int = _setting(
+        2000, "memory (iCaRL, replay)", "exemplars kept, over all classes", bound=_NOT_NEGATIVE
+    )
     selection: str = _setting(
         "herding",
         "memory (iCaRL, replay)",
@@ -191,10 +210,17 @@ class Config:
         "distillation, exemplars keep their labels (LwF, iCaRL)",
         choices=("all", "tasks", "none"),
     )
-    lambda_: float = _setting(1.0, "loss", "weight of the distillation under a softmax")
-    temperature: float = _setting(2.0, "loss", "temperature of the distillation under a softmax")
+    lambda_: float = _setting(
+        1.0, "loss", "weight of the distillation under a softmax", bound=_NOT_NEGATIVE
+    )
+    temperature: float = _setting(
+        2.0, "loss", "temperature of the distillation under a softmax", bound=_POSITIVE
+    )
     divisor: float = _setting(
-        100.0, "loss", "the summed sigmoid loss of all outputs is divided by this constant"
+        100.0,
+        "loss",
+        "the summed sigmoid loss of all outputs is divided by this constant",
+        bound=_POSITIVE,
     )
 
     ncm: bool = _setting(
@@ -226,23 +252,12 @@ class Config:
             if choices and value not in choices:
                 hint = nearest_name(str(value), choices)
                 raise UserError(f"unknown {flag(field.name)} {value!r}{hint}")
-        finite = float("inf")
-        for names, holds, bound in (
-            (_COUNTS, lambda x: x >= 1, "be at least 1"),
-            (_POSITIVE, lambda x: 0 < x < finite, "be above 0"),
-            (_NOT_NEGATIVE, lambda x: 0 <= x < finite, "not be negative"),
-            (_SEEDS, lambda x: 0 <= x < 2**32, f"lie in 0..{2**32 - 1}"),
-        ):
-            for name in names:
-                value = getattr(self, name)
-                if value is not None and not holds(value):
-                    raise UserError(f"{flag(name)} is {value}; it must {bound}")
+            holds, bound = field.metadata.get("bound", (None, None))
+            if holds and value is not None and not holds(value):
+                are = "are {}; they" if isinstance(value, tuple) else "is {}; it"
+                raise UserError(f"{flag(field.name)} {are.format(value)} must {bound}")
         if self.momentum >= 1:
             raise UserError(f"--momentum is {self.momentum}; it must be below 1")
-        for name in ("rate_steps", "first_rate_steps"):
-            steps = getattr(self, name) or ()
-            if not all(0 < step <= 1 for step in steps):
-                raise UserError(f"{flag(name)} are {steps}; they must lie in 0..1")
 
     def folder(self) -> str:
         """Where the run goes."""

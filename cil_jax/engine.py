@@ -15,7 +15,7 @@ from jax import lax
 from cil_jax import memory as memory_lib
 from cil_jax.classifiers import Counts, class_sums, nearest_class_mean
 from cil_jax.data.augment import Augmentation
-from cil_jax.learner import Learner, Normalizer, Purpose, Weights, create, embed
+from cil_jax.learner import Learner, Normalizer, Purpose, Weights, create, embed, views
 from cil_jax.memory import Pool
 from cil_jax.methods.base import Batch, Method
 from cil_jax.schedules import SGD
@@ -166,10 +166,8 @@ class Engine:
         Summed over all training data and brought to unit length, they are the class means that
         `evaluate` takes.
         """
-        views = [embed(self.method.backbone, learner, images)]
-        if mirrored:
-            views.append(embed(self.method.backbone, learner, images, mirrored=True))
-        return sum(class_sums(features, labels, learner.means.shape[0]) for features in views)
+        sides = views(self.method.backbone, learner, images, mirrored)
+        return sum(class_sums(features, labels, learner.means.shape[0]) for features in sides)
 
     @_program
     def evaluate(

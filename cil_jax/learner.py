@@ -164,6 +164,12 @@ def embed(
     return lax.fori_loop(0, n_batches, add, jnp.zeros((n, learner.means.shape[1])))
 
 
+def views(backbone: nn.Module, learner: Learner, images: Array, mirrored: bool) -> list[Array]:
+    """Features [N, D] of pixels, as `embed` gives them, and where asked of their mirror images."""
+    sides = (False, True) if mirrored else (False,)
+    return [embed(backbone, learner, images, mirrored=side) for side in sides]
+
+
 def initial_weights(
     backbone: nn.Module, image_shape: tuple[int, int, int], n_classes: int, key: Key
 ) -> Weights:

@@ -56,10 +56,10 @@ def members(config: Config, seeds: Sequence[int] | None, n_orders: int | None) -
         for seed in seeds or [config.seed]:
             order = f"order{order_seed}" if config.order == "seeded" else config.order
             out = folder / f"{order}-seed{seed}"
-            member = dataclasses.replace(config, order_seed=order_seed, seed=seed, out=str(out))
             # What was begun is continued, what is done is read.
             begun = RunFolder(out).holds_a_run
-            found.append(dataclasses.replace(member, resume=begun))
+            own = {"order_seed": order_seed, "seed": seed, "out": str(out), "resume": begun}
+            found.append(dataclasses.replace(config, **own))
     return found
 
 

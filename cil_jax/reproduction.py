@@ -1,6 +1,7 @@
 """Published results, the runs that repeat them, and how far these are from them."""
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
@@ -60,14 +61,12 @@ class Outcome:
       n: how many members are done; 0 for not run.
       average, last: mean and standard deviation (None for n = 1), None where not run.
       orders: class orders of the members.
-      seconds: mean time of a member.
     """
 
     n: int
     average: tuple[float, float | None] | None = None
     last: tuple[float, float | None] | None = None
     orders: tuple[str, ...] = ()
-    seconds: float | None = None
 
 
 def rows(names: Sequence[str] = ()) -> list[Row]:
@@ -76,13 +75,7 @@ def rows(names: Sequence[str] = ()) -> list[Row]:
     Raises:
       UserError: if there is no run of that name.
     """
-    text = (resources.files("cil_jax") / "published.yaml").read_text()
-    published = yaml.safe_load(text)
-    found = []
-    for entry in published["rows"]:
-        method, name = entry.pop("run")
-        entry["source"] = published["sources"][entry["source"]]
-        found.append(Row(method, name, settings=entry.pop("settings", {}), **entry))
+    found = _published()
     known = dict.fromkeys(row.run for row in found)
     for name in names:
         if name not in known:
@@ -90,10 +83,22 @@ def rows(names: Sequence[str] = ()) -> list[Row]:
     return [row for row in found if not names or row.run in names]
 
 
+@functools.cache
+def _published() -> tuple[Row, ...]:
+    """All rows of published.yaml."""
+    published = yaml.safe_load((resources.files("cil_jax") / "published.yaml").read_text())
+    found = []
+    for entry in published["rows"]:
+        method, name = entry.pop("run")
+        entry["source"] = published["sources"][entry["source"]]
+        found.append(Row(method, name, settings=entry.pop("settings", {}), **entry))
+    return tuple(found)
+
+
 def settings(row: Row, protocol: str) -> dict[str, Any]:
     """What is laid over the preset to repeat a row under a protocol."""
     # The nearest mean of all data takes time, and is asked of one run only.
-    ncm = any(r.classifier == "ncm" and r.run == row.run for r in rows())
+    ncm = any(r.classifier == "ncm" and r.run == row.run for r in _published())
     return {**row.settings, **PROTOCOLS[protocol], **({} if ncm else {"ncm": False})}
 
 
@@ -133,7 +138,6 @@ def outcome(row: Row, protocol: str, folder: str) -> Outcome:
         average=percent("average_incremental_accuracy") if row.average or not row.last else None,
         last=percent("last_accuracy"),
         orders=tuple(summary["orders"]),
-        seconds=summary["seconds"]["mean"],
     )
 
 

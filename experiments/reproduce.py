@@ -42,9 +42,10 @@ def _reproduce(arguments: list[str] | None) -> None:
     )
     flags = parser.parse_args(arguments)
     rows = reproduction.rows(flags.rows)
+    runs = list({row.run: row for row in rows}.values())  # several rows may share one
     if flags.protocol:
         machine = {"data_dir": flags.data_dir, "accelerator": flags.accelerator}
-        for row in {row.run: row for row in rows}.values():
+        for row in runs:
             config = reproduction.config(row, flags.protocol, flags.folder, **machine)
             run_members(config, flags.seeds, flags.orders)
 
@@ -60,7 +61,7 @@ def _reproduce(arguments: list[str] | None) -> None:
     for source in dict.fromkeys(row.source for row in rows):
         console.print(f"published: {source}", highlight=False, soft_wrap=True)
     console.print("commands:", highlight=False)
-    for row in {row.run: row for row in rows}.values():
+    for row in runs:
         text = reproduction.command(row, flags.protocol or "full", flags.folder)
         console.print(f"  {text}", highlight=False, soft_wrap=True)
     if flags.markdown:

@@ -40,23 +40,21 @@ class LwF(Finetune):
         return parts["classification"] + weight * parts["distillation"], (parts, output)
 
     def _parts(self, learner, batch, logits):
-        if self.distill == "none":
-            return {
-                "classification": self.classification(learner, batch, logits),
-                "distillation": jnp.zeros(()),
-            }
-        teacher_logits = self.teacher(learner, batch).logits
-        if self.objective == "sigmoid":
-            n_open = self.n_open(learner)
+        if self.distill != "none" and self.objective == "sigmoid":
             return losses.icarl(
-                logits, batch.labels, teacher_logits, learner.n_old, n_open, self.divisor
+                logits,
+                batch.labels,
+                self.teacher(learner, batch).logits,
+                learner.n_old,
+                self.n_open(learner),
+                self.divisor,
             )
-        return {
-            "classification": self.classification(learner, batch, logits),
-            "distillation": when_there_is_a_past(
-                learner, self._soft(learner, logits, teacher_logits)
-            ),
-        }
+        distillation = jnp.zeros(())
+        if self.distill != "none":
+            soft = self._soft(learner, logits, self.teacher(learner, batch).logits)
+            distillation = when_there_is_a_past(learner, soft)
+        classification = self.classification(learner, batch, logits)
+        return {"classification": classification, "distillation": distillation}
 
     def _soft(self, learner, logits, teacher_logits):
         """Distillation at a temperature, of all old outputs or task by task."""

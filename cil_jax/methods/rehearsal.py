@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from cil_jax import memory as memory_lib
 from cil_jax.classifiers import class_means, nearest_class_mean
-from cil_jax.learner import embed
+from cil_jax.learner import embed, views
 from cil_jax.methods.base import Method, linear
 from cil_jax.selection import herding, uniform
 
@@ -59,11 +59,9 @@ class Rehearsal(Method):
     def _with_means(self, learner):
         """Means of the exemplars under the network as it is now."""
         images, labels = learner.memory.images, learner.memory.labels()
-        views = [embed(self.backbone, learner, images)]
-        if self.mirror_means:
-            views.append(embed(self.backbone, learner, images, mirrored=True))
-        features = jnp.concatenate(views)
-        means = class_means(features, jnp.tile(labels, len(views)), learner.means.shape[0])
+        sides = views(self.backbone, learner, images, self.mirror_means)
+        features, labels = jnp.concatenate(sides), jnp.tile(labels, len(sides))
+        means = class_means(features, labels, learner.means.shape[0])
         return learner.replace(means=means)
 
     def classifiers(self):

@@ -6,6 +6,8 @@ from typing import Any
 import numpy as np
 from rich.table import Table
 
+from cil_jax.members import n_learned
+
 LAST_ROWS = (
     ("  old classes", "old_accuracy"),
     ("  new classes", "new_accuracy"),
@@ -47,19 +49,7 @@ def summary(results: dict[str, Any]) -> Table:
     Args:
       results: what results.json holds.
     """
-    sizes, classifiers = results["task_sizes"], results["classifiers"]
-    table = _headed(results, caption(results))
-    columns = list(classifiers.values())
-    seen = np.cumsum(sizes)
-    for t in range(len(columns[0]["seen_accuracy"])):
-        table.add_row(str(seen[t]), *(percent(c["seen_accuracy"][t]) for c in columns))
-    table.add_section()
-    for label, key in SUMMARY_ROWS:
-        table.add_row(label, *(percent(c[key]) for c in columns))
-        if key == "last_accuracy":
-            for part, part_key in LAST_ROWS:
-                table.add_row(part, *(percent(c[part_key][-1]) for c in columns))
-    return table
+    return _accuracies(results, lambda value, t=None: percent(value if t is None else value[t]))
 
 
 def group_summary(summary: dict[str, Any]) -> Table:
@@ -68,19 +58,11 @@ def group_summary(summary: dict[str, Any]) -> Table:
     Args:
       summary: of `cil_jax.members.summarize`.
     """
-    table = _headed(summary, caption(summary))
-    columns = list(summary["classifiers"].values())
-    for t, n_seen in enumerate(np.cumsum(summary["task_sizes"])):
-        curves = (c["seen_accuracy"] for c in columns)
-        table.add_row(str(n_seen), *(spread(c["mean"][t], c["std"][t]) for c in curves))
-    table.add_section()
-    for label, key in SUMMARY_ROWS:
-        table.add_row(label, *(spread(c[key]["mean"], c[key]["std"]) for c in columns))
-        if key == "last_accuracy":
-            for part, part_key in LAST_ROWS:
-                last = ((c[part_key]["mean"][-1], c[part_key]["std"][-1]) for c in columns)
-                table.add_row(part, *(spread(*one) for one in last))
-    return table
+
+    def cell(value, t=None):
+        return spread(*(value[k] if t is None else value[k][t] for k in ("mean", "std")))
+
+    return _accuracies(summary, cell)
 
 
 def caption(results: dict[str, Any]) -> str:
@@ -125,11 +107,23 @@ def spread(mean: float | None, std: float | None) -> str:
     return percent(mean) + ("" if std is None else f" +- {100 * std:.1f}")
 
 
-def _headed(results: dict[str, Any], title: str) -> Table:
-    table = Table(title=f"{title}\naccuracy on all classes seen", title_justify="left")
+def _accuracies(results: dict[str, Any], cell: Callable[..., str]) -> Table:
+    """The table of a run or of a group; `cell` says a number, or that of task t in a list."""
+    title = f"{caption(results)}\naccuracy on all classes seen"
+    table = Table(title=title, title_justify="left")
     table.add_column("classes seen")
     for name in results["classifiers"]:
         table.add_column(column_name(results, name), justify="right")
+    columns = list(results["classifiers"].values())
+    seen = np.cumsum(results["task_sizes"])[: n_learned(results)]
+    for t, n_seen in enumerate(seen):
+        table.add_row(str(n_seen), *(cell(c["seen_accuracy"], t) for c in columns))
+    table.add_section()
+    for label, key in SUMMARY_ROWS:
+        table.add_row(label, *(cell(c[key]) for c in columns))
+        if key == "last_accuracy":
+            for part, part_key in LAST_ROWS:
+                table.add_row(part, *(cell(c[part_key], -1) for c in columns))
     return table
 
 
