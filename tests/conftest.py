@@ -14,7 +14,7 @@ os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.5"
 
 import pytest
 
-from cil_jax import models
+from cil_jax import metrics, models
 from cil_jax.config import Config, preset, presets
 from cil_jax.data import cifar100
 from cil_jax.methods import METHODS
@@ -40,6 +40,36 @@ def small_config(method: str, out: os.PathLike | str, **overrides) -> Config:
         "out": str(out),
     }
     return preset(method, PRESETS[method], **{**values, **overrides})
+
+
+def results_of(sizes=(2, 2, 1), matrix=((0.9,), (0.5, 0.8), (0.2, 0.4, 0.7)), **others) -> dict:
+    """What results.json would hold of a run with this accuracy matrix, without a run."""
+    summary = metrics.summarize(
+        matrix, sizes, task_aware=[[0.95] * len(row) for row in matrix], top5=[None] * len(matrix)
+    )
+    return {
+        "method": "icarl",
+        "preset": "paper",
+        "dataset": "digits",
+        "order": "seeded 1993",
+        "seeds": {"order": 1993, "init": 0, "data": 0},
+        "backbone": "resnet8",
+        "epochs": [7, *[5] * (len(sizes) - 1)],
+        "exemplars": 20,
+        "keeps_all_data": False,
+        "uses_all_data": ["ncm"],
+        "task_sizes": list(sizes),
+        "headline": "nme",
+        "parameters": 1234,
+        "memory_bytes": 5678,
+        "seconds": {"train": 1.5},
+        "classifiers": {
+            "nme": summary,
+            "linear": summary,
+            "ncm": summary,
+        },
+        **others,
+    }
 
 
 @pytest.fixture(scope="session")

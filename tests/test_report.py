@@ -6,43 +6,15 @@ import re
 import matplotlib.image
 import numpy as np
 import pytest
+from conftest import results_of
 from rich.console import Console
 
-from cil_jax import members, metrics, report
+from cil_jax import members, report
 from cil_jax.record import RunFolder
 from cil_jax.report import figures
 from experiments import compare
 
-MATRIX = [[0.9], [0.5, 0.8], [0.2, 0.4, 0.7]]
 NAMES = ("apple", "bear", "cloud", "dove", "elm")
-
-
-def results_of(sizes=(2, 2, 1), matrix=MATRIX):
-    summary = metrics.summarize(
-        matrix, sizes, task_aware=[[0.95] * len(row) for row in matrix], top5=[None] * len(matrix)
-    )
-    return {
-        "method": "icarl",
-        "preset": "paper",
-        "dataset": "digits",
-        "order": "seeded 1993",
-        "seeds": {"order": 1993, "init": 0, "data": 0},
-        "backbone": "resnet8",
-        "epochs": [7, *[5] * (len(sizes) - 1)],
-        "exemplars": 20,
-        "keeps_all_data": False,
-        "uses_all_data": ["ncm"],
-        "task_sizes": list(sizes),
-        "headline": "nme",
-        "parameters": 1234,
-        "memory_bytes": 5678,
-        "seconds": {"train": 1.5},
-        "classifiers": {
-            "nme": summary,
-            "linear": summary,
-            "ncm": summary,
-        },
-    }
 
 
 @pytest.fixture

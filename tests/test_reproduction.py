@@ -1,35 +1,29 @@
 """The table of published results: what it claims, and how ours are set beside them."""
 
 import pytest
+from conftest import results_of
 
-from cil_jax import metrics, reproduction
+from cil_jax import reproduction
 from cil_jax.config import UserError, preset, presets
 from cil_jax.methods import METHODS
 from cil_jax.record import RunFolder
 from experiments import reproduce
 
-CURVE = [0.9, 0.6, 0.5]
+
+def results(order=1993, last=0.5):
+    """Of a run in three tasks of ten classes."""
+    return results_of(
+        *([10] * 3, [[0.9], [0.6, 0.6], [last] * 3]),
+        order=f"seeded {order}",
+        seeds={"order": order, "init": 0, "data": 0},
+    )
 
 
-def results_of(order=1993, last=0.5):
-    matrix = [[0.9], [0.6, 0.6], [last] * 3]
-    told, top5 = [[1.0], [1.0] * 2, [1.0] * 3], [None, 0.9, 0.8]
-    one = metrics.summarize(matrix, [10] * 3, task_aware=told, top5=top5)
-    return {
-        **{"method": "icarl", "preset": "paper", "dataset": "cifar100", "backbone": "resnet32"},
-        **{"epochs": [70] * 3, "exemplars": 2000, "keeps_all_data": False, "parameters": 1},
-        **{"task_sizes": [10] * 3, "headline": "nme", "uses_all_data": ["ncm"]},
-        **{"order": f"seeded {order}", "seeds": {"order": order, "init": 0, "data": 0}},
-        "classifiers": dict.fromkeys(("nme", "linear", "ncm"), one),
-        "seconds": {"train": 5.0},
-    }
-
-
-def write(folder, results):
+def write(folder, content):
     folder.mkdir(parents=True)
     run = RunFolder(folder)
     run.config_file.write_text("method: icarl\n")
-    run.write_results(results)
+    run.write_results(content)
 
 
 def row(run, classifier):
@@ -82,9 +76,9 @@ def test_commands_make_the_very_settings(tmp_path):
 
 def test_our_values_are_means_over_the_members_that_are_done(tmp_path):
     group = tmp_path / "full/icarl-paper"
-    write(group / "order1993-seed0", results_of())
-    write(group / "order1994-seed0", results_of(1994, last=0.4))
-    unfinished = results_of(1995)
+    write(group / "order1993-seed0", results())
+    write(group / "order1994-seed0", results(1994, last=0.4))
+    unfinished = results(1995)
     unfinished["task_sizes"] = [10] * 10
     write(group / "order1995-seed0", unfinished)
     ours = reproduction.outcome(row("icarl-paper", "nme"), "full", tmp_path)
@@ -110,8 +104,8 @@ def test_without_band_or_run_nothing_is_claimed():
 
 
 def test_the_command_shows_what_is_run_and_what_is_not(tmp_path, capsys):
-    write(tmp_path / "full/icarl-paper/order1993-seed0", results_of())
-    write(tmp_path / "reduced/icarl-paper/order1993-seed0", results_of())
+    write(tmp_path / "full/icarl-paper/order1993-seed0", results())
+    write(tmp_path / "reduced/icarl-paper/order1993-seed0", results())
     file = tmp_path / "table.md"
     assert reproduce.main(["--folder", str(tmp_path), "--markdown", str(file)]) == 0
     out = capsys.readouterr().out
