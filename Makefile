@@ -8,23 +8,23 @@ RUN := .venv/bin/python
 
 .PHONY: demo test lint clean
 
-demo: .venv/installed
+demo: .venv/installed-$(EXTRAS)
 	rm -rf runs/demo
 	$(RUN) -m experiments.icarl --dataset digits --task-size 2 --backbone resnet8 --epochs 20 \
 	  --batch-size 32 --memory 100 --out runs/demo
 
-test: .venv/installed
+test: .venv/installed-$(EXTRAS)
 	$(RUN) -m ruff check .
 	$(RUN) -m pytest
 
-lint: .venv/installed
+lint: .venv/installed-$(EXTRAS)
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 
 clean:
 	rm -rf .venv runs/demo
 
-.venv/installed: pyproject.toml constraints.txt
+.venv/installed-$(EXTRAS): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "needs Python 3.11 or newer")'
 	$(PYTHON) -m venv .venv
 	$(RUN) -m pip install --quiet --constraint constraints.txt --editable '.[$(EXTRAS)]'
