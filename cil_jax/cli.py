@@ -5,7 +5,7 @@ import dataclasses
 import difflib
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NoReturn
 
 from cil_jax.config import Config, UserError, cache_dir, flag, from_plain, preset, presets
@@ -13,6 +13,8 @@ from cil_jax.record import RunFolder
 
 FAILED = 2  # exit code for what the user can put right
 INTERRUPTED = 130
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # read when JAX is imported
 
 EXTRAS = {
     "gpu": "for CUDA: pip install 'cil_jax[cuda13]' (or, for older drivers, 'cil_jax[cuda12]')",
@@ -50,7 +52,11 @@ def main(method: str, default_preset: str, about: str | None = None) -> None:
       default_preset: which of the method's presets the flags are laid over.
       about: the experiment's own text, shown by --help.
     """
-    code = guarded(lambda: _from_flags(method, default_preset, about))
+    leave(guarded(lambda: _from_flags(method, default_preset, about)))
+
+
+def leave(code: int) -> NoReturn:
+    """Ends the process."""
     if code == INTERRUPTED:
         sys.stdout.flush()
         sys.stderr.flush()
@@ -115,11 +121,14 @@ def _from_flags(method: str, default_preset: str, about: str | None) -> None:
     parser = make_parser(method, default_preset, about)
     given = vars(parser.parse_args())
     seeds, n_orders = given.pop("seeds", None), given.pop("orders", None)
-    if seeds is None and n_orders is None:
-        return _run(settings(method, default_preset, given))
-    if given.get("resume"):
+    is_single = seeds is None and n_orders is None
+    if given.get("resume") and not is_single:
         raise UserError("--resume is for a single run: --seeds and --orders go on by themselves")
-    run_members(settings(method, default_preset, given), seeds, n_orders)
+    config = settings(method, default_preset, given)
+    check_effect(config, given)
+    if is_single:
+        return _run(config)
+    run_members(config, seeds, n_orders)
 
 
 def settings(method: str, default_preset: str, given: dict[str, Any]) -> Config:
@@ -145,6 +154,26 @@ def settings(method: str, default_preset: str, given: dict[str, Any]) -> Config:
     if stored.method != method:
         raise UserError(f"can't resume {config.folder()}: it is a run of {stored.method}")
     return dataclasses.replace(stored, **given)
+
+
+def check_effect(config: Config, given: Iterable[str]) -> None:
+    """Refuses what was asked for and would change nothing.
+
+    Args:
+      config: the settings of a run.
+      given: the fields of them that flags said.
+
+    Raises:
+      UserError: which flag has no effect.
+    """
+    from cil_jax import methods
+
+    idle = methods.idle(config) | ({"order_seed"} if config.order == "natural" else set())
+    for name in given:
+        if name in idle:
+            raise UserError(
+                f"{flag(name)} has no effect on {config.method} with these settings: leave it out"
+            )
 
 
 def saved_settings(folder: str, **given: Any) -> Config:
@@ -215,7 +244,8 @@ def _run(config: Config) -> None:
 
     console = Console()
     folder = RunFolder(config.folder())
-    console.print(report.summary(_run_one(config, console)))
+    results = _run_one(config, console, f"--resume --out {folder.path}")
+    console.print(report.summary(results))
     names = ", ".join(sorted(file.name for file in folder.figures.iterdir()))
     for line in (
         f"results: {folder.results_file}",
@@ -225,7 +255,7 @@ def _run(config: Config) -> None:
         console.print(line, soft_wrap=True, highlight=False)
 
 
-def _run_one(config: Config, console: Any) -> dict[str, Any]:
+def _run_one(config: Config, console: Any, how_to_continue: str) -> dict[str, Any]:
     """One run to its end, its figures and its page. What results.json holds."""
     from cil_jax import report
     from cil_jax.protocol import Run
@@ -238,7 +268,7 @@ def _run_one(config: Config, console: Any) -> dict[str, Any]:
             results = run.go()
     except KeyboardInterrupt:
         if folder.holds_a_run:
-            print(f"\nto continue: --resume --out {folder.path}", end="", file=sys.stderr)
+            print(f"\nto continue: {how_to_continue}", end="", file=sys.stderr)
         raise
     report.draw(folder, run.scenario.class_names)
     report.write_page(folder, run.scenario.class_names)
@@ -246,7 +276,7 @@ def _run_one(config: Config, console: Any) -> dict[str, Any]:
 
 
 def run_members(config: Config, seeds: list[int] | None, n_orders: int | None) -> dict[str, Any]:
-    """Runs what is not done of several members, and prints and writes their summary.
+    """Runs what is not done of several members, and prints and writes the summary of all.
 
     Args:
       config: what they have in common; `out` is the folder of all.
@@ -266,17 +296,16 @@ def run_members(config: Config, seeds: list[int] | None, n_orders: int | None) -
 
     from cil_jax import report
 
-    console, results = Console(), []
+    console = Console()
     for number, member in enumerate(found, start=1):
         folder = RunFolder(member.folder())
         title = f"member {number} of {len(found)}: {folder.path}"
         if members.is_complete(folder):
             console.print(f"{title} is done", highlight=False, soft_wrap=True)
-            results.append(folder.results())
         else:
             console.print(title, highlight=False, soft_wrap=True)
-            results.append(_run_one(member, console))
-    summary = members.summarize(results)
+            _run_one(member, console, "the same command again")
+    summary = members.summarize(members.done(config)[0])
     file = members.write_summary(members.group_folder(config), summary)
     console.print(report.group_summary(summary))
     console.print(f"summary: {file}", soft_wrap=True, highlight=False)
@@ -292,7 +321,6 @@ def start_accelerator(name: str) -> None:
     Raises:
       UserError: if there is none of that kind, with what to install.
     """
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     import jax
 
     # A second process then starts in seconds. JAX's own variable names another folder.

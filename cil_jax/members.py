@@ -2,7 +2,7 @@
 
 runs/NAME/
   order1993-seed0/   a run folder for each member
-  summary.json       mean, standard deviation and values of every number, once all are done
+  summary.json       mean, standard deviation and values of every number, over all that are done
 """
 
 import dataclasses
@@ -71,6 +71,27 @@ def is_complete(folder: RunFolder) -> bool:
     return n_learned(results) == len(results["task_sizes"])
 
 
+def done(config: Config) -> tuple[list[dict[str, Any]], list[Path]]:
+    """What there is of a group, whichever call made it.
+
+    Args:
+      config: of any member; a member of the group differs from it in its seeds only.
+
+    Returns:
+      What results.json holds of each member that is done; and the folders of runs of other
+      settings, which do not count.
+    """
+    results, others = [], []
+    for folder in map(RunFolder, sorted(group_folder(config).glob("*/"))):
+        if not folder.holds_a_run or not is_complete(folder):
+            continue
+        if folder.differences(config).keys() <= {"seed", "data_seed", "order_seed"}:
+            results.append(folder.results())
+        else:
+            others.append(folder.path)
+    return results, others
+
+
 def n_learned(results: dict[str, Any]) -> int:
     """How many tasks a run has learned, by what results.json or summary.json holds."""
     seen = results["classifiers"][results["headline"]]["seen_accuracy"]
@@ -78,35 +99,48 @@ def n_learned(results: dict[str, Any]) -> int:
 
 
 def summarize(results: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Mean and standard deviation over members.
+    """Mean and standard deviation over class orders or, where there is only one, over seeds.
+
+    An order that was run with several seeds counts once, with their mean: else the deviation
+    would be that of neither.
 
     Args:
       results: what results.json holds, of each member.
 
     Returns:
-      What the first member's results say of method and protocol, `n`, each member's `seeds`, and
-      for each classifier and number its "mean", "std" (with n - 1; None for n = 1) and "values".
-      Of a curve, such as seen_accuracy, all three are lists over tasks.
+      What the first member's results say of method and protocol; `over`, "orders" or "seeds", and
+      `n`, how many of these; each of the `members`' seeds; and for each classifier and number its
+      "mean", "std" (with n - 1; None for n = 1) and the n "values". Of a curve, such as
+      seen_accuracy, all three are lists over tasks.
     """
     first = results[0]
+    by_order: dict[str, list[dict[str, Any]]] = {}
+    for one in results:
+        by_order.setdefault(one["order"], []).append(one)
+    units = [[one] for one in results] if len(by_order) == 1 else list(by_order.values())
     shared = (
         *("method", "preset", "dataset", "backbone", "epochs", "exemplars", "keeps_all_data"),
         *("task_sizes", "headline", "uses_all_data", "parameters"),
     )
     return {
         **{key: first[key] for key in shared},
-        "orders": sorted({r["order"] for r in results}),
-        "n": len(results),
+        "orders": sorted(by_order),
+        "over": "seeds" if len(by_order) == 1 else "orders",
+        "n": len(units),
         "members": [r["seeds"] for r in results],
         "classifiers": {
             name: {
-                key: spread([r["classifiers"][name][key] for r in results])
+                key: spread([_mean([r["classifiers"][name][key] for r in unit]) for unit in units])
                 for key in (*NUMBERS, *CURVES)
             }
             for name in first["classifiers"]
         },
         "seconds": spread([sum(r["seconds"].values()) for r in results]),
     }
+
+
+def _mean(values: Sequence[Any]) -> Any:
+    return values[0] if len(values) == 1 else spread(values)["mean"]
 
 
 def spread(values: Sequence[Any]) -> dict[str, Any]:

@@ -74,12 +74,10 @@ class RunFolder:
           UserError: which of these, and where the settings differ.
         """
         if config.resume:
-            there, here = self.settings(), config.decisive()
-            there.pop("versions", None)
-            names = [name for name in here if there.get(name) != here[name]]
-            if names:
-                pairs = (f"{name} was {there.get(name)}, is now {here[name]}" for name in names)
-                raise UserError(f"can't resume {self.path} with other settings: {'; '.join(pairs)}")
+            differences = self.differences(config)
+            if differences:
+                said = "; ".join(f"{k} was {a}, is now {b}" for k, (a, b) in differences.items())
+                raise UserError(f"{self.path} holds a run of other settings: {said}")
         elif self.path.exists() and not self.path.is_dir():
             raise UserError(f"{self.path} is a file; --out names a folder")
         elif self.holds_a_run:
@@ -89,6 +87,18 @@ class RunFolder:
             )
         elif self.path.is_dir() and not {f.name for f in self.path.iterdir()} <= UNBORN:
             raise UserError(f"{self.path} is not empty and holds no run: choose another --out")
+
+    def differences(self, config: Config) -> dict[str, tuple[Any, Any]]:
+        """Settings that decide the result and are not the run's: its value and the config's.
+
+        A run that is older than a setting did what the setting's default does.
+
+        Raises:
+          UserError: if there is no run, or its settings can't be read.
+        """
+        there = {**Config().decisive(), **self.settings()}
+        here = config.decisive()
+        return {name: (there[name], here[name]) for name in here if there[name] != here[name]}
 
     def start(self, config: Config) -> None:
         """Makes the folder and writes the settings.

@@ -11,10 +11,10 @@ import yaml
 
 from cil_jax import members
 from cil_jax.config import Config, UserError, flag, nearest_name, preset
-from cil_jax.record import RunFolder
 
 FULL: dict[str, Any] = {}
 REDUCED = {"backbone": "resnet8", "epochs": 10}
+N_CLASSES = 100  # of CIFAR-100
 PROTOCOLS = {"full": FULL, "reduced": REDUCED}
 ABOUT = {
     "full": "as published: ResNet-32, 10 tasks of 10 classes, the preset's own epochs",
@@ -30,7 +30,7 @@ class Row:
     Attributes:
       method, preset: of the run that repeats it.
       classifier: whose accuracy it is.
-      source: where it was published.
+      source: where it was published, a key of `sources()`.
       settings: of the run, beyond the preset's.
       average, last: average incremental and last accuracy in percent, None where not published.
       band: for "average" or "last", the lowest and highest value that counts as repeated.
@@ -58,15 +58,19 @@ class Outcome:
     """Our value of a row, over the members that are done; in percent.
 
     Attributes:
-      n: how many members are done; 0 for not run.
+      n: over how many orders or seeds; 0 for not run.
       average, last: mean and standard deviation (None for n = 1), None where not run.
+      over: "orders" or "seeds", see `cil_jax.members.summarize`.
       orders: class orders of the members.
+      others: runs in the row's folder that have other settings, and do not count.
     """
 
     n: int
     average: tuple[float, float | None] | None = None
     last: tuple[float, float | None] | None = None
+    over: str = "seeds"
     orders: tuple[str, ...] = ()
+    others: tuple[Path, ...] = ()
 
 
 def rows(names: Sequence[str] = ()) -> list[Row]:
@@ -83,15 +87,24 @@ def rows(names: Sequence[str] = ()) -> list[Row]:
     return [row for row in found if not names or row.run in names]
 
 
+def sources() -> dict[str, str]:
+    """Where the rows were published, by the short names that rows give."""
+    return dict(_file()["sources"])
+
+
+@functools.cache
+def _file() -> dict[str, Any]:
+    return yaml.safe_load((resources.files("cil_jax") / "published.yaml").read_text())
+
+
 @functools.cache
 def _published() -> tuple[Row, ...]:
     """All rows of published.yaml."""
-    published = yaml.safe_load((resources.files("cil_jax") / "published.yaml").read_text())
     found = []
-    for entry in published["rows"]:
-        method, name = entry.pop("run")
-        entry["source"] = published["sources"][entry["source"]]
-        found.append(Row(method, name, settings=entry.pop("settings", {}), **entry))
+    for entry in _file()["rows"]:
+        (method, name), settings = entry["run"], entry.get("settings", {})
+        rest = {key: entry[key] for key in entry if key not in ("run", "settings")}
+        found.append(Row(method, name, settings=settings, **rest))
     return tuple(found)
 
 
@@ -117,15 +130,10 @@ def command(row: Row, protocol: str, folder: str) -> str:
 
 
 def outcome(row: Row, protocol: str, folder: str) -> Outcome:
-    """What is there of a row's run: all members that are done."""
-    group = Path(folder) / protocol / row.run
-    done = [
-        member.results()
-        for member in map(RunFolder, sorted(group.glob("*/")))
-        if member.holds_a_run and members.is_complete(member)
-    ]
+    """What is there of a row's run: all members that are done, with the row's very settings."""
+    done, others = members.done(config(row, protocol, folder))
     if not done:
-        return Outcome(0)
+        return Outcome(0, others=tuple(others))
     summary = members.summarize(done)
     one = summary["classifiers"][row.classifier]
 
@@ -134,7 +142,9 @@ def outcome(row: Row, protocol: str, folder: str) -> Outcome:
         return 100 * one[key]["mean"], None if std is None else 100 * std
 
     return Outcome(
-        n=len(done),
+        n=summary["n"],
+        over=summary["over"],
+        others=tuple(others),
         average=percent("average_incremental_accuracy") if row.average or not row.last else None,
         last=percent("last_accuracy"),
         orders=tuple(summary["orders"]),
@@ -150,6 +160,12 @@ def in_band(row: Row, ours: Outcome) -> bool | None:
         if values[key] is not None
     ]
     return all(checks) if checks else None
+
+
+def tasks(row: Row) -> str:
+    """Tasks and classes a task of a row's run, such as '10 x 10'."""
+    size = config(row, "full", "").task_size
+    return f"{N_CLASSES // size} x {size}"
 
 
 def lines(

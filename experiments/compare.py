@@ -3,11 +3,9 @@
 python -m experiments.compare runs/finetune runs/lwf runs/icarl --figure comparison.png
 """
 
-import sys
-
 from rich.console import Console
 
-from cil_jax.cli import command_parser, guarded
+from cil_jax.cli import command_parser, guarded, leave
 from cil_jax.report import compare
 
 
@@ -25,4 +23,4 @@ def _compare(arguments: list[str] | None) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

@@ -6,9 +6,7 @@ takes the last network of a run and asks how well the nearest mean of so many ex
 classifies all classes seen. Exemplars are chosen anew from all training images: an analysis.
 """
 
-import sys
-
-from cil_jax.cli import command_parser, guarded, saved_settings, start_accelerator
+from cil_jax.cli import command_parser, guarded, leave, saved_settings, start_accelerator
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -44,4 +42,4 @@ def _exemplars(arguments: list[str] | None) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

@@ -4,11 +4,9 @@ python -m experiments.prepare                    # downloads 169 MB
 python -m experiments.prepare --archive FILE     # cifar-100-binary.tar.gz is here already
 """
 
-import sys
-
 from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn
 
-from cil_jax.cli import command_parser, guarded
+from cil_jax.cli import command_parser, guarded, leave
 from cil_jax.data import cifar100, prepare
 
 
@@ -40,4 +38,4 @@ def _prepare(arguments: list[str] | None) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

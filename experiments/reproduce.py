@@ -8,10 +8,10 @@ Runs lie in runs/reproduce/full and runs/reproduce/reduced. What is done is not 
 was interrupted goes on.
 """
 
-import sys
 from pathlib import Path
 
-from cil_jax.cli import add_member_flags, command_parser, guarded, run_members
+from cil_jax.cli import add_member_flags, command_parser, guarded, leave, run_members
+from cil_jax.config import UserError, flag
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -38,13 +38,16 @@ def _reproduce(arguments: list[str] | None) -> None:
     parser.add_argument("--markdown", metavar="FILE", help="also write the tables to FILE")
     parser.add_argument("--data-dir", metavar="DIR", help="as for the other experiments")
     parser.add_argument(
-        "--accelerator", choices=("auto", "cpu", "gpu", "tpu"), default="auto", help="(auto)"
+        "--accelerator", choices=("auto", "cpu", "gpu", "tpu"), help="(default: auto)"
     )
     flags = parser.parse_args(arguments)
+    for name in ("seeds", "orders", "data_dir", "accelerator"):
+        if getattr(flags, name) is not None and not flags.protocol:
+            raise UserError(f"{flag(name)} is for runs: add --full or --reduced")
     rows = reproduction.rows(flags.rows)
     runs = list({row.run: row for row in rows}.values())  # several rows may share one
     if flags.protocol:
-        machine = {"data_dir": flags.data_dir, "accelerator": flags.accelerator}
+        machine = {"data_dir": flags.data_dir, "accelerator": flags.accelerator or "auto"}
         for row in runs:
             config = reproduction.config(row, flags.protocol, flags.folder, **machine)
             run_members(config, flags.seeds, flags.orders)
@@ -54,19 +57,27 @@ def _reproduce(arguments: list[str] | None) -> None:
     from cil_jax import report
 
     console, texts = Console(), []
+
+    def say(text):
+        console.print(text, highlight=False, soft_wrap=True, markup=False)
+
     for protocol in [flags.protocol] if flags.protocol else reproduction.PROTOCOLS:
+        about = reproduction.ABOUT[protocol]
         lines = reproduction.lines(rows, protocol, flags.folder)
-        console.print(report.reproduction(lines, reproduction.ABOUT[protocol]))
-        texts.append(report.reproduction_markdown(lines, reproduction.ABOUT[protocol]))
-    for source in dict.fromkeys(row.source for row in rows):
-        console.print(f"published: {source}", highlight=False, soft_wrap=True)
-    console.print("commands:", highlight=False)
+        commands = [reproduction.command(row, protocol, flags.folder) for row in runs]
+        # Whole on a narrow terminal too, which may break lines but never leaves anything out.
+        console.print(report.reproduction(lines, about), width=200, crop=False)
+        for folder in dict.fromkeys(path for _, ours, _ in lines for path in ours.others):
+            say(f"left out, other settings: {folder}")
+        texts.append(report.reproduction_markdown(lines, about, commands))
+    for key, source in reproduction.sources().items():
+        say(f"{key}: {source}")
+    say("commands:")
     for row in runs:
-        text = reproduction.command(row, flags.protocol or "full", flags.folder)
-        console.print(f"  {text}", highlight=False, soft_wrap=True)
+        say(f"  {reproduction.command(row, flags.protocol or 'full', flags.folder)}")
     if flags.markdown:
         Path(flags.markdown).write_text("\n\n".join(texts) + "\n")
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

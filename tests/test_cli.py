@@ -11,9 +11,11 @@ from pathlib import Path
 import pytest
 from conftest import PRESETS
 
+from cil_jax import cli
+
 ROOT = Path(__file__).parents[1]
 SMALL = ["--dataset", "digits", "--backbone", "resnet8", "--task-size", "2", "--classes", "4"]
-SMALL += ["--epochs", "1", "--batch-size", "64", "--memory", "20", "--accelerator", "cpu"]
+SMALL += ["--epochs", "1", "--batch-size", "64", "--accelerator", "cpu"]
 
 
 def command(*arguments, cwd, **environment):
@@ -50,7 +52,7 @@ def assert_refused(result, *words):
 def a_run(tmp_path_factory):
     """A finished run in runs/one, and what the command said."""
     cwd = tmp_path_factory.mktemp("cli")
-    return cwd, command("experiments.icarl", *SMALL, "--out", "runs/one", cwd=cwd)
+    return cwd, command("experiments.icarl", *SMALL, "--memory", "20", "--out", "runs/one", cwd=cwd)
 
 
 def test_a_run_prints_its_course_its_table_and_where_the_figures_are(a_run):
@@ -89,7 +91,7 @@ def test_the_table_has_the_numbers_of_the_results(a_run):
 def test_an_existing_run_is_not_overwritten(a_run):
     cwd, _ = a_run
     before = content(cwd / "runs")
-    result = command("experiments.icarl", *SMALL, "--out", "runs/one", cwd=cwd)
+    result = command("experiments.icarl", *SMALL, "--memory", "20", "--out", "runs/one", cwd=cwd)
     assert_refused(result, "runs/one already holds a run", "--resume", "--out")
     assert content(cwd / "runs") == before
 
@@ -141,17 +143,76 @@ REFUSALS = [
     (["--no-such-flag"], ["--no-such-flag", "see --help"]),
     (["--batchsize", "3"], ["--batchsize", "did you mean --batch-size?"]),
     (["--preset", "best"], ["--preset", "'best'", "paper"]),
-    (["--accelerator", "gpu"], ["no GPU", "cil_jax[cuda13]"]),
-    (["--accelerator", "tpu"], ["no TPU", "cil_jax[tpu]"]),
     (["--dataset", "cifar100", "--data-dir", "nothing"], ["experiments.prepare", "nothing"]),
 ]
 
 
+@pytest.fixture
+def refusal(monkeypatch, tmp_path, capsys):
+    """The one line that a method's flags are refused with, in this process: it is faster."""
+
+    def of(method, *flags):
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(sys, "argv", [method, *SMALL, "--out", "runs/new", *flags])
+        with pytest.raises(SystemExit) as ended:
+            cli.main(method, PRESETS[method])
+        out, error = capsys.readouterr()
+        assert ended.value.code == 2 and out == ""
+        assert error.startswith("error: ") and error.count("\n") == 1, error
+        assert not Path("runs").exists()
+        return error
+
+    return of
+
+
 @pytest.mark.parametrize(("flags", "words"), REFUSALS, ids=" ".join)
-def test_bad_input_gets_one_line_and_leaves_nothing(tmp_path, flags, words):
+def test_bad_input_gets_one_line_and_leaves_nothing(refusal, flags, words):
+    error = refusal("icarl", *flags)
+    for word in words:
+        assert word in error
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--accelerator", "gpu"], ["no GPU", "cil_jax[cuda13]"]),
+        (["--accelerator", "tpu"], ["no TPU", "cil_jax[tpu]"]),
+        (["--temperature", "3"], ["--temperature has no effect on icarl with these settings"]),
+    ],
+)
+def test_a_process_that_is_refused_ends_with_one_line(tmp_path, flags, words):
     result = command("experiments.icarl", *SMALL, "--out", "runs/new", *flags, cwd=tmp_path)
     assert_refused(result, *words)
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("method", "flags"),
+    [
+        ("icarl", ["--lambda", "3"]),
+        ("icarl", ["--distill", "tasks"]),
+        ("icarl", ["--softmax-over", "open"]),
+        ("icarl", ["--objective", "softmax", "--distill", "none", "--lambda", "3"]),
+        ("icarl", ["--objective", "softmax", "--divisor", "10"]),
+        ("replay", ["--distill", "all"]),
+        ("lwf", ["--selection", "random"]),
+        ("icarl", ["--order", "natural", "--order-seed", "3"]),
+    ],
+)
+def test_a_flag_without_effect_is_refused(method, flags, refusal):
+    error = refusal(method, *flags)
+    assert f"{flags[-2]} has no effect on {method} with these settings: leave it out" in error
+
+
+def test_flags_with_an_effect_are_taken():
+    for method, given in (
+        ("icarl", {"objective": "softmax", "lambda_": 3.0, "temperature": 1.0, "memory": 100}),
+        ("icarl", {"distill": "none", "divisor": 10.0, "order_seed": 4}),
+        ("lwf", {"preset": "pycil", "distill": "tasks", "softmax_over": "open"}),
+        ("joint", {"objective": "softmax", "softmax_over": "open"}),
+        ("fixed", {"divisor": 10.0}),
+    ):
+        cli.check_effect(cli.settings(method, PRESETS[method], dict(given)), given)
 
 
 def test_a_folder_of_something_else_is_left_alone(tmp_path):
@@ -201,7 +262,7 @@ def test_flags_are_read_before_jax_is_imported(tmp_path):
 
 def test_a_killed_run_is_resumed_from_its_folder(a_run, tmp_path):
     """SIGKILL in the second task; the results are those of a run that was left alone."""
-    flags = [*SMALL, "--epochs", "3", "--out", "runs/one"]
+    flags = [*SMALL, "--memory", "20", "--epochs", "3", "--out", "runs/one"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     process = subprocess.Popen(
         [sys.executable, "-m", "experiments.icarl", *flags],

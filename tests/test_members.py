@@ -4,11 +4,12 @@ import json
 
 import numpy as np
 import pytest
-from conftest import small_config
+from conftest import results_of, small_config
 
 from cil_jax import cli, members
 from cil_jax.config import UserError
 from cil_jax.record import RunFolder
+from cil_jax.report import tables
 
 
 def test_members_are_every_order_with_every_seed(tmp_path):
@@ -94,6 +95,36 @@ def test_a_member_of_other_settings_is_refused(group):
     other = small_config("finetune", config.out, epochs=3)
     with pytest.raises(UserError, match="epochs was 1, is now 3"):
         cli.run_members(other, [0], 1)
+
+
+def test_the_deviation_is_that_of_orders_each_with_the_mean_of_its_seeds():
+    def member(order, seed, last):
+        return results_of(
+            matrix=((0.9,), (0.5, 0.8), (last,) * 3),
+            order=f"seeded {order}",
+            seeds={"order": order, "init": seed, "data": seed},
+        )
+
+    seeds = [member(1993, seed, last) for seed, last in enumerate((0.1, 0.2, 0.6))]
+    one = members.summarize(seeds)
+    last = one["classifiers"]["nme"]["last_accuracy"]
+    assert (one["over"], one["n"]) == ("seeds", 3)
+    assert last["values"] == pytest.approx([0.1, 0.2, 0.6])
+    two = members.summarize([*seeds, member(1994, 0, 0.5)])
+    last = two["classifiers"]["nme"]["last_accuracy"]
+    assert (two["over"], two["n"], len(two["members"])) == ("orders", 2, 4)
+    assert last["values"] == pytest.approx([0.3, 0.5]) and last["mean"] == pytest.approx(0.4)
+    seen = two["classifiers"]["nme"]["seen_accuracy"]
+    assert seen["mean"] == pytest.approx([0.9, 0.65, 0.4])
+    assert tables.sample(one) == "n = 3 seeds" and tables.sample(two) == "n = 2 orders (4 runs)"
+
+
+def test_a_summary_holds_the_members_of_earlier_calls(group):
+    config, _ = group
+    before = {s["init"] for s in members.summarize(members.done(config)[0])["members"]}
+    assert before >= {0, 1}
+    summary = cli.run_members(config, [1], 1)
+    assert {s["init"] for s in summary["members"]} == before
 
 
 def test_a_single_run_is_no_group(group):

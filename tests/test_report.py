@@ -120,7 +120,7 @@ def test_a_caption_says_whose_numbers_they_are():
         assert words in said
     group = members.summarize([results_of(), {**results_of(), "order": "seeded 1994"}])
     said = report.caption(group)
-    assert "order seeded 1993, seeded 1994;" in said and "n = 2" in said
+    assert "order seeded 1993, seeded 1994;" in said and "n = 2 orders" in said
 
 
 def test_the_table_names_each_classifier_and_has_every_number():
@@ -153,7 +153,8 @@ def test_runs_of_one_protocol_are_compared_and_others_refused(tmp_path, capsys):
     figure = tmp_path / "figure.png"
     assert compare.main([*runs[:2], "--figure", str(figure)]) == 0
     out = capsys.readouterr().out
-    for word in ("one", "two", "nme", "linear", "38.0%", "3 tasks of 2 or 1 classes", "seeded 1"):
+    protocol = ("3 tasks of 2 or 1 classes", "seeded 1", "resnet8")
+    for word in ("one", "two", "nme", "linear", "38.0%", *protocol):
         assert word in out  # .4 * .2 + .4 * .4 + .2 * .7
     assert matplotlib.image.imread(figure).shape[0] > 200
     assert compare.main([runs[0], runs[2]]) == 2

@@ -19,11 +19,13 @@ def results(order=1993, last=0.5):
     )
 
 
-def write(folder, content):
-    folder.mkdir(parents=True)
-    run = RunFolder(folder)
-    run.config_file.write_text("method: icarl\n")
-    run.write_results(content)
+def write(tmp_path, one, protocol="full", order=1993, last=0.5, **other_settings):
+    """A finished member of a row's run, in its place."""
+    config = reproduction.config(one, protocol, tmp_path, order_seed=order, **other_settings)
+    run = RunFolder(f"{config.out}/order{order}-seed0")
+    run.start(config)
+    run.write_results(results(order, last))
+    return run
 
 
 def row(run, classifier):
@@ -75,17 +77,27 @@ def test_commands_make_the_very_settings(tmp_path):
 
 
 def test_our_values_are_means_over_the_members_that_are_done(tmp_path):
-    group = tmp_path / "full/icarl-paper"
-    write(group / "order1993-seed0", results())
-    write(group / "order1994-seed0", results(1994, last=0.4))
+    one = row("icarl-paper", "nme")
+    write(tmp_path, one)
+    write(tmp_path, one, order=1994, last=0.4)
     unfinished = results(1995)
     unfinished["task_sizes"] = [10] * 10
-    write(group / "order1995-seed0", unfinished)
-    ours = reproduction.outcome(row("icarl-paper", "nme"), "full", tmp_path)
-    assert ours.n == 2 and ours.orders == ("seeded 1993", "seeded 1994")
+    write(tmp_path, one, order=1995).write_results(unfinished)
+    ours = reproduction.outcome(one, "full", tmp_path)
+    assert ours.n == 2 and ours.orders == ("seeded 1993", "seeded 1994") and ours.others == ()
     assert ours.last == (pytest.approx(45.0), pytest.approx(7.0710678))
     assert ours.average[0] == pytest.approx(100 * (2 + 1.9) / 6)
     assert reproduction.outcome(row("lwf-pycil", "linear"), "full", tmp_path).n == 0
+
+
+def test_a_run_of_other_settings_is_left_out_and_named(tmp_path, capsys):
+    one = row("icarl-paper", "nme")
+    write(tmp_path, one)
+    other = write(tmp_path, one, order=1994, last=0.1, memory=500)
+    ours = reproduction.outcome(one, "full", tmp_path)
+    assert (ours.n, ours.last[0], ours.others) == (1, pytest.approx(50.0), (other.path,))
+    assert reproduce.main(["icarl-paper", "--folder", str(tmp_path)]) == 0
+    assert f"left out, other settings: {other.path}" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -104,16 +116,31 @@ def test_without_band_or_run_nothing_is_claimed():
 
 
 def test_the_command_shows_what_is_run_and_what_is_not(tmp_path, capsys):
-    write(tmp_path / "full/icarl-paper/order1993-seed0", results())
-    write(tmp_path / "reduced/icarl-paper/order1993-seed0", results())
+    for protocol in reproduction.PROTOCOLS:
+        write(tmp_path, row("icarl-paper", "nme"), protocol)
+    write(tmp_path, row("icarl-paper", "nme"), "reduced", order=1994)
     file = tmp_path / "table.md"
     assert reproduce.main(["--folder", str(tmp_path), "--markdown", str(file)]) == 0
     out = capsys.readouterr().out
     assert "not run" in out and "python -m experiments.icarl --preset paper" in out
     full, reduced = file.read_text().split("Ours: ")[1:][0], file.read_text().split("Ours: ")[2]
-    assert "| icarl-paper | nme | 64.1 / 49.5 | 66.7 / 50.0 | 1 | +2.6 / +0.5 | no |" in full
-    assert "| icarl-paper | nme | 64.1 / 49.5 | 66.7 / 50.0 | 1 | +2.6 / +0.5 | - |" in reduced
-    assert "| lwf-pycil | linear | 43.6 / 23.2 | not run | 0 | - | - |" in full
+    begin = "| icarl-paper | 10 x 10 | nme | 64.1 / 49.5 | icarl |"
+    assert f"{begin} 66.7 / 50.0 | 1 | 1993 | +2.6 / +0.5 | no |" in full
+    two = "66.7 +- 0.0 / 50.0 +- 0.0 | 2 orders | 1993, 1994 | +2.6 / +0.5 | - |"
+    assert f"{begin} {two}" in reduced
+    assert "| lwf-pycil | 10 x 10 | linear | 43.6 / 23.2 | survey | not run | 0 | - |" in full
+    assert "| joint-paper | 1 x 100 | linear |" in full
+    for words in ("- icarl: Rebuffi et al.", "- survey: Zhou et al.", "    python -m experiments."):
+        assert words in full and words.split(":")[0].removeprefix("- ").strip() in out
+    assert "--epochs 10" in reduced and "--epochs 10" not in full
+
+
+@pytest.mark.parametrize(
+    "flags", [["--seeds", "0"], ["--orders", "2"], ["--data-dir", "x"], ["--accelerator", "cpu"]]
+)
+def test_flags_of_runs_are_refused_where_nothing_is_run(flags, capsys):
+    assert reproduce.main(flags) == 2
+    assert f"{flags[0]} is for runs: add --full or --reduced" in capsys.readouterr().err
 
 
 def test_an_unknown_row_is_named(capsys):

@@ -272,6 +272,24 @@ def test_finetuning_forgets_and_icarl_does_not(tmp_path):
     assert icarl[0][0] > 0.9 and icarl[1][1] > 0.8 and icarl[1][0] > 0.8
 
 
+def test_rate_and_weight_decay_of_each_task_reach_its_updates(tmp_path, monkeypatch):
+    heard = []
+    train = Engine.train
+
+    def listening(self, learner, pool, sums, rate, weight_decay, stop):
+        heard.append((int(learner.task), int(learner.epoch), float(rate), float(weight_decay)))
+        return train(self, learner, pool, sums, rate, weight_decay, stop)
+
+    monkeypatch.setattr(Engine, "train", listening)
+    decays = {"first_weight_decay": 0.25, "weight_decay": 0.125}
+    rates = {"rate": 0.5, "rate_steps": (0.5,), "first_rate_steps": (1.0,), "rate_factor": 2.0}
+    cil_jax.run(small_config("finetune", tmp_path / "run", **decays, **rates))
+    assert dict.fromkeys(heard) == dict.fromkeys(
+        [(0, 0, 0.5, 0.25), (0, 1, 0.5, 0.25)]
+        + [(t, e, 0.5 / 2**e, 0.125) for t in (1, 2) for e in (0, 1)]
+    )
+
+
 def test_a_loss_that_is_not_finite_stops_the_run_and_says_where(tmp_path):
     config = small_config("finetune", tmp_path / "run", rate=1e30)
     with pytest.raises(UserError, match=r"no longer finite in task 1, epoch 1, .* lower --rate"):

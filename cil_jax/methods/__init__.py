@@ -25,6 +25,7 @@ __all__ = [
     "Method",
     "Replay",
     "build",
+    "idle",
 ]
 
 METHODS: dict[str, type[Method]] = {
@@ -49,5 +50,15 @@ def build(config: Config, backbone: nn.Module, **facts: object) -> Method:
     """
     cls = METHODS[config.method]
     known = {**vars(config), **facts, "backbone": backbone}
-    names = [field.name for field in dataclasses.fields(cls)]
-    return cls(**{name: known[name] for name in names if name in known})
+    return cls(**{name: known[name] for name in _fields(cls) if name in known})
+
+
+def idle(config: Config) -> set[str]:
+    """Fields of a config that belong to methods and have no effect on this one as it is set."""
+    cls = METHODS[config.method]
+    others = set().union(*map(_fields, METHODS.values())) - set(_fields(cls))
+    return (others & vars(config).keys()) | cls.idle(config)
+
+
+def _fields(cls: type[Method]) -> list[str]:
+    return [field.name for field in dataclasses.fields(cls)]

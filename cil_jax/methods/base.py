@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from cil_jax import heads
+from cil_jax.config import Config
 from cil_jax.learner import Learner, Output, Weights, forward
 from cil_jax.memory import Pool
 from cil_jax.typing import Array, Key, Params
@@ -56,6 +57,12 @@ class Method:
     def memory_size(self) -> int | None:
         """Exemplars kept, over all classes; None for a method that keeps none."""
         return None
+
+    @classmethod
+    def idle(cls, config: Config) -> set[str]:
+        """Fields of a config that other fields leave without effect on this method."""
+        del config
+        return set()
 
     def begin_task(self, learner: Learner, n_new: Array, key: Key) -> Learner:
         """Before training: freezes the network as teacher and opens the head columns of n_new."""

@@ -26,6 +26,10 @@ class Finetune(Method):
 
     parts: ClassVar = ("classification",)
 
+    @classmethod
+    def idle(cls, config):
+        return {"softmax_over" if config.objective == "sigmoid" else "divisor"}
+
     def loss(self, params, learner, batch, key, train=True):
         output = self.student(params, learner, batch, train)
         loss = self.classification(learner, batch, output.logits)

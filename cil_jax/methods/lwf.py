@@ -33,6 +33,15 @@ class LwF(Finetune):
 
     parts: ClassVar = ("classification", "distillation")
 
+    @classmethod
+    def idle(cls, config):
+        found = super().idle(config)
+        if config.objective == "sigmoid" or config.distill == "none":
+            found |= {"lambda_", "temperature"}
+        if config.objective == "sigmoid" and config.distill == "tasks":
+            found |= {"distill"}  # every output is by itself there
+        return found
+
     def loss(self, params, learner, batch, key, train=True):
         output = self.student(params, learner, batch, train)
         parts = self._parts(learner, batch, output.logits)

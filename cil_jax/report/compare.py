@@ -12,7 +12,7 @@ from cil_jax import members
 from cil_jax.config import UserError
 from cil_jax.record import RunFolder
 from cil_jax.report.figures import comparison
-from cil_jax.report.tables import column_name, protocol, spread
+from cil_jax.report.tables import column_name, protocol, sample, spread, training
 
 PROTOCOL = ("dataset", "orders", "task_sizes")
 COLUMNS = {
@@ -53,12 +53,15 @@ def compare(folders: Sequence[str | os.PathLike], figure: str | os.PathLike | No
         except (OSError, ValueError) as error:
             raise UserError(f"can't draw to {figure}: {error}") from error
     table = Table(title=protocol(first), title_justify="left")
-    for column in ("run", "n", "classifier", *COLUMNS):
-        table.add_column(column, justify="left" if column in ("run", "classifier") else "right")
+    for column in ("run", "trained", "n", "classifier", *COLUMNS):
+        is_text = column in ("run", "trained", "classifier")
+        table.add_column(column, justify="left" if is_text else "right")
     for name, run in runs.items():
+        said = (name, training(run), sample(run).removeprefix("n = "))
         for classifier, one in run["classifiers"].items():
             values = (spread(one[key]["mean"], one[key]["std"]) for key in COLUMNS.values())
-            table.add_row(name, str(run["n"]), column_name(run, classifier), *values)
+            table.add_row(*said, column_name(run, classifier), *values)
+            said = ("", "", "")
     return table
 
 

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from cil_jax.record import RunFolder
-from cil_jax.report.tables import caption, column_name, protocol
+from cil_jax.report.tables import caption, column_name, protocol, sample
 
 # Okabe and Ito's colours, which people with any colour vision can tell apart.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
@@ -117,7 +117,7 @@ def comparison(runs: Mapping[str, dict[str, Any]]) -> Figure:
             one = run["classifiers"][run["headline"]]
             values = 100 * np.array(one["seen_accuracy"]["mean"])
             average = f"{100 * one['average_incremental_accuracy']['mean']:.1f}"
-            label = f"{name}, {run['headline']}, n = {run['n']}\naverage {average}"
+            label = f"{name}, {run['headline']}, {sample(run)}\naverage {average}"
             # Runs that lie on each other stay visible: every second line is dashed.
             style = "o-" if next(dashes) else "o:"
             places = seen[: len(values)]

@@ -4,9 +4,11 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+from rich import box
 from rich.table import Table
 
 from cil_jax.members import n_learned
+from cil_jax.reproduction import sources, tasks
 
 LAST_ROWS = (
     ("  old classes", "old_accuracy"),
@@ -72,14 +74,29 @@ def caption(results: dict[str, Any]) -> str:
       results: what results.json or summary.json holds.
     """
     method = results["method"] + (f" ({results['preset']})" if results["preset"] else "")
-    trained = ", then ".join(map(str, dict.fromkeys(results["epochs"])))
+    seed = f", seed {results['seeds']['init']}" if "seeds" in results else ""
+    return f"{method} on {protocol(results)}{seed}; {training(results)}; {sample(results)}"
+
+
+def training(results: dict[str, Any]) -> str:
+    """Network, epochs and what is kept of old tasks, of a run or a group."""
+    epochs = ", then ".join(map(str, dict.fromkeys(results["epochs"])))
     kept = f", {results['exemplars']} exemplars" if results["exemplars"] else ""
     kept += ", all data kept" if results["keeps_all_data"] else ""
-    seed = f", seed {results['seeds']['init']}" if "seeds" in results else ""
-    return (
-        f"{method} on {protocol(results)}{seed}; {results['backbone']}, {trained} epochs a "
-        f"task{kept}; n = {results.get('n', 1)}"
-    )
+    return f"{results['backbone']}, {epochs} epochs a task{kept}"
+
+
+def sample(results: dict[str, Any]) -> str:
+    """How many of what the numbers are a mean of, such as 'n = 5 orders (15 runs)'.
+
+    Args:
+      results: what results.json or summary.json holds.
+    """
+    n = results.get("n", 1)
+    if n == 1:
+        return "n = 1"
+    runs = len(results["members"])
+    return f"n = {n} {results['over']}" + (f" ({runs} runs)" if runs > n else "")
 
 
 def protocol(results: dict[str, Any]) -> str:
@@ -135,16 +152,20 @@ def reproduction(lines: Sequence[tuple[Any, Any, bool | None]], about: str) -> T
         band (None: has none, or is not to be compared).
       about: the protocol of our runs.
     """
-    title = f"average incremental / last accuracy in percent; ours: {about}"
-    table = Table(title=title, title_justify="left")
+    title = f"average incremental / last accuracy in percent\nours: {about}"
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
     for name in REPRODUCTION_COLUMNS:
-        table.add_column(name, justify="left" if name in ("run", "classifier") else "right")
+        is_text = name in ("run", "classifier", "source")
+        table.add_column(name, justify="left" if is_text else "right", no_wrap=True)
     for line in lines:
         table.add_row(*reproduction_cells(*line))
     return table
 
 
-REPRODUCTION_COLUMNS = (*("run", "classifier", "published", "ours", "n", "difference", "in band"),)
+REPRODUCTION_COLUMNS = (
+    *("run", "tasks", "classifier", "published", "source"),
+    *("ours", "n", "order", "difference", "in band"),
+)
 
 
 def reproduction_cells(row: Any, ours: Any, in_band: bool | None) -> list[str]:
@@ -152,9 +173,10 @@ def reproduction_cells(row: Any, ours: Any, in_band: bool | None) -> list[str]:
     published = (row.average, row.last)
     said = {True: "yes", False: "no", None: "-"}[in_band]
     classifier = row.classifier + (f" ({row.note})" if row.note else "")
-    cells = [row.run, classifier, _pair(published, lambda x: f"{x:.1f}")]
+    said_there = _pair(published, lambda x: f"{x:.1f}")
+    cells = [row.run, tasks(row), classifier, said_there, row.source]
     if not ours.n:
-        return [*cells, "not run", "0", "-", "-"]
+        return [*cells, "not run", "0", "-", "-", "-"]
 
     def mean_and_deviation(one):
         mean, std = one
@@ -166,16 +188,24 @@ def reproduction_cells(row: Any, ours: Any, in_band: bool | None) -> list[str]:
         for theirs, our in zip(published, values, strict=True)
     ]
     difference = _pair(differences, lambda x: f"{x:+.1f}")
-    return [*cells, _pair(values, mean_and_deviation), str(ours.n), difference, said]
+    n = str(ours.n) if ours.n == 1 else f"{ours.n} {ours.over}"
+    orders = ", ".join(order.removeprefix("seeded ") for order in ours.orders)
+    return [*cells, _pair(values, mean_and_deviation), n, orders, difference, said]
 
 
 def _pair(values: Sequence[Any], text: Callable[[Any], str]) -> str:
     return " / ".join("-" if value is None else text(value) for value in values)
 
 
-def reproduction_markdown(lines: Sequence[tuple[Any, Any, bool | None]], about: str) -> str:
-    """The table of `reproduction` as Markdown."""
+def reproduction_markdown(
+    lines: Sequence[tuple[Any, Any, bool | None]], about: str, commands: Sequence[str]
+) -> str:
+    """The table of `reproduction` as Markdown, with what its sources are and the commands."""
     rows = [REPRODUCTION_COLUMNS, ["---"] * len(REPRODUCTION_COLUMNS)]
     rows += [reproduction_cells(*line) for line in lines]
     head = f"Average incremental / last accuracy in percent. Ours: {about}."
-    return "\n".join([head, "", *("| " + " | ".join(row) + " |" for row in rows)])
+    named = {row.source for row, *_ in lines}
+    legend = [f"- {key}: {source}" for key, source in sources().items() if key in named]
+    made = [f"    {command}" for command in commands]
+    table = ["| " + " | ".join(row) + " |" for row in rows]
+    return "\n".join([head, "", *table, "", *legend, "", *made])
