@@ -57,6 +57,7 @@ def _reproduce(arguments: list[str] | None) -> None:
     from cil_jax import report
 
     console, texts = Console(), []
+    console.width = max(console.width, 150)  # a narrow terminal breaks lines, and hides nothing
 
     def say(text):
         console.print(text, highlight=False, soft_wrap=True, markup=False)
@@ -65,8 +66,7 @@ def _reproduce(arguments: list[str] | None) -> None:
         about = reproduction.ABOUT[protocol]
         lines = reproduction.lines(rows, protocol, flags.folder)
         commands = [reproduction.command(row, protocol, flags.folder) for row in runs]
-        # Whole on a narrow terminal too, which may break lines but never leaves anything out.
-        console.print(report.reproduction(lines, about), width=200, crop=False)
+        console.print(report.reproduction(lines, about))
         for folder in dict.fromkeys(path for _, ours, _ in lines for path in ours.others):
             say(f"left out, other settings: {folder}")
         texts.append(report.reproduction_markdown(lines, about, commands))
