@@ -68,6 +68,10 @@ def uninterrupted(request, tmp_path_factory):
     return config, results, sizes_of_program_caches()
 
 
+# For what does not depend on the method.
+icarl_only = pytest.mark.parametrize("uninterrupted", ["icarl"], indirect=True)
+
+
 def test_each_program_is_compiled_once_whatever_the_number_of_tasks(uninterrupted):
     _, results, compiled = uninterrupted
     assert results["task_sizes"] == [2, 2, 1]
@@ -149,15 +153,16 @@ def test_parameters_and_memory_are_counted(uninterrupted):
     assert results["memory_bytes"] == images * 64
 
 
+EVENTS = [("epoch_done", 0), ("epoch_done", 1), ("task_done", None)]
+STOPS = [(event, task, epoch) for task in (0, 1) for event, epoch in EVENTS]
+MIDDLE = ("epoch_done", 1, 0)
+
+
+# Every stop with the method that has most to restore, and one with each of the others.
 @pytest.mark.parametrize(
-    "stop",
-    [
-        ("epoch_done", 0, 0),
-        ("epoch_done", 0, 1),
-        ("task_done", 0, None),
-        ("epoch_done", 1, 0),
-        ("epoch_done", 1, 1),
-    ],
+    ("uninterrupted", "stop"),
+    [*(("icarl", stop) for stop in STOPS), *((m, MIDDLE) for m in METHODS if m != "icarl")],
+    indirect=["uninterrupted"],
     ids=str,
 )
 def test_a_resumed_run_ends_bit_for_bit_like_an_uninterrupted_one(uninterrupted, tmp_path, stop):
@@ -174,12 +179,13 @@ def test_a_resumed_run_ends_bit_for_bit_like_an_uninterrupted_one(uninterrupted,
     assert [{**x, **times} for x in lines] == [{**x, **times} for x in expected]
 
 
+@icarl_only
 @pytest.mark.parametrize("extra", ['{"kind":"epoch","task":1,"epoch":1}\n', '{"kind":"ep'])
 def test_lines_after_the_last_checkpoint_are_written_anew(uninterrupted, tmp_path, extra):
     config, results, _ = uninterrupted
     again = small_config(config.method, tmp_path / "run")
     with pytest.raises(Interrupted):
-        cil_jax.run(again, Interrupter("epoch_done", 1, 0))
+        cil_jax.run(again, Interrupter(*MIDDLE))
     folder = RunFolder(again.folder())
     with folder.metrics_file.open("a") as out:
         out.write(extra)
@@ -196,6 +202,7 @@ def test_resuming_a_complete_run_changes_nothing(uninterrupted):
     assert RunFolder(config.folder()).results_file.read_bytes() == before
 
 
+@icarl_only
 def test_a_checkpoint_of_another_shape_is_refused_by_name(uninterrupted):
     config, _, _ = uninterrupted
     other = small_config(config.method, config.folder(), backbone="resnet8")
