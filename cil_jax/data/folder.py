@@ -10,7 +10,6 @@ of their names.
 
 import os
 import unicodedata
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -119,9 +118,7 @@ def _classes(folder: Path, root: Path, problems: Problems) -> Split:
             name = unicodedata.normalize("NFC", entry.name)
             if name in found:
                 problems.add(f"{where}: another folder has this name, written with other code")
-            found[name] = sorted(_pictures(Path(entry.path), root, problems))
-            if not found[name]:
-                problems.add(f"{where}: no picture in it")
+            found[name] = _pictures(Path(entry.path), root, problems)
         elif Path(entry.name).suffix.lower() in known:
             problems.add(f"{where}: no label, for it lies in no class folder")
         elif entry.is_symlink() and not os.path.exists(entry.path):
@@ -129,22 +126,32 @@ def _classes(folder: Path, root: Path, problems: Problems) -> Split:
     return found
 
 
-def _pictures(folder: Path, root: Path, problems: Problems, above: tuple = ()) -> Iterator[Path]:
-    """All files in a folder and the folders in it. What is no file is a problem."""
+def _pictures(folder: Path, root: Path, problems: Problems) -> list[Path]:
+    """All files in a class folder and the folders in it. What is no file is a problem."""
+    seen = {_identity(root), _identity(folder.parent)}
+    found, folders = [], [folder]
+    while folders:
+        here = folders.pop()
+        if _identity(here) in seen:  # links could lead round and round
+            problems.add(f"{_relative(here, root)}: a link to a folder that is read already")
+            continue
+        seen.add(_identity(here))
+        for entry in _entries(here, problems):
+            path = Path(entry.path)
+            if _is_folder(entry):
+                folders.append(path)
+            elif os.path.isfile(path):
+                found.append(path)
+            else:  # opening a pipe would wait for ever
+                what = "a link to nothing" if entry.is_symlink() else "neither a file nor a folder"
+                problems.add(f"{_relative(path, root)}: {what}")
+    return sorted(found)
+
+
+def _identity(folder: Path) -> tuple[int, int]:
+    """The same for a folder and for links to it."""
     status = os.stat(folder)
-    here = (status.st_dev, status.st_ino)
-    if here in above:
-        problems.add(f"{_relative(folder, root)}: a link to a folder that it lies in")
-        return
-    for entry in _entries(folder, problems):
-        path = Path(entry.path)
-        if _is_folder(entry):
-            yield from _pictures(path, root, problems, (*above, here))
-        elif os.path.isfile(path):
-            yield path
-        else:  # opening a pipe would wait for ever
-            what = "a link to nothing" if entry.is_symlink() else "neither a file nor a folder"
-            problems.add(f"{_relative(path, root)}: {what}")
+    return status.st_dev, status.st_ino
 
 
 def _entries(folder: Path, problems: Problems) -> list[os.DirEntry]:

@@ -9,6 +9,7 @@
 With neither, a share of each class is held out for testing.
 """
 
+import contextlib
 import math
 import warnings
 import zipfile
@@ -92,12 +93,19 @@ def _test_rows(
 
 def _arrays(file: Path, problems: Problems) -> Arrays:
     """The arrays that are what they must be."""
-    if not zipfile.is_zipfile(file):
-        raise UserError(f"{file} is no npz file, or not all of one: numpy.savez writes them")
     arrays: Arrays = {}
     try:
-        with warnings.catch_warnings(), np.load(file, allow_pickle=False) as stored:
+        with contextlib.ExitStack() as opened:
+            content = opened.enter_context(file.open("rb"))
+            # numpy would take other beginnings for a pickle.
+            if content.read(2) != b"PK" or not zipfile.is_zipfile(content):
+                raise UserError(
+                    f"{file} is no npz file, or not all of one: numpy.savez writes them"
+                )
+            content.seek(0)
+            opened.enter_context(warnings.catch_warnings())
             warnings.simplefilter("ignore")  # on headers that are odd
+            stored = opened.enter_context(np.load(content, allow_pickle=False))
             check_memory(sum(info.file_size for info in stored.zip.infolist()))
             for key in stored.files:
                 if key not in MUST_BE:

@@ -14,7 +14,7 @@ from PIL import Image, ImageOps
 
 from cil_jax.data.own import Problems, check_memory
 
-FORMATS = ("PNG", "JPEG", "MPO", "BMP", "GIF", "TIFF", "WEBP", "PPM")
+FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP", "PPM")
 DECODER = ("pictures 1", PIL.__version__)  # what an array depends on, beside its file
 
 THREADS = 8
@@ -48,9 +48,8 @@ def read(source: str | os.PathLike | bytes, image_size: int | None = None) -> np
     try:
         file = io.BytesIO(source) if isinstance(source, bytes) else source
         with Image.open(file, formats=FORMATS) as picture:
-            width, height = picture.size
-            if width * height > (Image.MAX_IMAGE_PIXELS or float("inf")):
-                raise Unreadable(f"{width} x {height} pixels are too many")
+            if picture.width * picture.height > (Image.MAX_IMAGE_PIXELS or float("inf")):
+                raise Image.DecompressionBombError  # where Pillow would only warn
             if image_size:
                 picture.draft(None, (2 * image_size, 2 * image_size))  # a JPEG need not be whole
             kind = picture.format
@@ -63,8 +62,9 @@ def read(source: str | os.PathLike | bytes, image_size: int | None = None) -> np
         raise
     except PIL.UnidentifiedImageError:
         raise Unreadable(f"no picture that can be read ({', '.join(FORMATS)})") from None
-    except Image.DecompressionBombError:
-        raise Unreadable("too many pixels") from None
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        most = f"{Image.MAX_IMAGE_PIXELS:,}"
+        raise Unreadable(f"more than {most} pixels, which may be a decompression bomb") from None
     except OSError as error:
         raise Unreadable(f"can't be read: {error.strerror or error}") from error
     except Exception as error:  # of a decoder that stumbles over damage there is no list
@@ -134,13 +134,20 @@ def _read_or_why(source, image_size):
 
 
 def _check_sizes(names: list[str], arrays: list[np.ndarray], problems: Problems) -> None:
-    sizes = [array.shape[:2] for array in arrays]
-    if len(set(sizes)) < 2:
+    sizes = Counter(array.shape[:2] for array in arrays)
+    if len(sizes) < 2:
         return
-    common = Counter(sizes).most_common(1)[0][0]
-    others = [(name, size) for name, size in zip(names, sizes, strict=True) if size != common]
-    for name, (height, width) in others[:NAMED]:
-        problems.add(f"{name}: {width} x {height} pixels, where others have {common[1]} x "
-                     f"{common[0]}: --image-size N brings all to N x N")  # fmt: skip
+    common = sizes.most_common(1)[0][0]
+    problems.add(
+        f"pictures have {len(sizes)} sizes, most {_written(common)}: --image-size N brings all to "
+        "N x N pixels"
+    )
+    others = [i for i, array in enumerate(arrays) if array.shape[:2] != common]
+    for i in others[:NAMED]:
+        problems.add(f"{names[i]}: {_written(arrays[i].shape)} pixels")
     if len(others) > NAMED:
-        problems.add(f"{len(others) - NAMED} more pictures have other sizes")
+        problems.add(f"and {len(others) - NAMED} more")
+
+
+def _written(shape: tuple[int, ...]) -> str:
+    return f"{shape[1]} x {shape[0]}"
