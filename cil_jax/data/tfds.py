@@ -117,7 +117,7 @@ def decode(folder: Path, image_size: int | None = None) -> Arrays:
     try:
         builder = tfds.builder_from_directory(os.fspath(folder))
         splits = list(builder.info.splits)
-        image, label = _keys(builder.info)
+        image, label = _keys(builder.info, folder)
         names = list(builder.info.features[label].names)
     except UserError:
         raise
@@ -154,7 +154,7 @@ def decode(folder: Path, image_size: int | None = None) -> Arrays:
     }
 
 
-def _keys(info: Any) -> tuple[str, str]:
+def _keys(info: Any, folder: Path) -> tuple[str, str]:
     """The names of the image and of its label, among the features of a record.
 
     Raises:
@@ -169,10 +169,10 @@ def _keys(info: Any) -> tuple[str, str]:
         found.append([key for key in keys if key in named] or keys)
     if [len(keys) for keys in found] != [1, 1]:
         held = ", ".join(f"{k} ({type(f).__name__})" for k, f in info.features.items())
-        raise UserError(f"{info.name} has {held}: one Image and one ClassLabel are needed")
+        raise UserError(f"{folder} has {held}: one Image and one ClassLabel are needed")
     (image,), (label,) = found
     if info.features[image].np_dtype not in (np.uint8, np.uint16):
-        raise UserError(f"{info.name} has images of {info.features[image].np_dtype}, not of uint8")
+        raise UserError(f"{folder} has images of {info.features[image].np_dtype}, not of uint8")
     return image, label
 
 
