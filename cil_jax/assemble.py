@@ -31,6 +31,17 @@ def recipe_of(config: Config, task: int) -> Recipe:
     )
 
 
+def dataset_of(config: Config) -> data.Dataset:
+    """The data set that a config names."""
+    return data.load(
+        config.dataset,
+        config.data_dir,
+        image_size=config.image_size,
+        test_share=config.test_share,
+        split_seed=config.split_seed,
+    )
+
+
 def scenario_of(config: Config, dataset: data.Dataset) -> data.Scenario:
     """The tasks that a config makes of a data set."""
     return scenarios.create(

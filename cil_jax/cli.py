@@ -65,11 +65,12 @@ def leave(code: int) -> NoReturn:
 
 
 def guarded(action: Callable[[], None]) -> int:
-    """The exit code of an action, with a UserError said in one line."""
+    """The exit code of an action, with a UserError said in one line, or one for each thing."""
     try:
         action()
     except UserError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        lines = [" ".join(line.split()) for line in error.lines]
+        print("error: " + "\n  ".join(lines), file=sys.stderr)
         return FAILED
     except KeyboardInterrupt:
         print("\nstopped", file=sys.stderr)

@@ -7,7 +7,8 @@ it starts.
 import dataclasses
 import difflib
 import os
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,15 @@ import yaml
 
 
 class UserError(Exception):
-    """Something that the user can put right, said in one line."""
+    """Something that the user can put right, said in one line; or several, with a line each.
+
+    Attributes:
+      lines: what is wrong; of several things, the first line says in what.
+    """
+
+    def __init__(self, message: str, each: Sequence[str] = ()):
+        self.lines = (message, *each)
+        super().__init__("\n  ".join(self.lines))
 
 
 def nearest_name(name: str, known: Iterable[str]) -> str:
@@ -38,6 +47,8 @@ _COUNT = (lambda x: x >= 1, "be at least 1")
 _POSITIVE = (lambda x: 0 < x < float("inf"), "be above 0")
 _NOT_NEGATIVE = (lambda x: 0 <= x < float("inf"), "not be negative")
 _SEED = (lambda x: 0 <= x < 2**32, f"lie in 0..{2**32 - 1}")
+_PATHS = ("npz", "folder")  # data sets that are named by a path
+_LONGEST_NAME = 40  # letters of a data set's name in a folder's
 _FRACTIONS = (lambda steps: all(0 < step <= 1 for step in steps), "lie in 0..1")
 
 
@@ -52,13 +63,36 @@ class Config:
     method: str = _setting("icarl", "", "a key of `cil_jax.methods.METHODS`")
     preset: str = _setting("", "", "the file of settings that flags were laid over")
 
-    dataset: str = _setting("cifar100", "data", "data set to learn", choices=("cifar100", "digits"))
+    dataset: str = _setting(
+        "cifar100",
+        "data",
+        "data set to learn: cifar100, digits, or your own: npz:FILE (arrays images and labels), "
+        "folder:DIR (a folder of pictures for each class) or tfds:NAME (prepared with "
+        "tensorflow-datasets); the README has what each must hold",
+    )
     data_dir: str | None = _setting(
         None,
         "data",
         "folder of prepared tensorflow-datasets (default: TFDS_DATA_DIR, else tfds' own default)",
         metavar="DIR",
         decides=False,
+    )
+    image_size: int | None = _setting(
+        None,
+        "data",
+        "folder: and tfds: pixels of a side: the shorter side of a picture is brought to it, and "
+        "the middle square taken (default: as they are, if all have one size)",
+        bound=_COUNT,
+    )
+    test_share: float | None = _setting(
+        None,
+        "data",
+        "npz: and folder: share of each class' images that is held out for testing, where no "
+        "images are named for that (default: 0.2)",
+        bound=(lambda x: 0 < x < 1, "lie between 0 and 1"),
+    )
+    split_seed: int | None = _setting(
+        None, "data", "seed of the choice of these test images (default: 0)", bound=_SEED
     )
     normalization: str = _setting(
         "per-channel",
@@ -71,13 +105,13 @@ class Config:
         None,
         "data",
         "augmentation: pixels of padding around an image before a random crop of the old size "
-        "(default: the data set's own, 4 for cifar100, 1 for digits)",
+        "(default: the data set's own, 4 for cifar100, 1 for digits, an eighth of your own's side)",
         bound=_NOT_NEGATIVE,
     )
     mirror: str = _setting(
         "auto",
         "data",
-        "augmentation: mirror half of the images; auto: yes for cifar100, no for digits",
+        "augmentation: mirror half of the images; auto: yes for cifar100, no for all others",
         choices=("auto", "yes", "no"),
     )
     padding: str = _setting(
@@ -246,7 +280,7 @@ class Config:
     )
 
     def __post_init__(self):
-        """Refuses what no data set could make sense of."""
+        """Refuses what no data set could make sense of, and makes the data's path absolute."""
         for field in dataclasses.fields(self):
             value, choices = getattr(self, field.name), field.metadata.get("choices")
             if choices and value not in choices:
@@ -258,6 +292,10 @@ class Config:
                 raise UserError(f"{flag(field.name)} {are.format(value)} must {bound}")
         if self.momentum >= 1:
             raise UserError(f"--momentum is {self.momentum}; it must be below 1")
+        kind, _, path = self.dataset.partition(":")
+        if kind in _PATHS and path:  # a run is resumed from any folder
+            path = os.path.abspath(os.path.expanduser(path))
+            object.__setattr__(self, "dataset", f"{kind}:{path}")
 
     def folder(self) -> str:
         """Where the run goes."""
@@ -265,7 +303,10 @@ class Config:
 
     def label(self) -> str:
         """Method, preset, data set and backbone, as a name for a folder."""
-        return "-".join(filter(None, (self.method, self.preset, self.dataset, self.backbone)))
+        kind, _, path = self.dataset.partition(":")
+        name = f"{kind}-{Path(path).stem if kind == 'npz' else Path(path).name}" if path else kind
+        name = re.sub(r"[^\w.+-]+", "_", name)[:_LONGEST_NAME]
+        return "-".join(filter(None, (self.method, self.preset, name, self.backbone)))
 
     def decisive(self) -> dict[str, Any]:
         """The settings that decide the result, under their flags' names; plain values."""

@@ -13,8 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cil_jax import data, metrics
-from cil_jax.assemble import data_seed, engine_of, recipe_of, scenario_of
+from cil_jax import metrics
+from cil_jax.assemble import data_seed, dataset_of, engine_of, recipe_of, scenario_of
 from cil_jax.checkpoint import Checkpoints
 from cil_jax.classifiers import Counts
 from cil_jax.config import Config, UserError
@@ -60,7 +60,7 @@ class Run:
 
     def __init__(self, config: Config, folder: RunFolder, observer: Observer):
         self.config, self.folder, self.observer = config, folder, observer
-        dataset = data.load(config.dataset, config.data_dir)
+        dataset = dataset_of(config)
         self.scenario = scenario_of(config, dataset)
         self.engine = engine_of(config, dataset)
         size, n_classes = self.engine.method.memory_size, sum(self.scenario.task_sizes)
@@ -71,6 +71,7 @@ class Run:
         # In the method's own order, which a compiled program does not keep.
         self.classifiers = [*self.engine.method.classifiers(), *(["ncm"] if config.ncm else [])]
         self.history: dict[str, Any] = {
+            "data_sha256": dataset.sha256(),
             "scores": {name: [] for name in self.classifiers},
             "seconds": {"train": 0.0, "end_task": 0.0, "evaluate": 0.0},
         }
@@ -118,6 +119,7 @@ class Run:
             "method": config.method,
             "preset": config.preset,
             "dataset": config.dataset,
+            "data_sha256": self.history["data_sha256"],
             "order": f"seeded {config.order_seed}" if config.order == "seeded" else config.order,
             "backbone": config.backbone,
             "epochs": [recipe_of(config, t).epochs for t in range(len(self.scenario.task_sizes))],
@@ -176,7 +178,13 @@ class Run:
             self.folder.cut(0)
             return learner
         learner, record = restored
-        self.history = record["history"]
+        stored = {**self.history, **record["history"]}
+        if stored["data_sha256"] != self.history["data_sha256"]:
+            raise UserError(
+                f"can't resume {self.folder.path}: {self.config.dataset} holds other images, "
+                "labels or names than when the run began"
+            )
+        self.history = stored
         self.folder.cut(record["n_lines"])
         return learner
 

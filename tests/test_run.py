@@ -84,7 +84,7 @@ def test_the_run_folder_is_complete(uninterrupted):
     assert json.loads(folder.results_file.read_text()) == results
     assert set(results) == {
         *("method", "preset", "dataset", "order", "backbone", "epochs", "exemplars"),
-        *("keeps_all_data", "uses_all_data"),
+        *("keeps_all_data", "uses_all_data", "data_sha256"),
         "class_order",
         "task_sizes",
         "seeds",

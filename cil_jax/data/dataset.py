@@ -1,6 +1,7 @@
 """A data set in memory, as all sources give it."""
 
 import dataclasses
+import hashlib
 
 import numpy as np
 
@@ -34,6 +35,14 @@ class Dataset:
     @property
     def image_shape(self) -> tuple[int, int, int]:
         return self.train_images.shape[1:]
+
+    def sha256(self) -> str:
+        """Of images, labels and class names: equal for equal data, wherever it came from."""
+        digest = hashlib.sha256(repr(self.class_names).encode())
+        for array in (self.train_images, self.train_labels, self.test_images, self.test_labels):
+            digest.update(f"{array.dtype}{array.shape}".encode())
+            digest.update(np.ascontiguousarray(array))
+        return digest.hexdigest()
 
     def pixel_statistics(self, normalization: str) -> tuple[np.ndarray, np.ndarray]:
         """Mean and standard deviation of the training pixels / 255, of the whole data set.

@@ -1,0 +1,185 @@
+"""A data set of the user's own as a folder of pictures, in a folder for each class.
+
+    DIR/train/CLASS/picture.png, DIR/test/CLASS/picture.png
+    DIR/CLASS/picture.png          a share of each class is held out for testing
+
+A class folder may hold folders, whose pictures are the class' too. Where there is no test folder,
+validation or val is taken. Names that begin with a dot are passed over. Classes come by the order
+of their names.
+"""
+
+import os
+import unicodedata
+from pathlib import Path
+
+import numpy as np
+
+from cil_jax.config import UserError
+from cil_jax.data import pictures
+from cil_jax.data.cache import cached, state_of
+from cil_jax.data.dataset import Dataset
+from cil_jax.data.own import (
+    Problems,
+    Reading,
+    check_classes,
+    check_names,
+    dataset,
+    existing,
+    hold_out,
+    refuse_split,
+)
+
+TEST_FOLDERS = ("test", "validation", "val")
+NO_PICTURES = ("Thumbs.db", "desktop.ini")  # that Windows leaves behind
+
+Split = dict[str, list[Path]]  # the pictures of each class
+
+
+def load(path: str, reading: Reading) -> Dataset:
+    """The data set of a folder.
+
+    Args:
+      path: of the folder.
+      reading: how large pictures become, and what share is for testing where there is no test
+        folder.
+
+    Raises:
+      UserError: with all that is wrong with it.
+    """
+    root = existing(path, is_file=False)
+    problems = Problems(root)
+    train, test = _splits(root, reading, problems)
+    names = sorted({*train, *(test or {})})
+    check_names(names, problems)
+    files, labels = _in_order(train, names)
+    n_train = len(files)
+    if test is None:
+        is_test = hold_out(labels, names, reading, problems)
+    else:
+        test_files, test_labels = _in_order(test, names)
+        check_classes(names, labels, test_labels, problems)
+        files, labels = files + test_files, np.concatenate([labels, test_labels])
+        is_test = np.arange(len(files)) >= n_train
+    if not names:
+        problems.add("there are no folders in it, one for each class")
+    images = _images(root, files, reading.image_size, problems)
+    problems.check()
+    return dataset(
+        f"folder:{path}",
+        (images[~is_test], images[is_test]),
+        (labels[~is_test], labels[is_test]),
+        names,
+    )
+
+
+def _images(
+    root: Path, files: list[Path], image_size: int | None, problems: Problems
+) -> np.ndarray:
+    """uint8 [N, H, W, C], from the cache if no file has changed.
+
+    Raises:
+      UserError: with the problems found before, and those of the pictures.
+    """
+
+    def make():
+        named = ((_relative(file, root), file) for file in files)
+        images = pictures.read_all(named, image_size, problems)
+        problems.check()
+        return {"images": images}
+
+    state = (state_of(files, root), pictures.DECODER)
+    return cached("folder", root, state, make, how=f"size {image_size}")["images"]
+
+
+def _splits(root: Path, reading: Reading, problems: Problems) -> tuple[Split, Split | None]:
+    """Pictures for training and for test; None for the latter if they are to be split."""
+    # A class may be named train: its folder then holds pictures.
+    if not any(_is_folder(entry) for entry in _entries(root / "train", Problems(root))):
+        return _classes(root, root, problems), None
+    test = next((root / name for name in TEST_FOLDERS if os.path.isdir(root / name)), None)
+    if test is None:
+        folders = sorted(entry.name for entry in _entries(root, problems) if _is_folder(entry))
+        raise UserError(
+            f"{root} has train, but none of {', '.join(TEST_FOLDERS)}; its folders are "
+            f"{', '.join(folders)}"
+        )
+    refuse_split(reading, f"{root} has a {test.name} folder")
+    return _classes(root / "train", root, problems), _classes(test, root, problems)
+
+
+def _classes(folder: Path, root: Path, problems: Problems) -> Split:
+    """The pictures of each class folder, in the order of their names."""
+    found: Split = {}
+    known = pictures.suffixes()
+    for entry in _entries(folder, problems):
+        where = _relative(entry.path, root)
+        if _is_folder(entry):
+            # Some systems store an accent as a letter of its own.
+            name = unicodedata.normalize("NFC", entry.name)
+            if name in found:
+                problems.add(f"{where}: another folder has this name, written with other code")
+            found[name] = _pictures(Path(entry.path), root, problems)
+        elif Path(entry.name).suffix.lower() in known:
+            problems.add(f"{where}: no label, for it lies in no class folder")
+        elif entry.is_symlink() and not os.path.exists(entry.path):
+            problems.add(f"{where}: a link to nothing")
+    return found
+
+
+def _pictures(folder: Path, root: Path, problems: Problems) -> list[Path]:
+    """All files in a class folder and the folders in it. What is no file is a problem."""
+    seen = {_identity(root), _identity(folder.parent)}
+    found, folders = [], [folder]
+    while folders:
+        here = folders.pop()
+        if _identity(here) in seen:  # links could lead round and round
+            problems.add(f"{_relative(here, root)}: a link to a folder that is read already")
+            continue
+        seen.add(_identity(here))
+        for entry in _entries(here, problems):
+            path = Path(entry.path)
+            if _is_folder(entry):
+                folders.append(path)
+            elif os.path.isfile(path):
+                found.append(path)
+            else:  # opening a pipe would wait for ever
+                what = "a link to nothing" if entry.is_symlink() else "neither a file nor a folder"
+                problems.add(f"{_relative(path, root)}: {what}")
+    return sorted(found)
+
+
+def _identity(folder: Path) -> tuple[int, int]:
+    """The same for a folder and for links to it."""
+    status = os.stat(folder)
+    return status.st_dev, status.st_ino
+
+
+def _entries(folder: Path, problems: Problems) -> list[os.DirEntry]:
+    """What lies in a folder and is not hidden; nothing if it is no folder."""
+    try:
+        with os.scandir(folder) as entries:
+            found = [e for e in entries if e.name[0] != "." and e.name not in NO_PICTURES]
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        problems.add(f"{folder}: {error.strerror}")
+        return []
+    return sorted(found, key=lambda entry: entry.name)
+
+
+def _is_folder(entry: os.DirEntry) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False  # such as a link to itself
+
+
+def _in_order(split: Split, names: list[str]) -> tuple[list[Path], np.ndarray]:
+    """The pictures and labels of all classes."""
+    files = [file for name in names for file in split.get(name, [])]
+    counts = [len(split.get(name, [])) for name in names]
+    return files, np.repeat(np.arange(len(names)), counts)
+
+
+def _relative(path: str | os.PathLike, root: Path) -> str:
+    return os.path.relpath(path, root)
