@@ -244,6 +244,14 @@ class Config:
         choices=("auto", "cpu", "gpu", "tpu"),
         decides=False,
     )
+    devices: int | None = _setting(
+        None,
+        "run",
+        "devices among which every batch is divided; the result is the same to rounding (default: "
+        "all that this process has, 1 on the CPU)",
+        bound=_COUNT,
+        decides=False,
+    )
 
     def __post_init__(self):
         """Refuses what no data set could make sense of."""

@@ -15,6 +15,7 @@ from jax import lax
 from cil_jax import memory as memory_lib
 from cil_jax.classifiers import Counts, class_sums, nearest_class_mean
 from cil_jax.data.augment import Augmentation
+from cil_jax.devices import spread
 from cil_jax.learner import Learner, Normalizer, Purpose, Weights, create, embed, views
 from cil_jax.memory import Pool
 from cil_jax.methods.base import Batch, Method
@@ -119,8 +120,8 @@ class Engine:
             weights, momentum, sums = carry
             rows = order[(step * self.batch_size + jnp.arange(self.batch_size)) % count]
             key, loss_key = jax.random.split(learner.key(Purpose.AUGMENT, step))
-            images = self.augmentation(key, pool.images[rows], learner.normalizer)
-            batch = Batch(images, pool.labels[rows])
+            images, labels = spread(pool.images[rows]), spread(pool.labels[rows])
+            batch = Batch(self.augmentation(key, images, learner.normalizer), labels)
             now = learner.replace(weights=weights)
             (loss, (parts, output)), grads = jax.value_and_grad(self.method.loss, has_aux=True)(
                 weights.params, now, batch, loss_key
@@ -214,9 +215,8 @@ class Engine:
             exists = rows < stop
             rows = jnp.minimum(rows, n - 1)
             batch_labels = labels[rows]
-            loss, features = jax.vmap(loss_and_features)(
-                learner.normalizer(images[rows]), batch_labels
-            )
+            batch = learner.normalizer(spread(images[rows]))
+            loss, features = jax.vmap(loss_and_features)(batch, batch_labels)
             counts = {
                 name: counts[name].plus(
                     score(learner, features), batch_labels, exists, learner.task_of

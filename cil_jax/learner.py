@@ -15,6 +15,7 @@ from jax import lax
 
 from cil_jax import heads
 from cil_jax import memory as memory_lib
+from cil_jax.devices import spread
 from cil_jax.typing import Array, Key, Params
 
 
@@ -156,7 +157,7 @@ def embed(
 
     def add(i, features):
         start = jnp.minimum(i * batch_size, n - batch_size)
-        batch = lax.dynamic_slice_in_dim(images, start, batch_size)
+        batch = spread(lax.dynamic_slice_in_dim(images, start, batch_size))
         batch = learner.normalizer(batch[:, :, ::-1] if mirrored else batch)
         new = forward(backbone, learner.weights, batch, learner.n_seen).features
         return lax.dynamic_update_slice_in_dim(features, new, start, 0)

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cil_jax import data, metrics
+from cil_jax import data, devices, metrics
 from cil_jax.assemble import data_seed, engine_of, recipe_of, scenario_of
 from cil_jax.checkpoint import Checkpoints
 from cil_jax.classifiers import Counts
@@ -53,6 +53,7 @@ class Run:
     Attributes:
       config: the settings.
       scenario: the tasks.
+      mesh: the devices, or None for one.
       engine: the compiled programs.
       folder: where the run is recorded.
       history: accuracies and times so far, saved with every checkpoint.
@@ -62,12 +63,14 @@ class Run:
         self.config, self.folder, self.observer = config, folder, observer
         dataset = data.load(config.dataset, config.data_dir)
         self.scenario = scenario_of(config, dataset)
+        self.mesh = devices.mesh(config.devices, config.batch_size)
         self.engine = engine_of(config, dataset)
         size, n_classes = self.engine.method.memory_size, sum(self.scenario.task_sizes)
         if size is not None and size < n_classes:
             raise UserError(f"--memory {size} is smaller than the number of classes, {n_classes}")
         images, labels, self.test_bounds = self.scenario.test_set()
-        self.test_images, self.test_labels = jnp.asarray(images), jnp.asarray(labels)
+        with devices.used(self.mesh):
+            self.test_images, self.test_labels = jnp.asarray(images), jnp.asarray(labels)
         # In the method's own order, which a compiled program does not keep.
         self.classifiers = [*self.engine.method.classifiers(), *(["ncm"] if config.ncm else [])]
         self.history: dict[str, Any] = {
@@ -80,7 +83,10 @@ class Run:
         """From where it stands to the end. Returns what results.json holds."""
         if not self.config.resume:
             self.folder.start(self.config)
-        with Checkpoints(self.folder.checkpoints) as self._checkpoints:
+        with (
+            devices.used(self.mesh),
+            Checkpoints(self.folder.checkpoints) as self._checkpoints,
+        ):
             learner = self.new_learner()
             if self.config.resume:
                 learner = self._restored(learner)
