@@ -252,6 +252,13 @@ class Config:
         bound=_COUNT,
         decides=False,
     )
+    stream: bool = _setting(
+        False,
+        "run",
+        "leave images in the host's memory and bring them to the devices a few batches at a time, "
+        "for data larger than a device's memory; the result is the same",
+        decides=False,
+    )
 
     def __post_init__(self):
         """Refuses what no data set could make sense of."""

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import chex
 import numpy as np
 import pytest
 
@@ -26,7 +27,7 @@ def told(out, **settings):
     import jax
     from conftest import small_config
 
-    from cil_jax import protocol
+    from cil_jax import protocol, stream
     from cil_jax.config import UserError
     from cil_jax.engine import Engine
     from cil_jax.observer import Observer
@@ -34,12 +35,13 @@ def told(out, **settings):
 
     class Losses(Observer):
         def __init__(self):
-            self.of_task = [[], [], []]
+            self.at = {}
 
         def trained(self, run, position):
-            self.of_task[position.task].append(position.loss)
+            self.at[position.task, position.step] = position.loss
 
     protocol.SECONDS_A_CALL = 0.0  # a sign of life after every step
+    stream.CHUNK_STEPS, stream.EMBEDDED = 4, 100  # as if the images were larger
     config = small_config("icarl", out, **{**SMALL, **settings})
     losses, folder = Losses(), RunFolder(config.folder())
     try:
@@ -49,7 +51,7 @@ def told(out, **settings):
     results = run.go()
     learner = run.saved_learner()
     return {
-        "losses": losses.of_task,
+        "losses": losses.at,
         "results": {k: v for k, v in results.items() if k != "seconds"},
         "lines": folder.measurements(),
         "memory": [np.asarray(x) for x in jax.tree.leaves(learner.memory)],
@@ -79,8 +81,10 @@ def runs(folder, n_devices, **named):
 
 def assert_same_run(one, other, rtol):
     """Losses and network to rounding, and all that was decided exactly."""
-    assert len(one["losses"][1]) > 8
-    for name in ("losses", "means", "weights"):
+    losses = {at: loss for at, loss in one["losses"].items() if at in other["losses"]}
+    assert sum(task == 1 for task, _ in losses) > 1
+    assert losses == pytest.approx(other["losses"], rel=rtol)
+    for name in ("means", "weights"):
         for a, b in zip(one[name], other[name], strict=True):
             np.testing.assert_allclose(a, b, rtol=rtol, atol=rtol, err_msg=name)
     for a, b in zip(one["memory"], other["memory"], strict=True):
@@ -97,7 +101,7 @@ def assert_same_run(one, other, rtol):
 def spread_out(tmp_path_factory):
     folder = tmp_path_factory.mktemp("devices")
     refused = {"many": {"devices": 9}, "uneven": {"devices": 3}}
-    return runs(folder, 8, one={}, eight={"devices": 8}, **refused)
+    return runs(folder, 8, one={}, eight={"devices": 8}, streamed={"stream": True}, **refused)
 
 
 def test_eight_devices_do_what_one_does(spread_out):
@@ -107,6 +111,15 @@ def test_eight_devices_do_what_one_does(spread_out):
 def test_each_program_is_compiled_once_for_a_mesh(spread_out):
     once, twice = spread_out["one"]["compiled"], spread_out["eight"]["compiled"]
     assert {name: twice[name] - once[name] for name in once} == dict.fromkeys(PROGRAMS, 1)
+
+
+def test_a_streamed_run_is_the_run_of_a_pool_on_the_device(spread_out):
+    """To the last bit, but for test losses, which are summed in other parts."""
+    one, streamed = spread_out["one"], spread_out["streamed"]
+    assert_same_run(one, streamed, rtol=1e-6)
+    chex.assert_trees_all_equal(streamed["weights"], one["weights"])
+    chex.assert_trees_all_equal(streamed["means"], one["means"])
+    assert all(one["losses"][at] == loss for at, loss in streamed["losses"].items())
 
 
 def test_devices_that_do_not_fit_are_refused(spread_out):
