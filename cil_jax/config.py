@@ -260,6 +260,29 @@ class Config:
         decides=False,
     )
 
+    coordinator: str | None = _setting(
+        None,
+        "several hosts",
+        "HOST:PORT of process 0, where the same command runs on several hosts; auto: as Slurm, "
+        "Open MPI or the TPU pod says (default: one process)",
+        metavar="HOST:PORT",
+        decides=False,
+    )
+    num_processes: int | None = _setting(
+        None,
+        "several hosts",
+        "how many processes there are (default: as the cluster says)",
+        bound=_COUNT,
+        decides=False,
+    )
+    process_id: int | None = _setting(
+        None,
+        "several hosts",
+        "which of them this is, from 0; 0 writes the run folder (default: as the cluster says)",
+        bound=_NOT_NEGATIVE,
+        decides=False,
+    )
+
     def __post_init__(self):
         """Refuses what no data set could make sense of."""
         for field in dataclasses.fields(self):
@@ -273,6 +296,13 @@ class Config:
                 raise UserError(f"{flag(field.name)} {are.format(value)} must {bound}")
         if self.momentum >= 1:
             raise UserError(f"--momentum is {self.momentum}; it must be below 1")
+        place = (self.num_processes, self.process_id)
+        needed = 0 if self.coordinator in (None, "auto") else 2
+        if sum(x is not None for x in place) != needed:
+            raise UserError(
+                "--coordinator HOST:PORT, --num-processes and --process-id go together; "
+                "--coordinator auto needs neither of the others"
+            )
 
     def folder(self) -> str:
         """Where the run goes."""

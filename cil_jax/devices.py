@@ -6,10 +6,12 @@ in use is ambient (`jax.set_mesh`): without one, everything is as on a single de
 """
 
 import contextlib
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
-from jax.sharding import AxisType, Mesh, PartitionSpec
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from cil_jax.config import UserError
 from cil_jax.typing import Array
@@ -51,11 +53,45 @@ def used(mesh: Mesh | None) -> contextlib.AbstractContextManager:
     return contextlib.nullcontext() if mesh is None else jax.set_mesh(mesh)
 
 
+def everywhere(tree: Any) -> Any:
+    """The same arrays made anew, whole on every device of the mesh in use.
+
+    Without a mesh they are on the one device and not bound to it: a bound array would compile every
+    program again.
+    """
+
+    mesh = jax.sharding.get_mesh()
+
+    def made(leaf, spec=PartitionSpec()):  # noqa: B008
+        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            # This spec says the same, in the words in which programs return keys.
+            return jax.random.wrap_key_data(made(jax.random.key_data(leaf), PartitionSpec(None)))
+        if mesh.empty:
+            return jnp.asarray(np.array(leaf))
+        return jax.make_array_from_process_local_data(NamedSharding(mesh, spec), np.array(leaf))
+
+    return jax.tree.map(made, tree)
+
+
+def is_first_process() -> bool:
+    """Whether this is the process that writes and speaks for all; the only one is."""
+    return jax.process_index() == 0
+
+
 def spread(batch: Array) -> Array:
     """The same batch [B, ...], cut along its images; inside a compiled program."""
+    return _constrained(batch, PartitionSpec(AXIS))
+
+
+def whole(tree: Any) -> Any:
+    """The same arrays, whole on every device; inside a compiled program, of what it returns."""
+    return _constrained(tree, PartitionSpec())
+
+
+def _constrained(tree, spec):
     if jax.sharding.get_abstract_mesh().empty:
-        return batch
-    return jax.lax.with_sharding_constraint(batch, PartitionSpec(AXIS))
+        return tree
+    return jax.lax.with_sharding_constraint(tree, spec)
 
 
 def _kind() -> str:

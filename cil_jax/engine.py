@@ -15,7 +15,7 @@ from jax import lax
 from cil_jax import memory as memory_lib
 from cil_jax.classifiers import Counts, class_sums, nearest_class_mean
 from cil_jax.data.augment import Augmentation
-from cil_jax.devices import spread
+from cil_jax.devices import spread, whole
 from cil_jax.learner import Learner, Normalizer, Purpose, Weights, create, embed, views
 from cil_jax.memory import Chunk, Memory, Pool
 from cil_jax.methods.base import Batch, Method
@@ -148,6 +148,7 @@ class Engine:
         weights, momentum, sums = lax.fori_loop(
             learner.step, stop, update, (learner.weights, learner.momentum, sums)
         )
+        weights, momentum, sums = whole((weights, momentum, sums))
         return learner.replace(weights=weights, momentum=momentum, step=stop), sums
 
     @_program
@@ -257,9 +258,9 @@ class Engine:
         counts = {name: Counts.none(room) for name in scorers}
         n_batches = -(-(stop - start) // size)
         counts, total = lax.fori_loop(0, n_batches, add, (counts, jnp.zeros(())))
-        return counts, total / (stop - start)
+        return whole((counts, total / (stop - start)))
 
 
 def _learned(learner: Learner) -> Learner:
     """With one task more."""
-    return learner.replace(task=learner.task + 1, epoch=jnp.int32(0))
+    return whole(learner.replace(task=learner.task + 1, epoch=jnp.int32(0)))

@@ -15,7 +15,7 @@ from jax import lax
 
 from cil_jax import heads
 from cil_jax import memory as memory_lib
-from cil_jax.devices import spread
+from cil_jax.devices import spread, whole
 from cil_jax.typing import Array, Key, Params
 
 
@@ -162,7 +162,7 @@ def embed(
         new = forward(backbone, learner.weights, batch, learner.n_seen).features
         return lax.dynamic_update_slice_in_dim(features, new, start, 0)
 
-    return lax.fori_loop(0, n_batches, add, jnp.zeros((n, learner.means.shape[1])))
+    return whole(lax.fori_loop(0, n_batches, add, jnp.zeros((n, learner.means.shape[1]))))
 
 
 def views(backbone: nn.Module, learner: Learner, images: Array, mirrored: bool) -> list[Array]:

@@ -23,7 +23,7 @@ from cil_jax.data.scenario import Task
 from cil_jax.learner import Learner, Normalizer
 from cil_jax.memory import Chunk, Pool
 from cil_jax.observer import Observer, Position
-from cil_jax.record import RunFolder
+from cil_jax.record import RunFolder, Unwritten
 from cil_jax.selection import unit
 from cil_jax.stream import HostPool, Streamed
 from cil_jax.typing import Array
@@ -45,7 +45,8 @@ def run(config: Config, observer: Observer | None = None) -> dict[str, Any]:
       UserError: if the settings, the data or the run folder do not allow it.
     """
     folder = RunFolder(config.folder())
-    folder.check(config)
+    if devices.is_first_process():
+        folder.check(config)
     return Run(config, folder, observer or Observer()).go()
 
 
@@ -62,7 +63,8 @@ class Run:
     """
 
     def __init__(self, config: Config, folder: RunFolder, observer: Observer):
-        self.config, self.folder, self.observer = config, folder, observer
+        self.config, self.observer = config, observer
+        self.folder = folder if devices.is_first_process() else Unwritten(folder.path)
         dataset = data.load(config.dataset, config.data_dir)
         self.scenario = scenario_of(config, dataset)
         self.mesh = devices.mesh(config.devices, config.batch_size)
@@ -91,11 +93,12 @@ class Run:
         """From where it stands to the end. Returns what results.json holds."""
         if not self.config.resume:
             self.folder.start(self.config)
+        learner = self.new_learner()
         with (
             devices.used(self.mesh),
             Checkpoints(self.folder.checkpoints) as self._checkpoints,
         ):
-            learner = self.new_learner()
+            learner = devices.everywhere(learner)
             if self.config.resume:
                 learner = self._restored(learner)
             self.observer.started(self, learner)
