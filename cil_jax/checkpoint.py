@@ -5,25 +5,28 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 import orbax.checkpoint as ocp
 
 from cil_jax.config import UserError
+from cil_jax.devices import everywhere, is_first_process
 from cil_jax.learner import Learner
-from cil_jax.typing import Array
 
 FORMAT = 2  # 2: the task of each class
 KEPT = 2  # checkpoints: the newest, and one before it
 
 
 class Checkpoints:
-    """The checkpoints of a run. Use as a context, so that the last save is complete."""
+    """The checkpoints of a run. Use as a context, so that the last save is complete.
+
+    Of several processes all take part, as Orbax has it: they see one folder, each writes a share of
+    the arrays, the first all else, and a checkpoint is there once all are done. Any number of
+    processes can read it.
+    """
 
     def __init__(self, folder: Path, writes: bool = True):
         """Opens a folder, and makes it ready for saving unless it is only read."""
         self._folder = folder.absolute()
-        if writes:
+        if writes and is_first_process():
             self._folder.mkdir(parents=True, exist_ok=True)
             # A process that is killed while saving leaves a half-made folder, which nobody reads.
             for leftover in self._folder.glob("*.orbax-checkpoint-tmp*"):
@@ -71,7 +74,7 @@ class Checkpoints:
         self._check(about, template)
         read = ocp.args.Composite(learner=ocp.args.StandardRestore(template))
         learner = self._manager.restore(step, args=read)["learner"]
-        return jax.tree.map(_uncommitted, learner), about["record"]
+        return everywhere(learner), about["record"]
 
     def _check(self, about: dict[str, Any], template: Learner) -> None:
         found = about.get("format")
@@ -86,13 +89,6 @@ class Checkpoints:
                     f"the checkpoint in {self._folder} has {stored.get(path, 'nothing')} for "
                     f"{path}, where {wanted.get(path, 'nothing')} is expected"
                 )
-
-
-def _uncommitted(leaf: Array) -> Array:
-    """The same array, not bound to a device: a bound one would compile every program again."""
-    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-        return jax.random.wrap_key_data(_uncommitted(jax.random.key_data(leaf)))
-    return jnp.asarray(np.array(leaf))
 
 
 def schema(learner: Learner) -> dict[str, str]:

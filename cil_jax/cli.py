@@ -236,17 +236,24 @@ class _Tuple(argparse.Action):
 
 
 def _run(config: Config) -> None:
-    RunFolder(config.folder()).check(config)  # before JAX starts, which takes a while
-    start_accelerator(config.accelerator)
+    if config.coordinator is None:
+        RunFolder(config.folder()).check(config)  # before JAX starts, which takes a while
+        start_accelerator(config.accelerator)
+    else:
+        start_accelerator(config.accelerator, config)
 
     from rich.console import Console
 
-    from cil_jax import report
+    from cil_jax import devices, report
 
-    console = Console()
     folder = RunFolder(config.folder())
-    results = _run_one(config, console, f"--resume --out {folder.path}")
-    console.print(report.summary(results))
+    again = f"--resume --out {folder.path}"
+    if not devices.is_first_process():
+        _run_one(config, Console(quiet=True), again)
+        return
+    folder.check(config)
+    console = Console()
+    console.print(report.summary(_run_one(config, console, again)))
     names = ", ".join(sorted(file.name for file in folder.figures.iterdir()))
     for line in (
         f"results: {folder.results_file}",
@@ -258,7 +265,7 @@ def _run(config: Config) -> None:
 
 def _run_one(config: Config, console: Any, how_to_continue: str) -> dict[str, Any]:
     """One run to its end, its figures and its page. What results.json holds."""
-    from cil_jax import report
+    from cil_jax import devices, report
     from cil_jax.protocol import Run
     from cil_jax.terminal import Terminal
 
@@ -271,6 +278,8 @@ def _run_one(config: Config, console: Any, how_to_continue: str) -> dict[str, An
         if folder.holds_a_run:
             print(f"\nto continue: {how_to_continue}", end="", file=sys.stderr)
         raise
+    if not devices.is_first_process():
+        return results
     report.draw(folder, run.scenario.class_names)
     report.write_page(folder, run.scenario.class_names)
     return results
@@ -288,6 +297,8 @@ def run_members(config: Config, seeds: list[int] | None, n_orders: int | None) -
     """
     from cil_jax import members
 
+    if config.coordinator:
+        raise UserError("--coordinator is for a single run: leave out --seeds and --orders")
     found = members.members(config, seeds, n_orders)
     for member in found:
         RunFolder(member.folder()).check(member)
@@ -313,14 +324,15 @@ def run_members(config: Config, seeds: list[int] | None, n_orders: int | None) -
     return summary
 
 
-def start_accelerator(name: str) -> None:
+def start_accelerator(name: str, hosts: Config | None = None) -> None:
     """Makes JAX use an accelerator; to be called before anything else touches a backend.
 
     Args:
       name: auto, cpu, gpu or tpu; auto leaves the choice to JAX.
+      hosts: where several hosts run together, the settings that say how they meet.
 
     Raises:
-      UserError: if there is none of that kind, with what to install.
+      UserError: if there is none of that kind, with what to install; or if the hosts don't meet.
     """
     import jax
 
@@ -329,8 +341,21 @@ def start_accelerator(name: str) -> None:
         jax.config.update("jax_compilation_cache_dir", os.fspath(cache_dir() / "programs"))
     if name != "auto":
         jax.config.update("jax_platforms", PLATFORMS[name])
+    if hosts:
+        _meet(hosts)
     try:
         jax.devices()
     except (RuntimeError, AssertionError) as error:
         hint = EXTRAS.get(name, EXTRAS["cpu"])
         raise UserError(f"JAX finds no {name.upper()} on this machine; {hint}") from error
+
+
+def _meet(config: Config) -> None:
+    """Waits for the other processes of a run."""
+    import jax
+
+    address = None if config.coordinator == "auto" else config.coordinator
+    try:
+        jax.distributed.initialize(address, config.num_processes, config.process_id)
+    except (RuntimeError, ValueError) as error:
+        raise UserError(f"can't join --coordinator {config.coordinator}: {error}") from error

@@ -278,6 +278,44 @@ class Config:
         choices=("auto", "cpu", "gpu", "tpu"),
         decides=False,
     )
+    devices: int | None = _setting(
+        None,
+        "run",
+        "devices among which every batch is divided; the result is the same to rounding (default: "
+        "all that this process has, 1 on the CPU)",
+        bound=_COUNT,
+        decides=False,
+    )
+    stream: bool = _setting(
+        False,
+        "run",
+        "leave images in the host's memory and bring them to the devices a few batches at a time, "
+        "for data larger than a device's memory; the result is the same",
+        decides=False,
+    )
+
+    coordinator: str | None = _setting(
+        None,
+        "several hosts",
+        "HOST:PORT of process 0, where the same command runs on several hosts; auto: as Slurm, "
+        "Open MPI or the TPU pod says (default: one process)",
+        metavar="HOST:PORT",
+        decides=False,
+    )
+    num_processes: int | None = _setting(
+        None,
+        "several hosts",
+        "how many processes there are (default: as the cluster says)",
+        bound=_COUNT,
+        decides=False,
+    )
+    process_id: int | None = _setting(
+        None,
+        "several hosts",
+        "which of them this is, from 0; 0 writes the run folder (default: as the cluster says)",
+        bound=_NOT_NEGATIVE,
+        decides=False,
+    )
 
     def __post_init__(self):
         """Refuses what no data set could make sense of, and makes the data's path absolute."""
@@ -296,6 +334,13 @@ class Config:
         if kind in _PATHS and path:  # a run is resumed from any folder
             path = os.path.abspath(os.path.expanduser(path))
             object.__setattr__(self, "dataset", f"{kind}:{path}")
+        place = (self.num_processes, self.process_id)
+        needed = 0 if self.coordinator in (None, "auto") else 2
+        if sum(x is not None for x in place) != needed:
+            raise UserError(
+                "--coordinator HOST:PORT, --num-processes and --process-id go together; "
+                "--coordinator auto needs neither of the others"
+            )
 
     def folder(self) -> str:
         """Where the run goes."""

@@ -15,8 +15,9 @@ from jax import lax
 from cil_jax import memory as memory_lib
 from cil_jax.classifiers import Counts, class_sums, nearest_class_mean
 from cil_jax.data.augment import Augmentation
+from cil_jax.devices import spread, whole
 from cil_jax.learner import Learner, Normalizer, Purpose, Weights, create, embed, views
-from cil_jax.memory import Pool
+from cil_jax.memory import Chunk, Memory, Pool
 from cil_jax.methods.base import Batch, Method
 from cil_jax.schedules import SGD
 from cil_jax.typing import Array, Key
@@ -74,9 +75,17 @@ class Engine:
 
     @partial(jax.jit, static_argnames=("self", "task_room", "class_room"))
     def pool(
-        self, learner: Learner, images: Array, labels: Array, task_room: int, class_room: int
+        self,
+        learner: Learner,
+        images: Array | None,
+        labels: Array,
+        task_room: int,
+        class_room: int,
     ) -> Pool:
-        """The task's new images, padded to a common number with label -1, and the memory's."""
+        """The task's new images, padded to a common number with label -1, and the memory's.
+
+        Without images where these stay on the host; see `cil_jax.stream`.
+        """
         return memory_lib.join(images, labels, learner.memory, task_room, class_room)
 
     def no_sums(self) -> Sums:
@@ -88,7 +97,7 @@ class Engine:
     def train(
         self,
         learner: Learner,
-        pool: Pool,
+        pool: Pool | Chunk,
         sums: Sums,
         rate: Array,
         weight_decay: Array,
@@ -101,7 +110,7 @@ class Engine:
 
         Args:
           learner: its epoch and step say where in the task it is.
-          pool: what it learns from.
+          pool: what it learns from, or the batches of these steps.
           sums: from the same epoch's earlier steps, or `no_sums()`.
           rate: the learning rate, float32 [].
           weight_decay: times a weight is added to its gradient, float32 [].
@@ -111,16 +120,15 @@ class Engine:
           The learner after the last step, and the sums over all steps of the epoch so far: steps,
           loss and its parts, images of new classes and how many of them the head got right.
         """
-        order, count = pool.shuffled(learner.key(Purpose.SHUFFLE)), pool.count()
+        batch_of = pool.batches(learner.key(Purpose.SHUFFLE), self.batch_size)
         direction = self.optimizer.direction(weight_decay)
         trainable = self.method.trainable(learner)
 
         def update(step, carry):
             weights, momentum, sums = carry
-            rows = order[(step * self.batch_size + jnp.arange(self.batch_size)) % count]
             key, loss_key = jax.random.split(learner.key(Purpose.AUGMENT, step))
-            images = self.augmentation(key, pool.images[rows], learner.normalizer)
-            batch = Batch(images, pool.labels[rows])
+            images, labels = map(spread, batch_of(step))
+            batch = Batch(self.augmentation(key, images, learner.normalizer), labels)
             now = learner.replace(weights=weights)
             (loss, (parts, output)), grads = jax.value_and_grad(self.method.loss, has_aux=True)(
                 weights.params, now, batch, loss_key
@@ -140,13 +148,36 @@ class Engine:
         weights, momentum, sums = lax.fori_loop(
             learner.step, stop, update, (learner.weights, learner.momentum, sums)
         )
+        weights, momentum, sums = whole((weights, momentum, sums))
         return learner.replace(weights=weights, momentum=momentum, step=stop), sums
 
     @_program
     def end_task(self, learner: Learner, pool: Pool) -> Learner:
         """What the method does after training on a task; the task is then learned."""
         learner = self.method.end_task(learner, pool, learner.key(Purpose.SELECT))
-        return learner.replace(task=learner.task + 1, epoch=jnp.int32(0))
+        return _learned(learner)
+
+    # The same in parts, with images that stay on the host between them: see `cil_jax.stream`.
+
+    @_program
+    def order(self, learner: Learner, pool: Pool) -> tuple[Array, Array]:
+        """The rows int [R] of this epoch in their order, and how many of them have an image."""
+        return pool.shuffled(learner.key(Purpose.SHUFFLE)), pool.count()
+
+    @_program
+    def select(self, learner: Learner, pool: Pool, features: Array | None) -> tuple[Memory, Array]:
+        """What the memory shall hold, and int [room], the rows of the pool to fill it from."""
+        return self.method.select(learner, pool, features, learner.key(Purpose.SELECT))
+
+    @_program
+    def keep(self, learner: Learner, after: Memory, new_images: Array) -> Learner:
+        """The end of `end_task`, with what `select` asked for."""
+        return _learned(self.method.keep(learner, after, new_images))
+
+    @_program
+    def sums_of(self, learner: Learner, features: Array, labels: Array) -> Array:
+        """`feature_sums` of features [N, D] that are there."""
+        return class_sums(features, labels, learner.means.shape[0])
 
     @partial(jax.jit, static_argnames=("self", "mirrored"))
     def embed(self, learner: Learner, images: Array, mirrored: bool) -> Array:
@@ -214,9 +245,8 @@ class Engine:
             exists = rows < stop
             rows = jnp.minimum(rows, n - 1)
             batch_labels = labels[rows]
-            loss, features = jax.vmap(loss_and_features)(
-                learner.normalizer(images[rows]), batch_labels
-            )
+            batch = learner.normalizer(spread(images[rows]))
+            loss, features = jax.vmap(loss_and_features)(batch, batch_labels)
             counts = {
                 name: counts[name].plus(
                     score(learner, features), batch_labels, exists, learner.task_of
@@ -228,4 +258,9 @@ class Engine:
         counts = {name: Counts.none(room) for name in scorers}
         n_batches = -(-(stop - start) // size)
         counts, total = lax.fori_loop(0, n_batches, add, (counts, jnp.zeros(())))
-        return counts, total / (stop - start)
+        return whole((counts, total / (stop - start)))
+
+
+def _learned(learner: Learner) -> Learner:
+    """With one task more."""
+    return whole(learner.replace(task=learner.task + 1, epoch=jnp.int32(0)))

@@ -15,6 +15,7 @@ from jax import lax
 
 from cil_jax import heads
 from cil_jax import memory as memory_lib
+from cil_jax.devices import spread, whole
 from cil_jax.typing import Array, Key, Params
 
 
@@ -156,12 +157,12 @@ def embed(
 
     def add(i, features):
         start = jnp.minimum(i * batch_size, n - batch_size)
-        batch = lax.dynamic_slice_in_dim(images, start, batch_size)
+        batch = spread(lax.dynamic_slice_in_dim(images, start, batch_size))
         batch = learner.normalizer(batch[:, :, ::-1] if mirrored else batch)
         new = forward(backbone, learner.weights, batch, learner.n_seen).features
         return lax.dynamic_update_slice_in_dim(features, new, start, 0)
 
-    return lax.fori_loop(0, n_batches, add, jnp.zeros((n, learner.means.shape[1])))
+    return whole(lax.fori_loop(0, n_batches, add, jnp.zeros((n, learner.means.shape[1]))))
 
 
 def views(backbone: nn.Module, learner: Learner, images: Array, mirrored: bool) -> list[Array]:

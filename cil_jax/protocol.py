@@ -7,23 +7,25 @@ import contextlib
 import copy
 import math
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cil_jax import metrics
+from cil_jax import devices, metrics
 from cil_jax.assemble import data_seed, dataset_of, engine_of, recipe_of, scenario_of
 from cil_jax.checkpoint import Checkpoints
 from cil_jax.classifiers import Counts
 from cil_jax.config import Config, UserError
 from cil_jax.data.scenario import Task
 from cil_jax.learner import Learner, Normalizer
-from cil_jax.memory import Pool
+from cil_jax.memory import Chunk, Pool
 from cil_jax.observer import Observer, Position
-from cil_jax.record import RunFolder
+from cil_jax.record import RunFolder, Unwritten
 from cil_jax.selection import unit
+from cil_jax.stream import HostPool, Streamed
 from cil_jax.typing import Array
 
 SECONDS_A_CALL = 1.0  # of training between two signs of life
@@ -43,7 +45,8 @@ def run(config: Config, observer: Observer | None = None) -> dict[str, Any]:
       UserError: if the settings, the data or the run folder do not allow it.
     """
     folder = RunFolder(config.folder())
-    folder.check(config)
+    if devices.is_first_process():
+        folder.check(config)
     return Run(config, folder, observer or Observer()).go()
 
 
@@ -53,21 +56,31 @@ class Run:
     Attributes:
       config: the settings.
       scenario: the tasks.
+      mesh: the devices, or None for one.
       engine: the compiled programs.
       folder: where the run is recorded.
       history: accuracies and times so far, saved with every checkpoint.
     """
 
     def __init__(self, config: Config, folder: RunFolder, observer: Observer):
-        self.config, self.folder, self.observer = config, folder, observer
+        self.config, self.observer = config, observer
+        self.folder = folder if devices.is_first_process() else Unwritten(folder.path)
         dataset = dataset_of(config)
         self.scenario = scenario_of(config, dataset)
+        self.mesh = devices.mesh(config.devices, config.batch_size)
         self.engine = engine_of(config, dataset)
+        # Several processes each feed their share of a batch.
+        streams = config.stream or jax.process_count() > 1
+        self._streamed = Streamed(self.engine, self.mesh) if streams else None
+        self._programs = self._streamed or self.engine  # for all that looks at images
         size, n_classes = self.engine.method.memory_size, sum(self.scenario.task_sizes)
         if size is not None and size < n_classes:
             raise UserError(f"--memory {size} is smaller than the number of classes, {n_classes}")
         images, labels, self.test_bounds = self.scenario.test_set()
-        self.test_images, self.test_labels = jnp.asarray(images), jnp.asarray(labels)
+        if not streams:
+            with devices.used(self.mesh):
+                images, labels = jnp.asarray(images), jnp.asarray(labels)
+        self.test_images, self.test_labels = images, labels
         # In the method's own order, which a compiled program does not keep.
         self.classifiers = [*self.engine.method.classifiers(), *(["ncm"] if config.ncm else [])]
         self.history: dict[str, Any] = {
@@ -81,8 +94,12 @@ class Run:
         """From where it stands to the end. Returns what results.json holds."""
         if not self.config.resume:
             self.folder.start(self.config)
-        with Checkpoints(self.folder.checkpoints) as self._checkpoints:
-            learner = self.new_learner()
+        learner = self.new_learner()
+        with (
+            devices.used(self.mesh),
+            Checkpoints(self.folder.checkpoints) as self._checkpoints,
+        ):
+            learner = devices.everywhere(learner)
             if self.config.resume:
                 learner = self._restored(learner)
             self.observer.started(self, learner)
@@ -205,7 +222,7 @@ class Run:
             self._save(learner)
             self.observer.epoch_done(self, line)
         with self._clock("end_task"):
-            learner = jax.block_until_ready(self.engine.end_task(learner, pool))
+            learner = jax.block_until_ready(self._programs.end_task(learner, pool))
         line = self._evaluation(learner, task.index)
         self.folder.append(line)
         self.folder.write_results(self.results(learner))
@@ -213,11 +230,11 @@ class Run:
         self.observer.task_done(self, line)
         return learner
 
-    def pool(self, learner: Learner, task: Task) -> Pool:
-        """The task's images on the device, padded to the largest task's, and the exemplars."""
+    def pool(self, learner: Learner, task: Task) -> Pool | HostPool:
+        """The task's images, padded to the largest task's, and the exemplars."""
         keeps_all = self.engine.method.keeps_all_data
         n_rows = self.scenario.n_all_images if keeps_all else self.scenario.largest_task
-        return self.engine.pool(
+        return self._programs.pool(
             learner,
             *task.padded(n_rows),
             task_room=max(self.scenario.task_sizes),
@@ -225,18 +242,17 @@ class Run:
         )
 
     def _epoch(
-        self, learner: Learner, pool: Pool, n_images: int, task: int, epoch: int
+        self, learner: Learner, pool: Pool | HostPool, n_images: int, task: int, epoch: int
     ) -> tuple[Learner, dict[str, Any]]:
         """One pass over the pool, and its line of metrics.jsonl."""
         recipe = recipe_of(self.config, task)
         rate, weight_decay = recipe.rate_at(epoch), jnp.float32(recipe.weight_decay)
         steps = self._steps(n_images)
         sums, step, seconds = self.engine.no_sums(), 0, 0.0
-        while step < steps:
-            stop = min(step + self._stride, steps)
-            start = time.perf_counter()
+        start = time.perf_counter()
+        for piece, stop in self._pieces(learner, pool, steps):
             learner, sums = self.engine.train(
-                learner, pool, sums, jnp.float32(rate), weight_decay, jnp.int32(stop)
+                learner, piece, sums, jnp.float32(rate), weight_decay, jnp.int32(stop)
             )
             means = {name: float(total) / stop for name, total in sums.items()}
             took = time.perf_counter() - start
@@ -250,6 +266,7 @@ class Run:
                 )
             speed = step * self.config.batch_size / seconds
             self.observer.trained(self, Position(task, epoch, step, steps, means["loss"], speed))
+            start = time.perf_counter()
         learner = learner.replace(epoch=jnp.int32(epoch + 1), step=jnp.int32(0))
         self.history["seconds"]["train"] += seconds
 
@@ -268,13 +285,25 @@ class Run:
         }
         return learner, line
 
+    def _pieces(
+        self, learner: Learner, pool: Pool | HostPool, steps: int
+    ) -> Iterator[tuple[Pool | Chunk, int]]:
+        """What each call of an epoch learns from, and the step before which it stops."""
+        if self._streamed:
+            yield from self._streamed.chunks(learner, pool, steps)
+            return
+        stop = 0
+        while stop < steps:
+            stop = min(stop + self._stride, steps)
+            yield pool, stop
+
     def _answers(
         self, learner: Learner, start: int, stop: int, all_data_means: Array | None = None
     ) -> tuple[dict[str, Counts], float]:
         """Counts on test images start .. stop - 1 by classifier, and the loss."""
         means = jnp.zeros_like(learner.means) if all_data_means is None else all_data_means
         with self._clock("evaluate"):
-            counts, loss = self.engine.evaluate(
+            counts, loss = self._programs.evaluate(
                 learner,
                 self.test_images,
                 self.test_labels,
@@ -293,7 +322,7 @@ class Run:
         with self._clock("evaluate"):
             for index in range(int(learner.task)):
                 images, labels = self.scenario.task(index).padded(self.scenario.largest_task)
-                sums += self.engine.feature_sums(learner, images, labels, mirrored=mirrored)
+                sums += self._programs.feature_sums(learner, images, labels, mirrored=mirrored)
             return jax.block_until_ready(unit(sums))
 
     def _evaluation(self, learner: Learner, task: int) -> dict[str, Any]:

@@ -147,6 +147,22 @@ class RunFolder:
         return [line for line in lines if line.endswith("\n")]  # the last may be half written
 
 
+class Unwritten(RunFolder):
+    """The folder as all processes see it but the first, which writes for all."""
+
+    def start(self, config: Config) -> None:
+        """Nothing."""
+
+    def append(self, line: dict[str, Any]) -> None:
+        """Nothing."""
+
+    def cut(self, n_lines: int) -> None:
+        """Nothing."""
+
+    def write_results(self, results: dict[str, Any]) -> None:
+        """Nothing."""
+
+
 def replace_text(file: Path, text: str) -> None:
     """Writes a file so that a reader sees the old text or the new one."""
     temporary = file.with_name(file.name + ".tmp")

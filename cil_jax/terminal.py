@@ -46,7 +46,8 @@ class Terminal(Observer):
     def started(self, run: Run, learner: Learner) -> None:
         config, scenario = run.config, run.scenario
         sizes = scenario.task_sizes
-        device = jax.devices()[0]
+        device = jax.devices()[0].device_kind
+        n_devices = f"{run.mesh.size} x " if run.mesh else ""
         order = f"seeded {config.order_seed}" if config.order == "seeded" else config.order
         self._say(
             f"{config.method}{f' (preset {config.preset})' if config.preset else ''} on "
@@ -55,7 +56,7 @@ class Terminal(Observer):
         )
         epochs = [recipe_of(config, t).epochs for t in range(len(sizes))]
         later = f", then {epochs[1]}" if len(sizes) > 1 and epochs[1] != epochs[0] else ""
-        self._say(f"{config.backbone}, {epochs[0]} epochs a task{later}, on {device.device_kind}")
+        self._say(f"{config.backbone}, {epochs[0]} epochs a task{later}, on {n_devices}{device}")
         self._say(f"run folder: {run.folder.path}")
         updates = [run.updates(t) for t in range(len(sizes))]
         task, epoch = int(learner.task), int(learner.epoch)

@@ -16,7 +16,7 @@ from flax import struct
 from cil_jax import heads
 from cil_jax.config import Config
 from cil_jax.learner import Learner, Output, Weights, forward
-from cil_jax.memory import Pool
+from cil_jax.memory import Memory, Pool
 from cil_jax.typing import Array, Key, Params
 
 Classifier = Callable[[Learner, Array], Array]  # (learner, features [B, D]) -> scores [B, room]
@@ -111,6 +111,33 @@ class Method:
         """After training: keeps exemplars, estimates importances, corrects bias, or nothing."""
         del pool, key
         return learner
+
+    # A method with a memory does the same in two parts as well, for images that stay on the host.
+
+    @property
+    def selects_by_features(self) -> bool:
+        """Whether `select` looks at features."""
+        return False
+
+    def select(
+        self, learner: Learner, pool: Pool, features: Array | None, key: Key
+    ) -> tuple[Memory, Array]:
+        """Which new images are kept, by the features [N, D] of all of them.
+
+        Args:
+          learner: after training on the task.
+          pool: what it trained on; its images may be missing.
+          features: of the pool's new rows, or None if `selects_by_features` is false.
+          key: a random key.
+
+        Returns:
+          As `cil_jax.memory.shared_out`.
+        """
+        raise TypeError(f"{type(self).__name__} keeps no exemplars")
+
+    def keep(self, learner: Learner, after: Memory, new_images: Array) -> Learner:
+        """Takes what `select` asked for, uint8 [room, H, W, C], into the memory."""
+        raise TypeError(f"{type(self).__name__} keeps no exemplars")
 
     def classifiers(self) -> Mapping[str, Classifier]:
         """Score functions by name. All are reported."""

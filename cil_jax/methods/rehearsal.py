@@ -39,25 +39,36 @@ class Rehearsal(Method):
     def memory_size(self):
         return self.memory
 
+    @property
+    def selects_by_features(self):
+        return self.selection == "herding"
+
     def end_task(self, learner, pool, key):
         """Algorithms 4 and 5: reduces the old classes' exemplars and selects the new ones'."""
+        features = None
+        if self.selects_by_features:
+            features = embed(self.backbone, learner, pool.images[: pool.n_new_rows])
+        after, rows = self.select(learner, pool, features, key)
+        return self.keep(learner, after, pool.images[rows])
+
+    def select(self, learner, pool, features, key):
         rows, mask = pool.rows_of(learner.n_old + jnp.arange(pool.task_room))
         count = min(self.memory, pool.class_room)
-        if self.selection == "herding":
-            features = embed(self.backbone, learner, pool.images[: pool.n_new_rows])
+        if self.selects_by_features:
             picks = jax.vmap(lambda r, m: herding(features[r], count, m))(rows, mask)
         else:
             keys = jax.random.split(key, pool.task_room)
             pick = lambda k, m: uniform(k, pool.class_room, count, m)  # noqa: E731
             picks = jax.vmap(pick)(keys, mask)
         chosen = jnp.take_along_axis(rows, picks, axis=1)
-        memory = memory_lib.update(
-            learner.memory, pool, chosen, mask.sum(axis=1), learner.n_old, learner.n_seen
+        return memory_lib.shared_out(
+            learner.memory, chosen, mask.sum(axis=1), learner.n_old, learner.n_seen
         )
-        return self._with_means(learner.replace(memory=memory))
 
-    def _with_means(self, learner):
-        """Means of the exemplars under the network as it is now."""
+    def keep(self, learner, after, new_images):
+        """And the means of the exemplars under the network as it is now."""
+        memory = memory_lib.filled(learner.memory, after, new_images, learner.n_old)
+        learner = learner.replace(memory=memory)
         images, labels = learner.memory.images, learner.memory.labels()
         sides = views(self.backbone, learner, images, self.mirror_means)
         features, labels = jnp.concatenate(sides), jnp.tile(labels, len(sides))

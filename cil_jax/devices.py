@@ -1,0 +1,98 @@
+"""The devices that a run is spread over: a mesh of one axis, along which batches are cut.
+
+The learner is whole on every device, and each computes its share of every batch. Statistics and
+sums are over the whole batch, so that the number of devices decides nothing but rounding. A mesh
+in use is ambient (`jax.set_mesh`): without one, everything is as on a single device.
+"""
+
+import contextlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from cil_jax.config import UserError
+from cil_jax.typing import Array
+
+AXIS = "data"
+
+
+def mesh(n_local: int | None, batch_size: int) -> Mesh | None:
+    """The mesh of a run, over all its processes; None where it has one device.
+
+    Args:
+      n_local: devices of each process (default: all of an accelerator's, 1 on the CPU).
+      batch_size: images an update, over all devices.
+
+    Raises:
+      UserError: if there are not so many devices, or the batch can't be cut into equal shares.
+    """
+    there = jax.local_device_count()
+    wanted = n_local or (1 if jax.default_backend() == "cpu" else there)
+    if wanted > there:
+        raise UserError(f"--devices {wanted} asked for; JAX finds {there} of {_kind()} here")
+    chosen = [
+        device
+        for process in range(jax.process_count())
+        for device in [d for d in jax.devices() if d.process_index == process][:wanted]
+    ]
+    if batch_size % len(chosen):
+        raise UserError(
+            f"--batch-size {batch_size} can't be divided among {len(chosen)} devices: "
+            "take a multiple, or other --devices"
+        )
+    if len(chosen) == 1:
+        return None
+    return Mesh(np.array(chosen), (AXIS,), axis_types=(AxisType.Auto,))
+
+
+def used(mesh: Mesh | None) -> contextlib.AbstractContextManager:
+    """A context in which arrays are made on every device of the mesh and batches are cut."""
+    return contextlib.nullcontext() if mesh is None else jax.set_mesh(mesh)
+
+
+def everywhere(tree: Any) -> Any:
+    """The same arrays made anew, whole on every device of the mesh in use.
+
+    Without a mesh they are on the one device and not bound to it: a bound array would compile every
+    program again.
+    """
+
+    mesh = jax.sharding.get_mesh()
+
+    def made(leaf, spec=PartitionSpec()):  # noqa: B008
+        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            # This spec says the same, in the words in which programs return keys.
+            return jax.random.wrap_key_data(made(jax.random.key_data(leaf), PartitionSpec(None)))
+        if mesh.empty:
+            return jnp.asarray(np.array(leaf))
+        return jax.make_array_from_process_local_data(NamedSharding(mesh, spec), np.array(leaf))
+
+    return jax.tree.map(made, tree)
+
+
+def is_first_process() -> bool:
+    """Whether this is the process that writes and speaks for all; the only one is."""
+    return jax.process_index() == 0
+
+
+def spread(batch: Array) -> Array:
+    """The same batch [B, ...], cut along its images; inside a compiled program."""
+    return _constrained(batch, PartitionSpec(AXIS))
+
+
+def whole(tree: Any) -> Any:
+    """The same arrays, whole on every device; inside a compiled program, of what it returns."""
+    return _constrained(tree, PartitionSpec())
+
+
+def _constrained(tree, spec):
+    if jax.sharding.get_abstract_mesh().empty:
+        return tree
+    return jax.lax.with_sharding_constraint(tree, spec)
+
+
+def _kind() -> str:
+    return jax.local_devices()[0].device_kind

@@ -1,0 +1,170 @@
+"""A run spread over devices, and one that reads its images from the host, is the same run.
+
+Each is made in a process of its own, whose CPU poses as several devices.
+"""
+
+import json
+import os
+import pickle
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import chex
+import jax
+import pytest
+from conftest import small_config
+
+from cil_jax.cli import start_accelerator
+from cil_jax.config import Config
+
+ROOT = Path(__file__).parents[1]
+PROGRAMS = ("create", "begin_task", "pool", "train", "end_task", "feature_sums", "evaluate")
+
+
+def told(config):
+    """What a small run tells: the loss after each step, results, and programs compiled.
+
+    Or what it says where it refuses.
+    """
+    from cil_jax import protocol, stream
+    from cil_jax.config import UserError
+    from cil_jax.engine import Engine
+    from cil_jax.observer import Observer
+
+    class Losses(Observer):
+        def __init__(self):
+            self.at = {}
+
+        def trained(self, run, position):
+            self.at[position.task, position.step] = position.loss
+
+    protocol.SECONDS_A_CALL = 0.0  # a sign of life after every step
+    stream.CHUNK_STEPS, stream.EMBEDDED = 4, 100  # as if the images were larger
+    losses = Losses()
+    try:
+        results = protocol.run(config, losses)
+    except UserError as error:
+        return str(error)
+    return {
+        "losses": losses.at,
+        "results": {k: v for k, v in results.items() if k != "seconds"},
+        "compiled": {name: getattr(Engine, name)._cache_size() for name in PROGRAMS},
+    }
+
+
+def left(config):
+    """What lies in the folder of a run: lines and learner, read by a single device."""
+    from cil_jax.observer import Observer
+    from cil_jax.protocol import Run
+    from cil_jax.record import RunFolder
+
+    folder = RunFolder(config.folder())
+    learner = Run(config, folder, Observer()).saved_learner()
+    parts = {"weights": learner.weights, "means": learner.means, "memory": learner.memory}
+    return {"lines": folder.measurements(), **jax.device_get(parts)}
+
+
+def settings_of(folder, name, more):
+    return small_config("icarl", folder / name, epochs=1, **more)
+
+
+def start(folder, flags, named, hosts=None):
+    """A process that makes each of several runs."""
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")]),
+        "XLA_FLAGS": flags,
+    }
+    call = [sys.executable, __file__, str(folder), json.dumps(named), json.dumps(hosts)]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(call, env=environment, **pipes)
+
+
+def made(folder, named, processes):
+    """What each process told of each run, and what the run left."""
+    ends = [process.communicate(timeout=300) for process in processes]
+    assert [p.returncode for p in processes] == [0] * len(processes), [e for _, e in ends]
+    told_by = [pickle.loads((folder / f"told{i}").read_bytes()) for i in range(len(processes))]
+    for name in named:
+        if isinstance(told_by[0][name], dict):
+            there = left(settings_of(folder, name, {}))
+            for told in told_by:
+                told[name] |= there
+    return told_by
+
+
+def assert_same_run(one, other, rtol):
+    """Losses and network to rounding, and all that was decided exactly."""
+    losses = {at: loss for at, loss in one["losses"].items() if at in other["losses"]}
+    assert sum(task == 1 for task, _ in losses) > 1
+    assert losses == pytest.approx(other["losses"], rel=rtol)
+    for name in ("means", "weights"):
+        chex.assert_trees_all_close(one[name], other[name], rtol=rtol, atol=rtol)
+    chex.assert_trees_all_equal(one["memory"], other["memory"])
+    assert one["results"] == other["results"]
+    for a, b in zip(one["lines"], other["lines"], strict=True):
+        if a["kind"] == "epoch":
+            assert a["test_loss"] == pytest.approx(b["test_loss"], rel=rtol)
+        else:
+            assert a == b
+
+
+@pytest.fixture(scope="module")
+def spread_out(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("devices")
+    named = {
+        "one": {},
+        "eight": {"devices": 8},
+        "streamed": {"stream": True},
+        "many": {"devices": 9},
+        "uneven": {"devices": 3},
+    }
+    eight = "--xla_force_host_platform_device_count=8"
+    return made(folder, named, [start(folder, eight, named)])[0]
+
+
+def test_eight_devices_do_what_one_does(spread_out):
+    assert_same_run(spread_out["one"], spread_out["eight"], rtol=1e-5)
+
+
+def test_each_program_is_compiled_once_for_a_mesh(spread_out):
+    once, twice = spread_out["one"]["compiled"], spread_out["eight"]["compiled"]
+    for name in PROGRAMS:
+        assert twice[name] - once[name] == (name != "create"), name
+
+
+def test_a_streamed_run_is_the_run_of_a_pool_on_the_device(spread_out):
+    """To the last bit, but for test losses, which are summed in other parts."""
+    one, streamed = spread_out["one"], spread_out["streamed"]
+    assert_same_run(one, streamed, rtol=1e-6)
+    chex.assert_trees_all_equal(streamed["weights"], one["weights"])
+    chex.assert_trees_all_equal(streamed["means"], one["means"])
+    assert all(one["losses"][at] == loss for at, loss in streamed["losses"].items())
+
+
+def test_devices_that_do_not_fit_are_refused(spread_out):
+    assert spread_out["many"].startswith("--devices 9 asked for; JAX finds 8 ")
+    assert "--batch-size 32 can't be divided among 3 devices" in spread_out["uneven"]
+
+
+def test_two_processes_that_feed_a_share_each_do_what_one_does(spread_out, tmp_path):
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        address = f"localhost:{probe.getsockname()[1]}"
+    hosts = [{"coordinator": address, "num_processes": 2, "process_id": i} for i in (0, 1)]
+    two = made(tmp_path, {"two": {}}, [start(tmp_path, "", {"two": {}}, h) for h in hosts])
+    for process in two:
+        assert_same_run(spread_out["one"], process["two"], rtol=1e-5)
+    lines = (tmp_path / "two" / "metrics.jsonl").read_text().splitlines()
+    assert len(lines) == 6  # written once
+
+
+if __name__ == "__main__":
+    place, wanted, host = Path(sys.argv[1]), json.loads(sys.argv[2]), json.loads(sys.argv[3])
+    if host:
+        start_accelerator("cpu", Config(**host))
+    found = {name: told(settings_of(place, name, more)) for name, more in wanted.items()}
+    number = host["process_id"] if host else 0
+    (place / f"told{number}").write_bytes(pickle.dumps(found))
