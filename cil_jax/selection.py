@@ -3,10 +3,11 @@
 import chex
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from cil_jax.typing import Array, Key
 
-EXACT = jax.lax.Precision.HIGHEST  # a near tie must not be decided by a matrix unit's rounding
+EXACT = lax.Precision.HIGHEST  # a near tie must not be decided by a matrix unit's rounding
 
 
 def unit(vectors: Array) -> Array:
@@ -45,18 +46,43 @@ def herding(features: Array, count: int, mask: Array | None = None) -> Array:
     rows = unit(features.astype(jnp.float32))
     rows = jnp.where(mask[:, None], rows, 0.0)
     target = rows.sum(axis=0) / jnp.maximum(mask.sum(), 1)
-    squared_norm = jnp.sum(rows * rows, axis=1)
 
     # With k picks summing to s, minimising |target - (s + f) / (k + 1)|^2 over f is maximising
     # 2 f.w - |f|^2, where w = (k + 1) target - s: one product of all rows with a vector.
+    # A row that is not to be had costs infinitely much.
     def pick(carry, _):
-        wanted, free = carry
-        gain = 2.0 * jnp.matmul(rows, wanted, precision=EXACT) - squared_norm
-        index = jnp.argmax(jnp.where(free, gain, -jnp.inf)).astype(jnp.int32)
-        return (wanted + target - rows[index], free.at[index].set(False)), index
+        wanted, cost = carry
+        gain = 2.0 * jnp.matmul(rows, wanted, precision=EXACT) - cost
+        index = jnp.argmax(gain).astype(jnp.int32)
+        return (wanted + target - rows[index], cost.at[index].set(jnp.inf)), index
 
-    _, picks = jax.lax.scan(pick, (target, mask), None, length=count)
+    cost = jnp.where(mask, jnp.sum(rows * rows, axis=1), jnp.inf)
+    _, picks = lax.scan(pick, (target, cost), None, length=count)
     return picks
+
+
+def herding_of_classes(features: Array, count: int, masks: Array) -> Array:
+    """Herding of each class by itself.
+
+    Args:
+      features: float [K, n, d], of any scale.
+      count: how many to pick of each class, 0..n.
+      masks: bool [K, n], which rows exist.
+
+    Returns:
+      int32 [K, count], as `herding` gives them for each class.
+    """
+
+    def one(features, mask):
+        return herding(features, count, mask)
+
+    # On a CPU one class fits its cache; an accelerator has room for all at once.
+    return lax.platform_dependent(
+        features,
+        masks,
+        cpu=lambda *classes: lax.map(lambda c: one(*c), classes),
+        default=jax.vmap(one),
+    )
 
 
 def uniform(key: Key, n: int, count: int, mask: Array | None = None) -> Array:

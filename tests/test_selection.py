@@ -75,6 +75,16 @@ def test_masked_rows_do_not_exist():
     assert sorted(np.asarray(picks).tolist()) == [0, 1, 2, 3]
 
 
+def test_classes_are_herded_each_by_itself():
+    features = jax.random.normal(jax.random.key(0), (3, 20, 4)) + 1
+    masks = jnp.arange(20) < jnp.array([[20], [12], [7]])
+    together = selection.herding_of_classes(features, 9, masks)
+    alone = [selection.herding(f, 9, m) for f, m in zip(features, masks, strict=True)]
+    n_real = 7  # picks beyond the rows that exist are arbitrary
+    chex.assert_trees_all_equal(together[:2], jnp.stack(alone[:2]))
+    chex.assert_trees_all_equal(together[2, :n_real], alone[2][:n_real])
+
+
 def test_a_zero_row_does_no_harm():
     picks = selection.herding(jnp.array([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]]), 3)
     assert sorted(np.asarray(picks).tolist()) == [0, 1, 2]

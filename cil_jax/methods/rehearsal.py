@@ -12,7 +12,7 @@ from cil_jax import memory as memory_lib
 from cil_jax.classifiers import class_means, nearest_class_mean
 from cil_jax.learner import embed, views
 from cil_jax.methods.base import Method, linear
-from cil_jax.selection import herding, uniform
+from cil_jax.selection import herding_of_classes, uniform
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Rehearsal(Method):
         rows, mask = pool.rows_of(learner.n_old + jnp.arange(pool.task_room))
         count = min(self.memory, pool.class_room)
         if self.selects_by_features:
-            picks = jax.vmap(lambda r, m: herding(features[r], count, m))(rows, mask)
+            picks = herding_of_classes(features[rows], count, mask)
         else:
             keys = jax.random.split(key, pool.task_room)
             pick = lambda k, m: uniform(k, pool.class_room, count, m)  # noqa: E731
