@@ -80,3 +80,18 @@ def test_values_that_make_no_sense_are_refused(values, message):
     with pytest.raises(UserError) as error:
         Config(**values)
     assert message in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"coordinator": "host:1"},
+        {"coordinator": "host:1", "process_id": 0},
+        {"coordinator": "auto", "num_processes": 2},
+        {"process_id": 0},
+    ],
+    ids=str,
+)
+def test_processes_are_told_wholly_or_not_at_all(given):
+    with pytest.raises(UserError, match=r"--coordinator .*--num-processes and --process-id go"):
+        Config(**given)

@@ -153,8 +153,9 @@ def test_two_processes_that_feed_a_share_each_do_what_one_does(spread_out, tmp_p
     with socket.socket() as probe:
         probe.bind(("localhost", 0))
         address = f"localhost:{probe.getsockname()[1]}"
+    quick = "--xla_backend_optimization_level=0"  # to compile: the second process keeps no cache
     hosts = [{"coordinator": address, "num_processes": 2, "process_id": i} for i in (0, 1)]
-    two = made(tmp_path, {"two": {}}, [start(tmp_path, "", {"two": {}}, h) for h in hosts])
+    two = made(tmp_path, {"two": {}}, [start(tmp_path, quick, {"two": {}}, h) for h in hosts])
     for process in two:
         assert_same_run(spread_out["one"], process["two"], rtol=1e-5)
     lines = (tmp_path / "two" / "metrics.jsonl").read_text().splitlines()

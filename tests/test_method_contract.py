@@ -14,6 +14,7 @@ from cil_jax.data.augment import Augmentation
 from cil_jax.engine import Engine
 from cil_jax.learner import Normalizer
 from cil_jax.methods import METHODS, Batch, build
+from cil_jax.stream import Streamed
 
 ROOM, SHAPE, PER_CLASS = 6, (8, 8, 1), 5
 SIZES = (2, 2, 1)
@@ -183,6 +184,21 @@ def test_memory_holds_new_exemplars_only_if_the_method_keeps_any(engine):
     size = engine.method.memory_size
     assert kept == ([0] * ROOM if size is None else [12 // 5] * 5 + [0])
     chex.assert_trees_all_equal_shapes(learner.memory, memory.create(size or 0, SHAPE, ROOM))
+
+
+def test_a_task_ends_the_same_where_its_images_stay_on_the_host(engine):
+    """A method whose `end_task` says more than `select` and `keep` fails here."""
+    learner, streamed = in_second_task(engine), Streamed(engine)
+    host = task_pool(streamed, learner, 1)
+    assert host.index.images is None
+    one, other = (
+        [ended.weights, ended.memory, ended.means, ended.task, ended.epoch]
+        for ended in (
+            streamed.end_task(learner, host),
+            engine.end_task(learner, task_pool(engine, learner, 1)),
+        )
+    )
+    chex.assert_trees_all_close(one, other, rtol=1e-6, atol=1e-6)
 
 
 def test_no_program_is_compiled_twice(engine):
