@@ -15,7 +15,7 @@ demo: .venv/installed-$(EXTRAS)
 
 test: .venv/installed-$(EXTRAS)
 	$(RUN) -m ruff check .
-	$(RUN) -m pytest
+	$(RUN) -m pytest -n 2 --dist loadfile
 
 lint: .venv/installed-$(EXTRAS)
 	$(RUN) -m ruff check .
