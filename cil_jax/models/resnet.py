@@ -13,6 +13,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jax import lax
 
+from cil_jax.models.normalization import BatchNorm
 from cil_jax.typing import Array
 
 Convolution = Callable[..., Array]
@@ -97,7 +98,7 @@ class ResNet(nn.Module):
         # Padding is explicit: SAME pads an even image at stride 2 on one side only, which is not
         # what the published networks do.
         conv = partial(_conv, convolution=self.convolution)
-        norm = partial(nn.BatchNorm, use_running_average=not train, momentum=0.9, epsilon=1e-5)
+        norm = partial(BatchNorm, use_running_average=not train)
         x = nn.relu(norm()(conv(self.widths[0], (3, 3))(images)))
         n_stages = len(self.stage_sizes)
         for stage, (size, width) in enumerate(zip(self.stage_sizes, self.widths, strict=True)):
