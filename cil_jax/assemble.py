@@ -76,4 +76,5 @@ def engine_of(config: Config, dataset: data.Dataset) -> Engine:
         optimizer=SGD(config.momentum, config.decay),
         augmentation=augmentation,
         batch_size=config.batch_size,
+        fast=config.fast,
     )

@@ -236,6 +236,12 @@ class Config:
         "run folder (default: runs/METHOD-PRESET-DATASET-BACKBONE-seedN)",
         decides=False,
     )
+    fast: bool = _setting(
+        False,
+        "run",
+        "on a CPU, train with faster convolutions where JAX has them: equal up to rounding, but "
+        "compiled anew in each run",
+    )
     resume: bool = _setting(False, "run", "continue the run in --out", decides=False)
     accelerator: str = _setting(
         "auto",

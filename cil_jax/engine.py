@@ -1,4 +1,4 @@
-"""The compiled programs of a run: the only place that calls `jax.jit`.
+"""The compiled programs of a run.
 
 Each method of Engine is one program. Nothing that changes within a run is static, so each is
 compiled once, whatever the number of tasks. Two engines with equal settings share their programs.
@@ -18,6 +18,7 @@ from cil_jax.data.augment import Augmentation
 from cil_jax.learner import Learner, Normalizer, Purpose, Weights, create, embed, views
 from cil_jax.memory import Pool
 from cil_jax.methods.base import Batch, Method
+from cil_jax.programs import FastProgram
 from cil_jax.schedules import SGD
 from cil_jax.typing import Array, Key
 
@@ -36,6 +37,8 @@ class Engine:
       augmentation: of training images.
       batch_size: images an update.
       eval_batch_size: images at once in evaluation.
+      fast: whether training may use convolutions that the compilation cache cannot keep; see
+        `cil_jax.programs`.
     """
 
     method: Method
@@ -43,6 +46,7 @@ class Engine:
     augmentation: Augmentation
     batch_size: int
     eval_batch_size: int = 500
+    fast: bool = False
 
     @partial(jax.jit, static_argnames=("self", "image_shape", "n_classes"))
     def create(
@@ -84,7 +88,7 @@ class Engine:
         names = ("steps", "loss", "n_new", "n_new_right", *self.method.parts)
         return {name: jnp.zeros(()) for name in names}
 
-    @_program
+    @FastProgram
     def train(
         self,
         learner: Learner,

@@ -49,6 +49,17 @@ def test_a_scan_over_an_epoch_is_a_loop_of_single_steps(run, begun):
     assert int(scan[0].step) == 6 and float(scan[1]["steps"]) == 6
 
 
+def test_fast_training_is_the_same_up_to_rounding(run, begun):
+    learner, pool = begun
+    fast = dataclasses.replace(run.engine, fast=True)
+    rates = jnp.float32(0.1), jnp.float32(0.0)
+    plain, quick = (
+        e.train(learner, pool, e.no_sums(), *rates, jnp.int32(2)) for e in (run.engine, fast)
+    )
+    chex.assert_trees_all_close(plain[0].weights, quick[0].weights, rtol=1e-4, atol=1e-5)
+    chex.assert_trees_all_close(plain[1], quick[1], rtol=1e-4)
+
+
 def test_an_epoch_sees_every_image_at_most_once(run, begun):
     learner, pool = begun
     order = np.asarray(pool.shuffled(learner.key(2)))

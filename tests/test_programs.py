@@ -1,0 +1,69 @@
+"""Programs with oneDNN's convolutions: used where they are, and equal to those without."""
+
+import dataclasses
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cil_jax import models, programs
+
+
+@dataclasses.dataclass(frozen=True)
+class Layer:
+    fast: bool
+    stride: int = 1
+
+    @programs.FastProgram
+    def gradients(self, images, kernel):
+        def loss(images, kernel):
+            strides, pads = (self.stride, self.stride), [(1, 1), (1, 1)]
+            return jnp.mean(models.convolution_for("cpu")(images, kernel, strides, pads) ** 2)
+
+        return jax.value_and_grad(loss, argnums=(0, 1))(images, kernel)
+
+
+@pytest.fixture
+def asked_again():
+    programs.has_onednn.cache_clear()
+    yield
+    programs.has_onednn.cache_clear()
+
+
+@pytest.mark.parametrize(("stride", "channels"), [(1, 16), (2, 16), (1, 32)])
+def test_fast_convolutions_and_their_gradients_are_the_same_up_to_rounding(stride, channels):
+    images = jax.random.normal(jax.random.key(0), (12, 8, 8, 16))
+    kernel = jax.random.normal(jax.random.key(1), (3, 3, 16, channels))
+    plain, fast = (Layer(fast, stride).gradients(images, kernel) for fast in (False, True))
+    chex.assert_trees_all_close(plain, fast, rtol=1e-5, atol=1e-5)
+
+
+@pytest.fixture
+def everything_is_saved():
+    name = "jax_persistent_cache_min_compile_time_secs"
+    before = getattr(jax.config, name)
+    jax.config.update(name, 0)
+    yield
+    jax.config.update(name, before)
+
+
+@pytest.mark.usefixtures("everything_is_saved")
+def test_a_fast_program_is_compiled_once_and_not_saved():
+    if not programs.has_onednn():
+        pytest.skip("this JAX has no convolutions of oneDNN")
+    program = Layer.__dict__["gradients"].with_onednn
+    images, kernel = jnp.ones((3, 8, 8, 16)), jnp.ones((3, 3, 16, 48))
+    before = program._cache_size()
+    for _ in range(2):
+        Layer(True).gradients(images, kernel)  # an attempt to save it would warn, which is an error
+    assert program._cache_size() == before + 1
+    assert jax.config.jax_persistent_cache_min_compile_time_secs == 0
+
+
+def test_options_that_the_compiler_does_not_know_leave_the_plain_program(monkeypatch, asked_again):
+    monkeypatch.setitem(programs.ONEDNN, "xla_cpu_no_such_option", True)
+    assert not programs.has_onednn()
+    images, kernel = np.ones((12, 8, 8, 16), np.float32), np.ones((3, 3, 16, 16), np.float32)
+    chex.assert_tree_all_finite(Layer(True).gradients(images, kernel))
