@@ -46,7 +46,7 @@ class FastProgram:
 
 @functools.cache
 def has_onednn() -> bool:
-    """Whether this machine and version of JAX has these convolutions: x86 from jax 0.12 on."""
+    """Whether this machine and version of JAX has these convolutions: jax 0.12 on x86 does, 0.10 not."""
     if jax.default_backend() != "cpu":
         return False
     x = jnp.zeros((1, 4, 4, 16))
