@@ -17,7 +17,7 @@ from jax import lax
 
 from cil_jax.typing import Array
 
-PIECE = 8  # images; measured best of 4 to 128 for 3x3 kernels of 16 to 64 channels
+PIECE = 8  # images; over 3x3 kernels of 16 to 64 channels the best of 4, 8, 16 and 32
 
 Padding = tuple[tuple[int, int], tuple[int, int]]
 Strides = tuple[int, int]
