@@ -4,6 +4,7 @@ Its structure and shapes are the same before the first task and after the last.
 """
 
 import enum
+import math
 from typing import Any
 
 import chex
@@ -102,6 +103,21 @@ class Learner:
         for number in (purpose, self.task, self.epoch, step):
             key = jax.random.fold_in(key, number)
         return key
+
+
+def n_bytes(learner: Learner) -> dict[str, int]:
+    """The learner's own size.
+
+    Returns:
+      Bytes of "parameters" and "teacher", each with statistics and closed columns, as they are
+      held; and of "exemplars", those kept.
+    """
+    held = {"parameters": learner.weights, "teacher": learner.teacher}
+    n_kept = int(learner.memory.counts.sum())
+    return {
+        **{name: sum(x.nbytes for x in jax.tree.leaves(w)) for name, w in held.items()},
+        "exemplars": n_kept * math.prod(learner.image_shape),
+    }
 
 
 @struct.dataclass

@@ -14,13 +14,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cil_jax import devices, metrics
+from cil_jax import devices, machine, metrics
 from cil_jax.assemble import data_seed, dataset_of, engine_of, recipe_of, scenario_of
 from cil_jax.checkpoint import Checkpoints
 from cil_jax.classifiers import Counts
 from cil_jax.config import Config, UserError
 from cil_jax.data.scenario import Task
-from cil_jax.learner import Learner, Normalizer
+from cil_jax.learner import Learner, Normalizer, n_bytes
 from cil_jax.memory import Chunk, Pool
 from cil_jax.observer import Observer, Position
 from cil_jax.record import RunFolder, Unwritten
@@ -87,6 +87,7 @@ class Run:
             "data_sha256": dataset.sha256(),
             "scores": {name: [] for name in self.classifiers},
             "seconds": {"train": 0.0, "end_task": 0.0, "evaluate": 0.0},
+            "peak_bytes": None,
         }
         self._stride = 1  # updates in one call
 
@@ -128,7 +129,7 @@ class Run:
     def results(self, learner: Learner) -> dict[str, Any]:
         """What results.json holds after the tasks learned so far."""
         config, method = self.config, self.engine.method
-        n_seen = int(learner.n_seen)
+        n_seen, own = int(learner.n_seen), n_bytes(learner)
         sizes = jax.tree.map(lambda x: x.size, learner.weights.params)
         n_features = learner.means.shape[1]
         n_images = np.diff(self.test_bounds).tolist()
@@ -156,7 +157,8 @@ class Run:
             },
             "headline": method.headline,
             "uses_all_data": [name for name in ("ncm",) if name in self.classifiers],
-            "memory_bytes": int(learner.memory.counts.sum()) * math.prod(learner.image_shape),
+            "memory_bytes": own["exemplars"],
+            "memory": {**own, "peak": self.history.get("peak_bytes")},
             "parameters": sum(jax.tree.leaves(sizes["backbone"])) + n_seen * (n_features + 1),
             "seconds": {k: round(v, 3) for k, v in self.history["seconds"].items()},
         }
@@ -224,6 +226,8 @@ class Run:
         with self._clock("end_task"):
             learner = jax.block_until_ready(self._programs.end_task(learner, pool))
         line = self._evaluation(learner, task.index)
+        peaks = (machine.peak_memory(), self.history.get("peak_bytes"))
+        self.history["peak_bytes"] = max((peak for peak in peaks if peak), default=None)
         self.folder.append(line)
         self.folder.write_results(self.results(learner))
         self._save(learner)

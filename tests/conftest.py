@@ -8,6 +8,7 @@ from pathlib import Path
 CACHE = Path(__file__).parents[1] / ".cache"
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # PyTorch's threads: see experiments.benchmark
 os.environ["CIL_JAX_CACHE"] = str(CACHE)
 os.environ["JAX_COMPILATION_CACHE_DIR"] = str(CACHE / "programs")
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.5"
@@ -62,6 +63,7 @@ def results_of(sizes=(2, 2, 1), matrix=((0.9,), (0.5, 0.8), (0.2, 0.4, 0.7)), **
         "headline": "nme",
         "parameters": 1234,
         "memory_bytes": 5678,
+        "memory": {"parameters": 4936, "teacher": 4936, "exemplars": 5678, "peak": None},
         "seconds": {"train": 1.5},
         "classifiers": {
             "nme": summary,

@@ -1,6 +1,7 @@
 """The ResNet and its training against PyTorch with the same weights.
 
-Written in PyTorch here, from He et al. 2016 and not from our own code; skipped where PyTorch is not
+PyTorch's side is `cil_jax.benchmark.peer`, written from the papers and not from our own code; so
+these tests also prove that the benchmark compares the same work. Skipped where PyTorch is not
 installed: pip install -e '.[bench]'.
 """
 
@@ -11,47 +12,21 @@ import optax
 import pytest
 
 from cil_jax import losses, models, schedules
+from cil_jax.classifiers import class_means, nearest_mean
+from cil_jax.config import preset
+from cil_jax.data.augment import Augmentation
+from cil_jax.engine import Engine
+from cil_jax.learner import Normalizer, Weights, embed
+from cil_jax.memory import Pool
+from cil_jax.methods import build
+from cil_jax.selection import herding, unit
 
 torch = pytest.importorskip("torch")
 F = torch.nn.functional
 
+from cil_jax.benchmark import peer  # noqa: E402
+
 N_CLASSES, BATCH = 7, 6
-
-
-class Block(torch.nn.Module):
-    def __init__(self, n_in, n_out, stride, last_relu):
-        super().__init__()
-        self.conv1 = torch.nn.Conv2d(n_in, n_out, 3, stride, 1, bias=False)
-        self.bn1 = torch.nn.BatchNorm2d(n_out)
-        self.conv2 = torch.nn.Conv2d(n_out, n_out, 3, 1, 1, bias=False)
-        self.bn2 = torch.nn.BatchNorm2d(n_out)
-        self.stride, self.missing, self.last_relu = stride, n_out - n_in, last_relu
-
-    def forward(self, x):
-        y = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))
-        short = x[:, :, :: self.stride, :: self.stride]
-        half = self.missing // 2
-        y = y + F.pad(short, (0, 0, 0, 0, half, self.missing - half))
-        return F.relu(y) if self.last_relu else y
-
-
-class Network(torch.nn.Module):
-    def __init__(self, n_blocks, last_relu):
-        super().__init__()
-        self.conv = torch.nn.Conv2d(3, 16, 3, 1, 1, bias=False)
-        self.bn = torch.nn.BatchNorm2d(16)
-        blocks, n_in = [], 16
-        for stage, n_out in enumerate((16, 32, 64)):
-            for i in range(n_blocks):
-                final = stage == 2 and i == n_blocks - 1
-                stride = 2 if stage and i == 0 else 1
-                blocks.append(Block(n_in, n_out, stride, last_relu or not final))
-                n_in = n_out
-        self.blocks = torch.nn.Sequential(*blocks)
-        self.head = torch.nn.Linear(64, N_CLASSES)
-
-    def forward(self, x):
-        return self.head(self.blocks(F.relu(self.bn(self.conv(x)))).mean(dim=(2, 3)))
 
 
 def convolutions(network):
@@ -118,7 +93,8 @@ def case(request):
     name, n_blocks, last_relu = request.param
     rng = np.random.RandomState(0)
     torch.manual_seed(0)
-    network = filled(Network(n_blocks, last_relu), rng)
+    sizes = (n_blocks,) * 3
+    network = filled(peer.Network(sizes, (16, 32, 64), N_CLASSES, last_relu), rng)
     convolution = models.convolution_for("cpu")
     backbone = models.build(name, last_relu=last_relu, convolution=convolution)
     images = rng.randn(BATCH, 32, 32, 3).astype(np.float32)
@@ -216,3 +192,119 @@ def test_three_updates_are_pytorchs_sgd(case, decay):
     network.load_state_dict(before)
     for got, want in zip(jax.tree.leaves(params), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
+
+
+RATE, DECAY, N_OLD = 0.5, 0.03, 3
+CIFAR = (32, 32, 3)
+
+
+def both_sides(pad=0, mirror=False):
+    """iCaRL's engine and learner, and PyTorch's, with the same student and the same teacher."""
+    rng = np.random.RandomState(2)
+    torch.manual_seed(2)
+    mean, std = rng.uniform(0.3, 0.6, CIFAR).astype(np.float32), np.ones(CIFAR, np.float32)
+    networks = [
+        filled(peer.Network((1, 1), (4, 8), N_CLASSES, last_relu=False), rng) for _ in range(2)
+    ]
+    teacher, student = (Weights(*to_flax(network)) for network in networks)
+    model = peer.ICaRL(
+        networks[0],
+        mean=mean,
+        std=std,
+        pad=pad,
+        mirror=mirror,
+        momentum=0.9,
+        weight_decay=DECAY,
+        divisor=100.0,
+        device="cpu",
+    )
+    model.begin_task(N_OLD)
+    model.network.load_state_dict(networks[1].state_dict())
+
+    config = preset("icarl", "paper", memory=20)
+    backbone = models.build("tiny", last_relu=False, convolution=models.convolution_for("cpu"))
+    engine = Engine(
+        method=build(config, backbone, mirror_means=mirror),
+        optimizer=schedules.SGD(0.9, config.decay),
+        augmentation=Augmentation(pad, mirror),
+        batch_size=BATCH,
+    )
+    keys = jax.random.key(0), jax.random.key(1)
+    normalizer = Normalizer(jnp.asarray(mean), jnp.asarray(std))
+    learner = engine.create(CIFAR, N_CLASSES, normalizer, *keys)
+    learner = engine.begin_task(learner.replace(n_seen=jnp.int32(N_OLD)), jnp.int32(2))
+    return model, engine, learner.replace(weights=student, teacher=teacher)
+
+
+def pixels(n, seed=3):
+    rng = np.random.RandomState(seed)
+    return rng.randint(0, 256, (n, *CIFAR)).astype(np.uint8), rng.randint(0, 5, n)
+
+
+@pytest.mark.parametrize("n_steps", [1, 2])
+def test_an_icarl_step_is_pytorchs(n_steps):
+    """Loss, weights and statistics after whole updates: teacher, loss, momentum and decay.
+
+    The batch is the whole pool, so that the order in which images are drawn does not matter.
+    """
+    model, engine, learner = both_sides()
+    images, labels = pixels(BATCH)
+    pool = Pool(jnp.asarray(images), jnp.asarray(labels, jnp.int32), BATCH, 2, BATCH)
+    after, sums = engine.train(
+        learner,
+        pool,
+        engine.no_sums(),
+        jnp.float32(RATE),
+        jnp.float32(DECAY),
+        jnp.int32(n_steps),
+    )
+    loss = model.train(model.put(images), model.put(labels), BATCH, n_steps, RATE)
+    np.testing.assert_allclose(sums["loss"], float(loss), rtol=1e-4)
+    params, stats = to_flax(model.network)
+    before = jax.tree.leaves(learner.weights.params)
+    for old, got, want in zip(
+        before, jax.tree.leaves(after.weights.params), jax.tree.leaves(params), strict=True
+    ):
+        moved = float(np.abs(want - old).max())  # of which the two may differ by a little
+        assert moved > 0
+        np.testing.assert_allclose(got, want, rtol=0, atol=3e-3 * moved)
+    got, want = after.weights.batch_stats, stats
+    np.testing.assert_allclose(
+        got["BatchNorm_0"]["mean"], want["BatchNorm_0"]["mean"], rtol=1e-4, atol=1e-5
+    )
+
+
+def test_augmentation_is_pytorchs():
+    """The same places and mirrorings give the same pixels."""
+    model, engine, learner = both_sides(pad=4, mirror=True)
+    images, _ = pixels(BATCH)
+    key = jax.random.key(5)
+    ours = engine.augmentation(key, jnp.asarray(images), learner.normalizer)
+    crop_key, mirror_key = jax.random.split(jax.random.split(key)[0])  # as Augmentation draws
+    offsets = np.asarray(jax.random.randint(crop_key, (BATCH, 2), 0, 9))
+    is_mirrored = np.asarray(jax.random.bernoulli(mirror_key, shape=(BATCH, 1, 1, 1)))[:, 0, 0, 0]
+    assert 0 < is_mirrored.sum() < BATCH
+    placed = model.place(*map(model.put, (images, offsets, is_mirrored)))
+    assert placed.is_contiguous(memory_format=torch.channels_last)
+    np.testing.assert_allclose(ours, placed.permute(0, 2, 3, 1).numpy(), atol=1e-6)
+
+
+def test_herding_means_and_nearest_means_are_pytorchs():
+    model, engine, learner = both_sides(mirror=True)
+    features = jax.random.normal(jax.random.key(4), (3, 30, 16))
+    ours = jax.vmap(lambda rows: herding(rows, 12))(features)
+    theirs = peer.herding(torch.tensor(np.asarray(features)), 12)
+    np.testing.assert_array_equal(ours, theirs.numpy())
+
+    images, labels = pixels(20)
+    model.network.eval()
+    sides = [
+        embed(engine.method.backbone, learner, jnp.asarray(images), mirrored=side)
+        for side in (False, True)
+    ]
+    np.testing.assert_allclose(sides[0], model.embed(model.put(images)), rtol=1e-3, atol=1e-4)
+    means = class_means(jnp.concatenate(sides), jnp.tile(labels, 2), N_CLASSES)
+    their_means = model.class_means(model.put(images), model.put(labels), N_CLASSES)
+    np.testing.assert_allclose(means, their_means, rtol=1e-3, atol=1e-4)
+    answers = model.nearest_means(model.put(images), their_means)
+    np.testing.assert_array_equal(nearest_mean(unit(sides[0]), means), answers)

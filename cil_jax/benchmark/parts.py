@@ -1,0 +1,294 @@
+"""The parts of the benchmark: each times ours and PyTorch's, by turns, at the same work."""
+
+import dataclasses
+import functools
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from cil_jax import machine
+from cil_jax.benchmark.pytorch import COMPILED, EAGER, PyTorch
+from cil_jax.benchmark.rounds import Spread, Times, alternate, ratio
+from cil_jax.benchmark.settings import PROGRAMS, Settings
+from cil_jax.benchmark.workbench import Place, Workbench, small_run, small_run_config, step_flop
+from cil_jax.learner import n_bytes
+from cil_jax.observer import Observer
+from cil_jax.protocol import SECONDS_A_CALL, Run
+from cil_jax.record import RunFolder
+
+OURS, MATMUL = "ours", "matrix product"
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """What was measured of one kind of work.
+
+    Attributes:
+      part: a key of PROGRAMS.
+      what: the work, in words.
+      seconds: of each round.
+      flop: operations of a call.
+      share: of the matrix product's speed in the same round.
+      is_whole: whether it is the part as a run has it, so that a first call's cost belongs to it.
+      images: of a call; None where the work is not of images.
+      peer: the faster of PyTorch's variants, "" where it was not measured.
+      peer_seconds: of each round.
+      faster: PyTorch's seconds over ours, round by round: above 1 ours is faster.
+    """
+
+    part: str
+    what: str
+    seconds: Spread
+    flop: int
+    share: Spread
+    is_whole: bool = True
+    images: int | None = None
+    peer: str = ""
+    peer_seconds: Spread | None = None
+    faster: Spread | None = None
+
+
+class Bench:
+    """Measures parts, one by one.
+
+    Attributes:
+      settings: sizes.
+      rows: what was measured.
+      ratios: of two works of ours, by what they are called.
+      notes: what else must be said.
+      learner_bytes: `cil_jax.learner.n_bytes` of the learner that was measured, where one was.
+      machine: `cil_jax.machine.describe()` as it was before anything was measured.
+    """
+
+    def __init__(self, settings: Settings, tell: Callable[[str], None] = lambda line: None):
+        self.settings, self._tell = settings, tell
+        self.machine = machine.describe()
+        self.learner_bytes: dict[str, int] = {}
+        self.rows: list[Row] = []
+        self.ratios: dict[str, Spread] = {}
+        self.notes: list[str] = []
+        self.best_matmul = 0.0  # operations a second
+        self._pytorch = PyTorch(settings, self.notes, tell)
+        size = settings.matmul or (2048 if jax.default_backend() == "cpu" else 8192)
+        self._matmul_flop = 2 * size**3
+        square = jax.random.normal(jax.random.key(3), (size, size))
+        product = jax.jit(jnp.matmul)
+        self._matmul = lambda: jax.block_until_ready(product(square, square))
+
+    @property
+    def torch_version(self) -> str:
+        """Of the PyTorch that is measured, "-" where none is."""
+        return self._pytorch.version
+
+    def measure(self, part: str) -> None:
+        """Measures a part: a key of PROGRAMS."""
+        getattr(self, f"_{part}")()
+
+    def _step(self) -> None:
+        bench, learner, pool = self._here
+        last = bench.learner(9)
+        last_pool = bench.pool(last)
+        n = self._steps_a_call()
+        times = self._rounds(
+            "step",
+            {
+                OURS: lambda: bench.train(learner, pool, n),
+                "task 10": lambda: bench.train(last, last_pool, n),
+                **self._pytorch.do(self._here, lambda peer: peer.train(n)),
+            },
+        )
+        images = n * self.settings.batch_size
+        self._add("step", f"update, {n} a call", times, n * bench.step_flop(learner), images)
+        of_last = ratio(times["task 10"], times[OURS])
+        self.ratios["an update of task 10 over one of task 2"] = of_last
+
+    def _epoch(self) -> None:
+        bench, learner, pool = self._here
+        n = bench.steps(pool)
+        times = self._rounds(
+            "epoch",
+            {
+                OURS: lambda: bench.train(learner, pool, n),
+                **self._pytorch.do(self._here, lambda peer: peer.train(n)),
+            },
+        )
+        images = n * self.settings.batch_size
+        self._add("epoch", f"epoch, {n} updates", times, n * bench.step_flop(learner), images)
+
+    def _herding(self) -> None:
+        bench = self._workbench
+        for n_classes in self.settings.herded_classes:
+            features = bench.features_to_herd(n_classes)
+            times = self._rounds(
+                f"herding, {n_classes} classes",
+                {
+                    OURS: functools.partial(bench.herd, features),
+                    **self._pytorch.herding(features),
+                },
+            )
+            what = f"herding, {n_classes} x {features.shape[1]}"
+            is_whole = n_classes == self.settings.herded_classes[0]
+            self._add("herding", what, times, bench.herd_flop(features), is_whole=is_whole)
+
+    def _nme(self) -> None:
+        bench, learner, _ = self._here
+        n = len(bench.test_labels)
+        times = self._rounds(
+            "nme",
+            {
+                "forward": lambda: bench.embed(learner),
+                OURS: lambda: bench.nearest_means(learner),
+                "evaluation": lambda: bench.evaluate(learner),
+                **self._pytorch.do(self._here, lambda peer: peer.answer(learner.means)),
+            },
+        )
+        flop = n * bench.forward_flop(learner)
+        means_flop = 2 * n * learner.means.size
+        both = n * bench.evaluation_flop(learner) + 2 * means_flop
+        what = f"forward pass, {n:,}"
+        self._add("nme", what, times, flop, n, ours="forward", is_whole=False)
+        what = f"nearest means, {n:,}"
+        self._add("nme", what, times, flop + means_flop, n, is_whole=False)
+        self._add("nme", f"evaluation, {n:,}", times, both, n, ours="evaluation")
+        not_forward = Spread.of(
+            [1 - f / t for f, t in zip(times["forward"], times[OURS], strict=True)]
+        )
+        self.ratios["share of nearest means that is not the forward pass"] = not_forward
+        evaluation = ratio(times["evaluation"], times["forward"])
+        self.ratios["a run's evaluation, with all classifiers and the loss, over it"] = evaluation
+
+    def _run(self) -> None:
+        config = small_run_config(self.settings)
+        accuracy: dict[str, float] = {}
+
+        def ours():
+            nme = small_run(config)["classifiers"]["nme"]
+            accuracy[OURS] = nme["last_accuracy"]
+
+        run = Run(config, RunFolder("unused"), Observer())  # nothing is written until it goes
+        sizes = run.scenario.task_sizes
+        updates = sum(run.updates(t) for t in range(len(sizes)))
+        one = step_flop(run.engine, run.new_learner())
+        times = self._rounds("run", {OURS: ours, **self._pytorch.whole_run(run, accuracy)})
+        what = f"run, {updates:,} updates"
+        self._add("run", what, times, updates * one, updates * config.batch_size)
+        said = ", ".join(f"{name} {100 * value:.1f}%" for name, value in accuracy.items())
+        self.notes.append(
+            f"The run: {config.backbone} on digits, {len(sizes)} tasks of 2 classes, "
+            f"{config.epochs} epochs, batch {config.batch_size}; operations are those of the "
+            "updates. Ours also saves a checkpoint and evaluates after each epoch; PyTorch's does "
+            f"neither. Last NME accuracy, to show that both learn: {said}."
+        )
+
+    @functools.cached_property
+    def _workbench(self) -> Workbench:
+        return Workbench(self.settings)
+
+    @functools.cached_property
+    def _here(self) -> Place:
+        """The start of the second task."""
+        bench = self._workbench
+        learner = bench.learner(1)
+        self.learner_bytes = n_bytes(learner)
+        return Place(bench, learner, bench.pool(learner))
+
+    def _steps_a_call(self) -> int:
+        """As many updates as take about as long as a run's calls."""
+        bench, learner, pool = self._here
+        bench.train(learner, pool, 1)
+        start = time.perf_counter()
+        bench.train(learner, pool, 1)
+        fitting = SECONDS_A_CALL / (time.perf_counter() - start)
+        return min(max(1, round(fitting)), bench.steps(pool))
+
+    def _rounds(self, name: str, contestants: Mapping[str, Callable[[], Any]]) -> Times:
+        def tell(n, times):
+            last = ", ".join(f"{who} {t[-1]:.3g} s" for who, t in times.items())
+            self._tell(f"{name}, round {n} of {self.settings.repeat}: {last}")
+
+        self._tell(f"{name}: first calls of {', '.join(contestants)}")
+        everyone = {**contestants, MATMUL: self._matmul}
+        times = alternate(everyone, self.settings.repeat, self.settings.limit, tell)
+        self.best_matmul = max(self.best_matmul, self._matmul_flop / min(times[MATMUL]))
+        return times
+
+    def _add(
+        self,
+        part: str,
+        what: str,
+        times: Times,
+        flop: int,
+        images: int | None = None,
+        ours: str = OURS,
+        is_whole: bool = True,
+    ) -> None:
+        """A row; beside what is ours in name the faster of PyTorch's that were timed."""
+        seconds = times[ours]
+        scale = flop / self._matmul_flop
+        row = Row(
+            part=part,
+            what=what,
+            seconds=Spread.of(seconds),
+            flop=flop,
+            share=Spread.of([scale * m / s for m, s in zip(times[MATMUL], seconds, strict=True)]),
+            is_whole=is_whole,
+            images=images,
+        )
+        peers = [name for name in (EAGER, COMPILED) if name in times and ours == OURS]
+        if peers:
+            best = min(peers, key=lambda name: statistics.median(times[name]))
+            row = dataclasses.replace(
+                row,
+                peer=best,
+                peer_seconds=Spread.of(times[best]),
+                faster=ratio(times[best], seconds),
+            )
+        self.rows.append(row)
+
+
+def first_call(part: str, settings: Settings) -> dict[str, Any]:
+    """What the first call of a part's program costs in this process, which did nothing before.
+
+    Returns:
+      "compile_seconds", the first call's beyond the second's: tracing, compiling or reading what
+      was compiled before; and "peak_bytes", see `cil_jax.machine.peak_memory`.
+    """
+    call = _first_calls(settings)[PROGRAMS[part]]()
+    seconds = []
+    for _ in range(2):
+        start = time.perf_counter()
+        call()
+        seconds.append(time.perf_counter() - start)
+    return {
+        "compile_seconds": max(0.0, seconds[0] - seconds[1]),
+        "peak_bytes": machine.peak_memory(),
+    }
+
+
+def _first_calls(settings: Settings) -> dict[str, Callable[[], Callable[[], Any]]]:
+    """By program, what prepares a call that is no longer than it must be."""
+
+    def train():
+        bench = Workbench(settings)
+        learner = bench.learner(1)
+        pool = bench.pool(learner)
+        return lambda: bench.train(learner, pool, 1)
+
+    def evaluate():
+        bench = Workbench(settings)
+        learner = bench.learner(1)
+        return lambda: bench.evaluate(learner, bench.engine.eval_batch_size)
+
+    def herd():
+        bench = Workbench(settings)
+        features = bench.features_to_herd(settings.herded_classes[0])
+        return lambda: bench.herd(features)
+
+    def run():
+        return functools.partial(small_run, small_run_config(settings))
+
+    return {"train": train, "evaluate": evaluate, "herd": herd, "run": run}

@@ -1,0 +1,183 @@
+"""Whether PyTorch can be measured here, and its side of each part. It is imported when it is."""
+
+import functools
+import importlib.metadata
+import importlib.util
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import jax
+import numpy as np
+
+from cil_jax import assemble, models
+from cil_jax.benchmark.settings import Settings
+from cil_jax.benchmark.workbench import Place
+from cil_jax.config import Config
+from cil_jax.data import Dataset
+from cil_jax.data.augment import Augmentation
+from cil_jax.protocol import Run
+from cil_jax.typing import Array
+
+if TYPE_CHECKING:
+    from cil_jax.benchmark import peer
+
+EAGER, COMPILED = "eager", "compiled"
+Calls = dict[str, Callable[[], Any]]  # by variant; none where PyTorch is not measured
+
+
+class PyTorch:
+    """PyTorch's side of the benchmark.
+
+    Args:
+      settings: sizes.
+      notes: what must be said of it is added here.
+      tell: is told what takes long.
+    """
+
+    def __init__(self, settings: Settings, notes: list[str], tell: Callable[[str], None]):
+        self._settings, self._notes, self._tell = settings, notes, tell
+        self._tasks: dict[str, peer.Task] | None = None
+        self.device = self._find() if settings.torch else None
+
+    def _find(self) -> str | None:
+        """The device on which PyTorch does the same work, None where it can't."""
+        backbone, platform = self._settings.backbone, jax.default_backend()
+        if importlib.util.find_spec("torch") is None:
+            self._notes.append("PyTorch is not installed: pip install 'cil_jax[bench]'.")
+            return None
+        if models.BACKBONES[backbone]["block"] is not models.BasicBlock:
+            self._notes.append(f"There is no {backbone} on PyTorch's side.")
+            return None
+        import torch
+
+        device = {"cpu": "cpu", "gpu": "cuda"}.get(platform)
+        if device is None or (device == "cuda" and not torch.cuda.is_available()):
+            self._notes.append(f"This PyTorch does not compute on the {platform}: left out.")
+            return None
+        return device
+
+    @property
+    def version(self) -> str:
+        """PyTorch's, "-" where it is not measured."""
+        return "-" if self.device is None else importlib.metadata.version("torch")
+
+    def do(self, place: Place, work: Callable[["peer.Task"], Any]) -> Calls:
+        """A work at the place where ours is done."""
+        if self.device is None:
+            return {}
+        if self._tasks is None:
+            self._tasks = {EAGER: self._task(place, compiled=False), **self._compiled(place)}
+        return {name: functools.partial(work, task) for name, task in self._tasks.items()}
+
+    def herding(self, features: Array) -> Calls:
+        """Herding of features [K, n, D]."""
+        if self.device is None:
+            return {}
+        import torch
+
+        from cil_jax.benchmark import peer
+
+        rows = torch.tensor(np.asarray(features)).to(self.device)
+        return {EAGER: lambda: peer.herding(rows, self._settings.herded).cpu()}
+
+    def whole_run(self, run: Run, accuracy: dict[str, float]) -> Calls:
+        """The work of a run; the last accuracy by nearest means goes to `accuracy`."""
+        if self.device is None:
+            return {}
+        from cil_jax.benchmark import peer
+
+        config, scenario = run.config, run.scenario
+        recipe, n_classes = assemble.recipe_of(config, 0), sum(scenario.task_sizes)
+        tasks = [scenario.task(t) for t in range(len(scenario.task_sizes))]
+        mean_and_std = scenario.dataset.pixel_statistics(config.normalization)
+
+        def call():
+            augmentation = run.engine.augmentation
+            model = self._model(config, scenario.dataset, augmentation, n_classes, mean_and_std)
+            accuracy[EAGER] = peer.whole_run(
+                model,
+                [(task.images, task.labels) for task in tasks],
+                scenario.test_set()[:2],
+                rates=[recipe.rate_at(epoch) for epoch in range(recipe.epochs)],
+                batch_size=config.batch_size,
+                memory=config.memory,
+                n_classes=n_classes,
+            )[-1]
+
+        return {EAGER: call}
+
+    def _compiled(self, place: Place) -> dict[str, "peer.Task"]:
+        if not self._settings.torch_compile:
+            self._notes.append("torch.compile was not tried.")
+            return {}
+        self._tell("torch.compile begins, which may take minutes")
+        start = time.perf_counter()
+        try:
+            task = self._task(place, compiled=True)
+            task.train(1)
+        except Exception as error:  # whatever its compilers raise
+            line = " ".join(str(error).split())[:200]
+            self._notes.append(f"torch.compile failed: {type(error).__name__}: {line}")
+            return {}
+        took = time.perf_counter() - start
+        self._notes.append(f"torch.compile: {took:.0f} s to the end of the first update.")
+        return {COMPILED: task}
+
+    def _task(self, place: Place, compiled: bool) -> "peer.Task":
+        from cil_jax.benchmark import peer
+
+        bench, learner, pool = place
+        dataset = bench.scenario.dataset
+        mean_and_std = (np.asarray(learner.normalizer.mean), np.asarray(learner.normalizer.std))
+        model = self._model(
+            bench.config,
+            dataset,
+            bench.engine.augmentation,
+            len(learner.task_of),
+            mean_and_std,
+            compiled,
+        )
+        model.begin_task(int(learner.n_old))
+        exists = np.asarray(pool.labels) >= 0
+        return peer.Task(
+            model,
+            np.asarray(pool.images)[exists],
+            np.asarray(pool.labels)[exists],
+            np.asarray(bench.test_images),
+            bench.config.batch_size,
+            bench.config.rate,
+        )
+
+    def _model(
+        self,
+        config: Config,
+        dataset: Dataset,
+        augmentation: Augmentation,
+        n_classes: int,
+        mean_and_std: tuple[np.ndarray, np.ndarray],
+        compiled: bool = False,
+    ) -> "peer.ICaRL":
+        """A fresh network with a run's settings."""
+        from cil_jax.benchmark import peer
+
+        build = models.BACKBONES[config.backbone]
+        network = peer.Network(
+            build["stage_sizes"],
+            build["widths"],
+            n_classes,
+            config.last_relu,
+            dataset.image_shape[2],
+        )
+        return peer.ICaRL(
+            network,
+            mean=mean_and_std[0],
+            std=mean_and_std[1],
+            pad=augmentation.pad,
+            mirror=augmentation.mirror,
+            momentum=config.momentum,
+            weight_decay=config.weight_decay,
+            divisor=config.divisor,
+            device=self.device,
+            compiled=compiled,
+        )

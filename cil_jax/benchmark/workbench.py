@@ -1,0 +1,222 @@
+"""The work of a run, laid out to be timed: iCaRL's preset `paper` on random pixels.
+
+Speed does not depend on what is seen, so no data set is needed.
+"""
+
+import dataclasses
+import functools
+import tempfile
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from cil_jax import assemble, protocol
+from cil_jax.benchmark import flops
+from cil_jax.benchmark.settings import Settings
+from cil_jax.classifiers import nearest_mean
+from cil_jax.config import Config, preset
+from cil_jax.data import Dataset
+from cil_jax.engine import Engine
+from cil_jax.learner import Learner, Normalizer, embed
+from cil_jax.memory import Memory, Pool
+from cil_jax.methods import Batch
+from cil_jax.selection import herding, unit
+from cil_jax.typing import Array
+
+
+class Workbench:
+    """A run's engine, and learners and pools as they are in the middle of a run.
+
+    Attributes:
+      settings: sizes.
+      config: the run's.
+      scenario: of random pixels.
+      engine: the compiled programs.
+      test_images, test_labels: on the device.
+    """
+
+    def __init__(self, settings: Settings):
+        self.settings = settings
+        self.config = preset(
+            "icarl",
+            "paper",
+            backbone=settings.backbone,
+            batch_size=settings.batch_size,
+            memory=settings.memory,
+            task_size=settings.task_size,
+        )
+        dataset = random_dataset(settings)
+        self.scenario = assemble.scenario_of(self.config, dataset)
+        self.engine = assemble.engine_of(self.config, dataset)
+        images, labels, _ = self.scenario.test_set()
+        self.test_images, self.test_labels = jnp.asarray(images), jnp.asarray(labels)
+
+    def learner(self, task: int) -> Learner:
+        """At the start of task 1 or a later one, from 0, with a full memory of random pixels."""
+        settings, dataset = self.settings, self.scenario.dataset
+        mean, std = dataset.pixel_statistics(self.config.normalization)
+        keys = (jax.random.key(0), jax.random.key(1))
+        normalizer = Normalizer(jnp.asarray(mean), jnp.asarray(std))
+        new = self.engine.create(dataset.image_shape, settings.n_classes, normalizer, *keys)
+        n_new, n_old = settings.task_size, task * settings.task_size
+        share = min(settings.memory // n_old, settings.images_per_class)
+        counts = np.where(np.arange(settings.n_classes) < n_old, share, 0)
+        learner = self.engine.begin_task(new, jnp.int32(n_new))  # opens the columns
+        learner = learner.replace(
+            memory=Memory(
+                jnp.asarray(dataset.train_images[: settings.memory]),
+                jnp.asarray(counts, jnp.int32),
+                jnp.int32(settings.memory // n_old),
+            ),
+            means=unit(jax.random.normal(keys[0], learner.means.shape)),
+            task=jnp.int32(task),
+            n_seen=jnp.int32(n_old),
+            task_of=jnp.where(counts > 0, jnp.arange(settings.n_classes) // n_new, -1),
+        )
+        return self.engine.begin_task(learner, jnp.int32(n_new))
+
+    def pool(self, learner: Learner) -> Pool:
+        """The images of the learner's task and its exemplars."""
+        task = self.scenario.task(int(learner.task))
+        return self.engine.pool(
+            learner,
+            *task.padded(self.scenario.largest_task),
+            task_room=self.settings.task_size,
+            class_room=self.scenario.largest_class,
+        )
+
+    def steps(self, pool: Pool) -> int:
+        """Updates an epoch."""
+        return max(1, int(pool.count()) // self.settings.batch_size)
+
+    def train(self, learner: Learner, pool: Pool, n_steps: int) -> Array:
+        """The loss summed over so many updates, always the same ones."""
+        _, sums = self.engine.train(
+            learner,
+            pool,
+            self.engine.no_sums(),
+            jnp.float32(self.config.rate),
+            jnp.float32(self.config.weight_decay),
+            jnp.int32(n_steps),
+        )
+        return jax.block_until_ready(sums["loss"])
+
+    def embed(self, learner: Learner) -> Array:
+        """Features of all test images."""
+        features = self.engine.embed(learner, self.test_images, mirrored=False)
+        return jax.block_until_ready(features)
+
+    def nearest_means(self, learner: Learner) -> Array:
+        """NME's answer to all test images."""
+        answers = _nearest_means(self.engine.method.backbone, learner, self.test_images)
+        return jax.block_until_ready(answers)
+
+    def evaluate(self, learner: Learner, stop: int | None = None) -> Any:
+        """All classifiers' counts, and the loss, on test images 0 .. stop - 1, or all."""
+        return jax.block_until_ready(
+            self.engine.evaluate(
+                learner,
+                self.test_images,
+                self.test_labels,
+                jnp.int32(0),
+                jnp.int32(len(self.test_labels) if stop is None else stop),
+                learner.means,
+            )
+        )
+
+    def features_to_herd(self, n_classes: int) -> Array:
+        """Random features [n_classes, images, D]."""
+        shape = (n_classes, self.settings.images_per_class, self.engine.method.backbone.n_features)
+        return jax.random.normal(jax.random.key(2), shape)
+
+    def herd(self, features: Array) -> Array:
+        """Picks [K, count] of each class' features [K, n, D]."""
+        return jax.block_until_ready(_herd(features, self.settings.herded))
+
+    def herd_flop(self, features: Array) -> int:
+        """Operations of `herd`."""
+        return flops.of(functools.partial(_herd, count=self.settings.herded), features)
+
+    def step_flop(self, learner: Learner) -> int:
+        """Operations of an update: student, teacher, and the student's gradient."""
+        return step_flop(self.engine, learner)
+
+    def forward_flop(self, learner: Learner) -> int:
+        """Operations of the features of one image."""
+        backbone = self.engine.method.backbone.clone(convolution=lax.conv_general_dilated)
+        weights = learner.weights
+        variables = {"params": weights.params["backbone"], "batch_stats": weights.batch_stats}
+        return flops.of(backbone.apply, variables, jnp.zeros((1, *learner.image_shape)))
+
+    def evaluation_flop(self, learner: Learner) -> int:
+        """Operations of a run's evaluation of one image: student and, for the loss, teacher."""
+        return step_flop(self.engine, learner, train=False)
+
+
+class Place(NamedTuple):
+    """Where a run is: its workbench, and the learner and pool of a task."""
+
+    bench: Workbench
+    learner: Learner
+    pool: Pool
+
+
+def step_flop(engine: Engine, learner: Learner, train: bool = True) -> int:
+    """Operations of an update, or without `train` of the loss of one image.
+
+    Counted with the stock convolution: what replaces it does the same mathematics.
+    """
+    backbone = engine.method.backbone.clone(convolution=lax.conv_general_dilated)
+    method = dataclasses.replace(engine.method, backbone=backbone)
+    n = engine.batch_size if train else 1
+    batch = Batch(jnp.zeros((n, *learner.image_shape)), jnp.zeros(n, jnp.int32))
+    loss = functools.partial(method.loss, train=train)
+    function = jax.value_and_grad(loss, has_aux=True) if train else loss
+    return flops.of(function, learner.weights.params, learner, batch, learner.data_key)
+
+
+@functools.partial(jax.jit, static_argnames="count")
+def _herd(features: Array, count: int) -> Array:
+    return jax.vmap(lambda rows: herding(rows, count))(features)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _nearest_means(backbone: Any, learner: Learner, images: Array) -> Array:
+    return nearest_mean(unit(embed(backbone, learner, images)), learner.means)
+
+
+def random_dataset(settings: Settings) -> Dataset:
+    """Of CIFAR's shape."""
+    rng, names = np.random.default_rng(0), tuple(map(str, range(settings.n_classes)))
+
+    def split(n):
+        images = np.frombuffer(rng.bytes(n * 32 * 32 * 3), np.uint8).reshape(n, 32, 32, 3)
+        return images, (np.arange(n) % settings.n_classes).astype(np.int32)
+
+    n_train = settings.n_classes * settings.images_per_class
+    return Dataset("random", *split(n_train), *split(settings.test_images), names, 4, True)
+
+
+def small_run_config(settings: Settings) -> Config:
+    """The run of `make demo`: digits in tasks of two, without the analysis of all data."""
+    return preset(
+        "icarl",
+        "paper",
+        dataset="digits",
+        classes=settings.run_classes,
+        task_size=2,
+        backbone=settings.run_backbone,
+        epochs=settings.run_epochs,
+        batch_size=32,
+        memory=settings.run_memory,
+        ncm=False,
+    )
+
+
+def small_run(config: Config) -> dict[str, Any]:
+    """Such a run in a folder of its own, which is then removed. What results.json holds."""
+    with tempfile.TemporaryDirectory() as folder:
+        return protocol.run(dataclasses.replace(config, out=f"{folder}/run"))

@@ -1,0 +1,51 @@
+"""What a run computes on: its name, and how much memory it took."""
+
+import os
+import platform
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+
+
+def describe() -> dict[str, Any]:
+    """The CPU's model, cores that this process may use, the device, and the load.
+
+    `load` is the mean number of processes that wanted to run in the last minute, this one
+    included; None where the system does not say.
+    """
+    device = jax.devices()[0]
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return {
+        "cpu": _cpu(),
+        "cores": cores,
+        "platform": device.platform,
+        "device": device.device_kind,
+        "devices": jax.local_device_count(),
+        "load": round(os.getloadavg()[0], 1) if hasattr(os, "getloadavg") else None,
+    }
+
+
+def peak_memory() -> int | None:
+    """The most bytes in use at once since the process began, None where it is not known.
+
+    Of the fullest device's memory; where the CPU computes, of the process, libraries included.
+    """
+    stats = [device.memory_stats() for device in jax.local_devices()]
+    peaks = [one["peak_bytes_in_use"] for one in stats if one and "peak_bytes_in_use" in one]
+    if peaks or jax.default_backend() != "cpu":
+        return max(peaks, default=None)
+    try:
+        import resource
+    except ImportError:  # not on Windows
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak
+
+
+def _cpu() -> str:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()

@@ -1,0 +1,139 @@
+"""How fast this machine is at the work of a run, and PyTorch, where it is there, at the same work.
+
+  python -m experiments.benchmark                         # all parts, for some minutes
+  python -m experiments.benchmark step herding            # an update; choosing exemplars
+  python -m experiments.benchmark --json benchmark.json   # all numbers, for other tools
+
+Parts: step (an update with student, teacher and augmentation), epoch, herding, nme (answers to
+10,000 test images), run (a whole small one). Ours and PyTorch's are timed by turns. What a first
+call takes, and memory, are measured in processes of their own.
+"""
+
+import argparse
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from cil_jax.benchmark.settings import PARTS, PROGRAMS, QUICK, Settings
+from cil_jax.cli import Parser, command_parser, guarded, start_accelerator
+from cil_jax.config import UserError, nearest_name
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The exit code of measuring what the flags ask for."""
+    return guarded(lambda: _benchmark(sys.argv[1:] if arguments is None else arguments))
+
+
+def _parser() -> Parser:
+    parser = command_parser("benchmark", __doc__)
+    add = parser.add_argument
+    add("parts", nargs="*", metavar="PART", help=f"{', '.join(PARTS)}; all where none is named")
+    add("--backbone", metavar="NAME", help=f"network of all but the run ({Settings.backbone})")
+    add("--batch-size", type=int, metavar="N", help=f"images an update ({Settings.batch_size})")
+    add("--repeat", type=int, metavar="N", help=f"rounds of timing ({Settings.repeat})")
+    limit = f"begin no further round of a part after this ({Settings.limit:g})"
+    add("--limit", type=float, metavar="SECONDS", help=limit)
+    add("--quick", action="store_true", help="everything tiny, to see that it works")
+    add("--no-torch", dest="torch", action="store_const", const=False, help="leave PyTorch out")
+    add(
+        "--no-torch-compile",
+        dest="torch_compile",
+        action="store_const",
+        const=False,
+        help="eager PyTorch only",
+    )
+    add("--accelerator", choices=("auto", "cpu", "gpu", "tpu"), default="auto", help="(auto)")
+    add("--json", metavar="FILE", help="write all numbers to FILE")
+    add("--markdown", metavar="FILE", help="write the table to FILE")
+    add("--first-call", choices=PARTS, help=argparse.SUPPRESS)  # what a process of its own does
+    return parser
+
+
+def _benchmark(arguments: Sequence[str]) -> None:
+    flags = _parser().parse_args(arguments)
+    settings = _settings(flags)
+    parts = list(dict.fromkeys(flags.parts)) or list(PARTS)
+    for part in parts:
+        if part not in PARTS:
+            raise UserError(f"unknown part {part!r}{nearest_name(part, PARTS)}")
+    for file in filter(None, (flags.json, flags.markdown)):
+        if not Path(file).parent.is_dir():  # rather now than after all was measured
+            raise UserError(f"can't write {file}: there is no folder {Path(file).parent}")
+    # Threads of PyTorch's that spin while they wait make it several times slower where other
+    # processes want the cores, and hardly faster where none does. Read when OpenMP is loaded.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    if flags.first_call:
+        start_accelerator(flags.accelerator)
+        from cil_jax.benchmark.parts import first_call
+
+        print(json.dumps(first_call(flags.first_call, settings)))
+        return
+    from cil_jax import models
+
+    models.build(settings.backbone)  # refuses a name that is none
+    # Before a device is taken here, since not every kind can be shared by two processes.
+    firsts = _first_calls(parts, arguments)
+    start_accelerator(flags.accelerator)
+
+    from rich.console import Console
+
+    from cil_jax.benchmark import table
+    from cil_jax.benchmark.parts import Bench
+
+    bench = Bench(settings, _tell)
+    for part in parts:
+        bench.measure(part)
+    report = table.report(bench, firsts)
+    console = Console(width=max(130, Console().width))  # a row in a line
+    console.print(table.table(report))
+    for line in table.remarks(report):
+        console.print(line, highlight=False, soft_wrap=True)
+    for file, text in (
+        (flags.json, json.dumps(report, indent=1) + "\n"),
+        (flags.markdown, table.markdown(report)),
+    ):
+        if file:
+            Path(file).write_text(text)
+
+
+def _settings(flags: Any) -> Settings:
+    named = {field.name for field in dataclasses.fields(Settings)}
+    given = {k: v for k, v in vars(flags).items() if k in named and v is not None}
+    return Settings(**{**(QUICK if flags.quick else {}), **given})
+
+
+def _first_calls(parts: Sequence[str], arguments: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """What each program's first call takes, without and with compiled programs in the cache."""
+    found: dict[str, dict[str, Any]] = {}
+    for part in parts:
+        if PROGRAMS[part] in found:
+            continue
+        with tempfile.TemporaryDirectory() as cache:
+            command = [sys.executable, "-m", "experiments.benchmark", *arguments]
+            command += ["--first-call", part]
+            environment = {**os.environ, "JAX_COMPILATION_CACHE_DIR": cache}
+            for state in ("cold", "cached"):
+                _tell(f"{part}: a process of its own, {state}")
+                done = subprocess.run(
+                    command, env=environment, capture_output=True, text=True, check=False
+                )
+                if done.returncode:
+                    reason = (done.stderr.strip().splitlines() or ["it was killed"])[-1]
+                    raise UserError(f"{reason.removeprefix('error: ')}")
+                first = json.loads(done.stdout.splitlines()[-1])
+                found.setdefault(PROGRAMS[part], {})[state] = first
+    return found
+
+
+def _tell(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,160 @@
+"""The benchmark: what it counts, how it times, and that it measures the work of a run."""
+
+import importlib.util
+import json
+import sys
+
+import jax
+import jax.numpy as jnp
+import pytest
+from jax import lax
+from test_cli import assert_refused, command
+
+from cil_jax.benchmark import flops, rounds
+from cil_jax.benchmark.parts import Bench
+from cil_jax.benchmark.settings import QUICK, Settings
+from cil_jax.benchmark.workbench import Workbench
+
+# The run is that of `small_config`, whose programs other tests compile as well.
+RUN = {"run_backbone": "tiny", "run_classes": 5, "run_epochs": 2, "run_memory": 20}
+TINY = Settings(**{**QUICK, **RUN, "backbone": "tiny", "repeat": 1})
+
+
+@pytest.fixture(scope="module")
+def workbench():
+    return Workbench(TINY)
+
+
+@pytest.fixture(scope="module")
+def learner(workbench):
+    """At the start of the second task."""
+    return workbench.learner(1)
+
+
+def test_operations_of_an_update_are_those_counted_by_hand(workbench, learner):
+    """tiny: 3 -> 4 channels, a block of 4 -> 4 -> 4 at 32 x 32, and one of 4 -> 8 -> 8 at 16 x 16.
+
+    Two operations for each weight at each place; the gradient costs twice the forward pass, but
+    the pixels need none; the teacher costs a forward pass. The head has 20 columns of 8.
+    """
+    first = 2 * 32 * 32 * 9 * 3 * 4
+    others = 2 * (32 * 32 * (9 * 4 * 4) * 2 + 16 * 16 * (9 * 4 * 8 + 9 * 8 * 8))
+    head = 2 * 8 * 20
+    forward = first + others + head
+    assert workbench.forward_flop(learner) == first + others
+    assert workbench.evaluation_flop(learner) == 2 * forward
+    update = (3 * forward - first) + forward
+    assert workbench.step_flop(learner) == TINY.batch_size * update
+
+
+def test_operations_of_herding_are_a_product_a_pick(workbench):
+    features = workbench.features_to_herd(2)
+    assert features.shape == (2, 12, 8)
+    assert workbench.herd_flop(features) == TINY.herded * 2 * (2 * 12 * 8)
+
+
+def test_the_count_agrees_with_the_compilers_but_for_borders_and_small_work():
+    images, kernel = jnp.zeros((2, 32, 32, 16)), jnp.zeros((3, 3, 16, 16))
+
+    def convolve(images, kernel):
+        numbers = ("NHWC", "HWIO", "NHWC")
+        return lax.conv_general_dilated(images, kernel, (1, 1), "SAME", dimension_numbers=numbers)
+
+    ours = flops.of(convolve, images, kernel)
+    theirs = jax.jit(convolve).lower(images, kernel).cost_analysis()["flops"]
+    # It leaves out what would fall on the border: three places but one at each end of 32.
+    assert theirs == pytest.approx(ours * ((3 * 32 - 2) / (3 * 32)) ** 2)
+
+
+def test_loops_are_counted_as_often_as_they_run_or_refused():
+    matrix = jnp.zeros((4, 5))
+
+    def looped(matrix, n):
+        return lax.fori_loop(0, n, lambda i, x: x + matrix @ (matrix.T @ x), jnp.zeros((4, 3)))
+
+    assert flops.of(lambda m: looped(m, 7), matrix) == 7 * 2 * (2 * 5 * 4 * 3)
+    with pytest.raises(ValueError, match="unknown length"):
+        flops.of(looped, matrix, jnp.int32(7))
+
+
+def test_rounds_alternate_and_ratios_are_taken_within_a_round():
+    calls = []
+    contestants = {name: lambda name=name: calls.append(name) for name in "ab"}
+    told = []
+    times = rounds.alternate(contestants, 3, 100.0, lambda n, _: told.append(n))
+    assert "".join(calls) == "ab" + "ab" + "ba" + "ab" and told == [1, 2, 3]
+    assert {name: len(seconds) for name, seconds in times.items()} == {"a": 3, "b": 3}
+    assert len(rounds.alternate(contestants, 3, 0.0)["a"]) == 1  # one is always made
+    assert rounds.ratio([2.0, 9.0, 8.0], [1.0, 3.0, 1.0]) == rounds.Spread(3.0, 2.0, 8.0, 3)
+
+
+def test_what_is_measured_is_the_middle_of_a_run(workbench, learner):
+    """By hand: ten tasks of two classes of 12 images, a memory of 40."""
+    assert (int(learner.n_old), int(learner.n_seen)) == (2, 4)
+    assert workbench.steps(workbench.pool(learner)) == (2 * 12 + 2 * 12) // 8
+    last = workbench.learner(9)
+    assert (int(last.n_old), int(last.n_seen)) == (18, 20)
+    assert int(workbench.pool(last).count()) == 2 * 12 + 18 * 2
+    assert last.task_of.tolist()[-4:] == [8, 8, 9, 9]
+    assert jax.tree.map(jnp.shape, last) == jax.tree.map(jnp.shape, learner)
+    assert float(abs(learner.teacher.params["head"]["kernel"]).max()) > 0
+    # The teacher teaches: without one the loss has one part only.
+    total = float(workbench.train(learner, workbench.pool(learner), 2))
+    assert 0 < total < 2 * 20
+
+
+def test_each_part_is_measured_beside_pytorch():
+    bench = Bench(TINY)
+    for part in ("step", "nme", "run"):
+        bench.measure(part)
+    by_part = {}
+    for row in bench.rows:
+        by_part.setdefault(row.part, []).append(row)
+    assert {part: len(rows) for part, rows in by_part.items()} == {"step": 1, "nme": 3, "run": 1}
+    has_torch = importlib.util.find_spec("torch") is not None
+    for row in (by_part["step"][0], by_part["nme"][1], by_part["run"][0]):
+        assert row.seconds.median > 0 and row.share.median > 0
+        assert (row.peer, row.faster is not None) == (("eager", True) if has_torch else ("", False))
+    images = by_part["step"][0].images
+    assert images % 8 == 0 and 8 <= images <= 48
+    evaluation, nearest = by_part["nme"][2], by_part["nme"][1]
+    assert nearest.flop < evaluation.flop and nearest.images == 40
+    assert bench.learner_bytes["exemplars"] == 2 * 12 * 32 * 32 * 3
+    assert any("update of task 10" in name for name in bench.ratios)
+    assert any("both learn: ours" in note for note in bench.notes)
+
+
+def test_the_command_measures_and_writes_what_it_says(tmp_path):
+    flags = ["herding", "--quick", "--accelerator", "cpu"]
+    files = ["--json", "numbers.json", "--markdown", "table.md"]
+    result = command("experiments.benchmark", *flags, *files, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert "herding, round 1 of 2" in result.stderr.replace(", 2 classes", "")
+    report = json.loads((tmp_path / "numbers.json").read_text())
+    (row,) = report["rows"]
+    assert row["what"] == "herding, 2 x 12" and row["seconds"]["n"] == 2
+    assert row["flop_per_second"] == pytest.approx(row["flop"] / row["seconds"]["median"])
+    for state in ("cold", "cached"):
+        first = row["first_call"][state]
+        assert first["compile_seconds"] >= 0
+        assert first["peak_bytes"] is None or first["peak_bytes"] > 10_000_000
+    assert (
+        report["machine"]["cores"] >= 1 and report["versions"]["python"] == sys.version.split()[0]
+    )
+    table = (tmp_path / "table.md").read_text()
+    for text in (result.stdout, table):
+        assert "herding, 2 x 12" in text and report["versions"]["jax"] in text
+
+
+@pytest.mark.parametrize(
+    ("flags", "word"),
+    [
+        (["steps"], "did you mean 'step'?"),
+        (["--repeat", "0"], "--repeat is 0"),
+        (["--quick", "--backbone", "resnet9"], "unknown backbone"),
+        (["--json", "nowhere/x.json"], "no folder nowhere"),
+    ],
+    ids=str,
+)
+def test_mistakes_are_one_line(tmp_path, flags, word):
+    assert_refused(command("experiments.benchmark", *flags, cwd=tmp_path), word)
