@@ -63,7 +63,7 @@ def everywhere(tree: Any) -> Any:
     mesh = jax.sharding.get_mesh()
 
     def made(leaf, spec=PartitionSpec()):  # noqa: B008
-        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        if _is_key(leaf):
             # This spec says the same, in the words in which programs return keys.
             return jax.random.wrap_key_data(made(jax.random.key_data(leaf), PartitionSpec(None)))
         if mesh.empty:
@@ -91,7 +91,15 @@ def whole(tree: Any) -> Any:
 def _constrained(tree, spec):
     if jax.sharding.get_abstract_mesh().empty:
         return tree
-    return jax.lax.with_sharding_constraint(tree, spec)
+    return jax.tree.map(
+        # Keys pass unchanged: a constraint would give them another layout, and programs anew.
+        lambda x: x if _is_key(x) else jax.lax.with_sharding_constraint(x, spec),
+        tree,
+    )
+
+
+def _is_key(leaf):
+    return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
 def _kind() -> str:
