@@ -46,7 +46,7 @@ class FastProgram:
 
 @functools.cache
 def has_onednn() -> bool:
-    """Whether this machine and version of JAX has these convolutions: jax 0.12 on x86 does, 0.10 not."""
+    """Whether this JAX has these convolutions here: 0.12 on x86 does, 0.10 does not."""
     if jax.default_backend() != "cpu":
         return False
     x = jnp.zeros((1, 4, 4, 16))
