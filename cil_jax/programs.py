@@ -39,14 +39,14 @@ class FastProgram:
             return functools.partial(self._unsaved, owner)
         return functools.partial(self.plain, owner)
 
-    def _unsaved(self, *args: Any) -> Any:
+    def _unsaved(self, *args: Any, **named: Any) -> Any:
         with unsaved_programs():
-            return self.with_onednn(*args)
+            return self.with_onednn(*args, **named)
 
 
 @functools.cache
 def has_onednn() -> bool:
-    """Whether this machine and version of JAX has these convolutions: x86 from jax 0.12 on."""
+    """Whether this JAX has these convolutions here: 0.12 on x86 does, 0.10 does not."""
     if jax.default_backend() != "cpu":
         return False
     x = jnp.zeros((1, 4, 4, 16))
