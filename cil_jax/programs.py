@@ -39,9 +39,9 @@ class FastProgram:
             return functools.partial(self._unsaved, owner)
         return functools.partial(self.plain, owner)
 
-    def _unsaved(self, *args: Any) -> Any:
+    def _unsaved(self, *args: Any, **named: Any) -> Any:
         with unsaved_programs():
-            return self.with_onednn(*args)
+            return self.with_onednn(*args, **named)
 
 
 @functools.cache
