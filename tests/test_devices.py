@@ -49,7 +49,7 @@ def told(config):
         return str(error)
     return {
         "losses": losses.at,
-        "results": {k: v for k, v in results.items() if k != "seconds"},
+        "results": {k: v for k, v in results.items() if k not in ("seconds", "memory")},
         "compiled": {name: getattr(Engine, name)._cache_size() for name in PROGRAMS},
     }
 

@@ -63,7 +63,7 @@ def test_selection_never_looks_at_test_data(finished, tmp_path, monkeypatch):
     )
     real = run.scenario.dataset
     black = dataclasses.replace(real, test_images=np.zeros_like(real.test_images))
-    monkeypatch.setattr(data, "load", lambda *_: black)  # nobody can reach the real ones
+    monkeypatch.setattr(data, "load", lambda *_, **__: black)  # nobody can reach the real ones
     blind = Run(config, RunFolder(config.folder()), Observer())
     results = blind.go()
     for got, kept in zip(exemplars(blind.saved_learner()), exemplars(learner), strict=True):
