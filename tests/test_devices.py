@@ -95,14 +95,20 @@ def start(folder, flags, named, hosts=None):
         "XLA_FLAGS": flags,
     }
     call = [sys.executable, __file__, str(folder), json.dumps(named), json.dumps(hosts)]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen(call, env=environment, **pipes)
+    # Into a file: one that waits for its pipe to be read would keep the other waiting.
+    with (folder / f"said{hosts['process_id'] if hosts else 0}").open("w") as said:
+        return subprocess.Popen(call, env=environment, stdout=said, stderr=said)
 
 
 def made(folder, named, processes):
     """What each process told of each run, and what the run left."""
-    ends = [process.communicate(timeout=300) for process in processes]
-    assert [p.returncode for p in processes] == [0] * len(processes), [e for _, e in ends]
+    try:
+        for i, process in enumerate(processes):
+            assert process.wait(timeout=300) == 0, (folder / f"said{i}").read_text()[-5000:]
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
     told_by = [pickle.loads((folder / f"told{i}").read_bytes()) for i in range(len(processes))]
     for name in named:
         if isinstance(told_by[0][name], dict):
