@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AxisType, Mesh, PartitionSpec
 
 from cil_jax.config import UserError
 from cil_jax.typing import Array
@@ -60,15 +60,10 @@ def everywhere(tree: Any) -> Any:
     program again.
     """
 
-    mesh = jax.sharding.get_mesh()
-
-    def made(leaf, spec=PartitionSpec()):  # noqa: B008
-        if _is_key(leaf):
-            # This spec says the same, in the words in which programs return keys.
-            return jax.random.wrap_key_data(made(jax.random.key_data(leaf), PartitionSpec(None)))
-        if mesh.empty:
-            return jnp.asarray(np.array(leaf))
-        return jax.make_array_from_process_local_data(NamedSharding(mesh, spec), np.array(leaf))
+    def made(leaf):
+        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            return jax.random.wrap_key_data(made(jax.random.key_data(leaf)))
+        return jnp.asarray(np.array(leaf))
 
     return jax.tree.map(made, tree)
 
@@ -91,15 +86,7 @@ def whole(tree: Any) -> Any:
 def _constrained(tree, spec):
     if jax.sharding.get_abstract_mesh().empty:
         return tree
-    return jax.tree.map(
-        # Keys pass unchanged: a constraint would give them another layout, and programs anew.
-        lambda x: x if _is_key(x) else jax.lax.with_sharding_constraint(x, spec),
-        tree,
-    )
-
-
-def _is_key(leaf):
-    return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+    return jax.lax.with_sharding_constraint(tree, spec)
 
 
 def _kind() -> str:
