@@ -65,8 +65,8 @@ def _benchmark(arguments: Sequence[str]) -> None:
     for file in filter(None, (flags.json, flags.markdown)):
         if not Path(file).parent.is_dir():  # rather now than after all was measured
             raise UserError(f"can't write {file}: there is no folder {Path(file).parent}")
-    # Threads of PyTorch's that spin while they wait make it several times slower where other
-    # processes want the cores, and hardly faster where none does. Read when OpenMP is loaded.
+    # PyTorch's threads spin while they wait, which made it 3 to 15 times slower where other
+    # processes wanted the same cores: no fair comparison. Read when OpenMP is loaded.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     if flags.first_call:
         start_accelerator(flags.accelerator)
@@ -93,7 +93,7 @@ def _benchmark(arguments: Sequence[str]) -> None:
     console = Console(width=max(130, Console().width))  # a row in a line
     console.print(table.table(report))
     for line in table.remarks(report):
-        console.print(line, highlight=False, soft_wrap=True)
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
     for file, text in (
         (flags.json, json.dumps(report, indent=1) + "\n"),
         (flags.markdown, table.markdown(report)),

@@ -159,7 +159,7 @@ class Bench:
         )
         self.ratios["share of nearest means that is not the forward pass"] = not_forward
         evaluation = ratio(times["evaluation"], times["forward"])
-        self.ratios["a run's evaluation, with all classifiers and the loss, over it"] = evaluation
+        self.ratios["a run's evaluation, loss included, over the forward pass"] = evaluation
 
     def _run(self) -> None:
         config = small_run_config(self.settings)
@@ -226,7 +226,7 @@ class Bench:
         ours: str = OURS,
         is_whole: bool = True,
     ) -> None:
-        """A row; beside what is ours in name the faster of PyTorch's that were timed."""
+        """A row; beside the contestant OURS, the faster of PyTorch's that were timed."""
         seconds = times[ours]
         scale = flop / self._matmul_flop
         row = Row(

@@ -3,7 +3,7 @@
 Written from He et al. 2016 and Rebuffi et al. 2017 and not from our own code, so that the tests
 that compare the two prove both. Written for speed as a user of PyTorch would: images lie on the
 device as bytes, a batch is augmented at once, memory is channels_last, the teacher runs in
-inference mode; `compiled` does what is differentiated, and the teacher, under `torch.compile`.
+inference mode. With `compiled`, student, teacher and features run under `torch.compile`.
 """
 
 import copy
