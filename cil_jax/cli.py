@@ -238,9 +238,7 @@ class _Tuple(argparse.Action):
 def _run(config: Config) -> None:
     if config.coordinator is None:
         RunFolder(config.folder()).check(config)  # before JAX starts, which takes a while
-        start_accelerator(config.accelerator)
-    else:
-        start_accelerator(config.accelerator, config)
+    start_accelerator(config.accelerator, config)
 
     from rich.console import Console
 
@@ -329,7 +327,7 @@ def start_accelerator(name: str, hosts: Config | None = None) -> None:
 
     Args:
       name: auto, cpu, gpu or tpu; auto leaves the choice to JAX.
-      hosts: where several hosts run together, the settings that say how they meet.
+      hosts: the settings that say how several hosts meet, if they do.
 
     Raises:
       UserError: if there is none of that kind, with what to install; or if the hosts don't meet.
@@ -341,7 +339,7 @@ def start_accelerator(name: str, hosts: Config | None = None) -> None:
         jax.config.update("jax_compilation_cache_dir", os.fspath(cache_dir() / "programs"))
     if name != "auto":
         jax.config.update("jax_platforms", PLATFORMS[name])
-    if hosts:
+    if hosts and hosts.coordinator:
         _meet(hosts)
     try:
         jax.devices()

@@ -158,7 +158,7 @@ class Run:
             "headline": method.headline,
             "uses_all_data": [name for name in ("ncm",) if name in self.classifiers],
             "memory_bytes": own["exemplars"],
-            "memory": {**own, "peak": self.history.get("peak_bytes")},
+            "memory": {**own, "peak": self.history["peak_bytes"]},
             "parameters": sum(jax.tree.leaves(sizes["backbone"])) + n_seen * (n_features + 1),
             "seconds": {k: round(v, 3) for k, v in self.history["seconds"].items()},
         }
@@ -226,7 +226,7 @@ class Run:
         with self._clock("end_task"):
             learner = jax.block_until_ready(self._programs.end_task(learner, pool))
         line = self._evaluation(learner, task.index)
-        peaks = (machine.peak_memory(), self.history.get("peak_bytes"))
+        peaks = (machine.peak_memory(), self.history["peak_bytes"])
         self.history["peak_bytes"] = max((peak for peak in peaks if peak), default=None)
         self.folder.append(line)
         self.folder.write_results(self.results(learner))

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from cil_jax.benchmark.settings import PARTS, PROGRAMS, QUICK, Settings
-from cil_jax.cli import Parser, command_parser, guarded, start_accelerator
+from cil_jax.cli import Parser, command_parser, guarded, leave, start_accelerator
 from cil_jax.config import UserError, nearest_name
 
 
@@ -136,4 +136,4 @@ def _tell(line: str) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

@@ -23,7 +23,7 @@ from cil_jax.engine import Engine
 from cil_jax.learner import Learner, Normalizer, embed
 from cil_jax.memory import Memory, Pool
 from cil_jax.methods import Batch
-from cil_jax.selection import herding, unit
+from cil_jax.selection import herding, herding_of_classes, unit
 from cil_jax.typing import Array
 
 
@@ -137,8 +137,9 @@ class Workbench:
         return jax.block_until_ready(_herd(features, self.settings.herded))
 
     def herd_flop(self, features: Array) -> int:
-        """Operations of `herd`."""
-        return flops.of(functools.partial(_herd, count=self.settings.herded), features)
+        """Operations of `herd`, which are the same for each class."""
+        one = functools.partial(herding, count=self.settings.herded)
+        return len(features) * flops.of(one, features[0])
 
     def step_flop(self, learner: Learner) -> int:
         """Operations of an update: student, teacher, and the student's gradient."""
@@ -180,7 +181,7 @@ def step_flop(engine: Engine, learner: Learner, train: bool = True) -> int:
 
 @functools.partial(jax.jit, static_argnames="count")
 def _herd(features: Array, count: int) -> Array:
-    return jax.vmap(lambda rows: herding(rows, count))(features)
+    return herding_of_classes(features, count, jnp.ones(features.shape[:2], bool))
 
 
 @functools.partial(jax.jit, static_argnums=0)
