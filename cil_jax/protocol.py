@@ -7,8 +7,8 @@ import contextlib
 import copy
 import math
 import time
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Generator, Iterator
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +20,7 @@ from cil_jax.checkpoint import Checkpoints
 from cil_jax.classifiers import Counts
 from cil_jax.config import Config, UserError
 from cil_jax.data.scenario import Task
+from cil_jax.engine import Sums
 from cil_jax.learner import Learner, Normalizer, n_bytes
 from cil_jax.memory import Chunk, Pool
 from cil_jax.observer import Observer, Position
@@ -48,6 +49,21 @@ def run(config: Config, observer: Observer | None = None) -> dict[str, Any]:
     if devices.is_first_process():
         folder.check(config)
     return Run(config, folder, observer or Observer()).go()
+
+
+class Updates(NamedTuple):
+    """Updates that a run asks for: the arguments of `Engine.train`."""
+
+    learner: Learner
+    pool: Pool | Chunk
+    sums: Sums
+    rate: Array
+    weight_decay: Array
+    stop: Array
+
+
+# What a run is between two calls of `Engine.train`: it gives Updates and takes what they lead to.
+Steps = Generator[Updates, tuple[Learner, Sums], Any]
 
 
 class Run:
@@ -93,6 +109,17 @@ class Run:
 
     def go(self) -> dict[str, Any]:
         """From where it stands to the end. Returns what results.json holds."""
+        with contextlib.closing(self.steps()) as steps:
+            trained = None
+            while True:
+                try:
+                    updates = steps.send(trained)
+                except StopIteration as end:
+                    return end.value
+                trained = self.engine.train(*updates)
+
+    def steps(self) -> Steps:
+        """The run, which leaves its updates to whoever goes through it and returns its results."""
         if not self.config.resume:
             self.folder.start(self.config)
         learner = self.new_learner()
@@ -105,7 +132,7 @@ class Run:
                 learner = self._restored(learner)
             self.observer.started(self, learner)
             for index in range(int(learner.task), len(self.scenario.task_sizes)):
-                learner = self._learn(learner, self.task(index))
+                learner = yield from self._learn(learner, self.task(index))
         return self.results(learner)
 
     def task(self, index: int) -> Task:
@@ -144,6 +171,7 @@ class Run:
             "exemplars": method.memory_size or 0,
             "keeps_all_data": method.keeps_all_data,
             "class_order": list(self.scenario.class_order),
+            "class_names": list(self.scenario.class_names),
             "task_sizes": list(self.scenario.task_sizes),
             "seeds": {"order": config.order_seed, "init": config.seed, "data": data_seed(config)},
             "classifiers": {
@@ -212,14 +240,14 @@ class Run:
         record = {"history": copy.deepcopy(self.history), "n_lines": self.folder.n_lines}
         self._checkpoints.save(learner, record)
 
-    def _learn(self, learner: Learner, task: Task) -> Learner:
+    def _learn(self, learner: Learner, task: Task) -> Steps:
         """One task, or what is left of it."""
         if int(learner.epoch) == 0:
             learner = self.engine.begin_task(learner, jnp.int32(task.n_classes))
         pool = self.pool(learner, task)
         n_images = int(pool.count())
         for epoch in range(int(learner.epoch), recipe_of(self.config, task.index).epochs):
-            learner, line = self._epoch(learner, pool, n_images, task.index, epoch)
+            learner, line = yield from self._epoch(learner, pool, n_images, task.index, epoch)
             self.folder.append(line)
             self._save(learner)
             self.observer.epoch_done(self, line)
@@ -247,7 +275,7 @@ class Run:
 
     def _epoch(
         self, learner: Learner, pool: Pool | HostPool, n_images: int, task: int, epoch: int
-    ) -> tuple[Learner, dict[str, Any]]:
+    ) -> Steps:
         """One pass over the pool, and its line of metrics.jsonl."""
         recipe = recipe_of(self.config, task)
         rate, weight_decay = recipe.rate_at(epoch), jnp.float32(recipe.weight_decay)
@@ -255,7 +283,7 @@ class Run:
         sums, step, seconds = self.engine.no_sums(), 0, 0.0
         start = time.perf_counter()
         for piece, stop in self._pieces(learner, pool, steps):
-            learner, sums = self.engine.train(
+            learner, sums = yield Updates(
                 learner, piece, sums, jnp.float32(rate), weight_decay, jnp.int32(stop)
             )
             means = {name: float(total) / stop for name, total in sums.items()}

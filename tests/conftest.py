@@ -61,6 +61,7 @@ def results_of(sizes=(2, 2, 1), matrix=((0.9,), (0.5, 0.8), (0.2, 0.4, 0.7)), **
         "exemplars": 20,
         "keeps_all_data": False,
         "uses_all_data": ["ncm"],
+        "class_names": [f"class {c}" for c in range(sum(sizes))],
         "task_sizes": list(sizes),
         "headline": "nme",
         "parameters": 1234,
