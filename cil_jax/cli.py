@@ -223,6 +223,8 @@ def _reading(field: dataclasses.Field) -> dict[str, Any]:
         return {"choices": field.metadata["choices"]}
     if field.type is bool or field.type == "bool":
         return {"action": argparse.BooleanOptionalAction if field.default else "store_true"}
+    if field.metadata.get("several"):
+        return {"metavar": field.metadata["metavar"], "action": _Joined}
     if "tuple" in str(field.type):
         return {"type": float, "nargs": "+", "metavar": "X", "action": _Tuple}
     kind = next((k for k in (int, float, str) if k.__name__ in str(field.type)), str)
@@ -233,6 +235,15 @@ def _reading(field: dataclasses.Field) -> dict[str, Any]:
 class _Tuple(argparse.Action):
     def __call__(self, parser, namespace, values, option_string=None):
         setattr(namespace, self.dest, tuple(values))
+
+
+class _Joined(argparse.Action):
+    """Names with commas between them, over all times that the flag is said."""
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        before = getattr(namespace, self.dest, "").split(",")
+        names = dict.fromkeys(filter(None, [*before, *values.replace(" ", "").split(",")]))
+        setattr(namespace, self.dest, ",".join(names))
 
 
 def _run(config: Config) -> None:
@@ -263,23 +274,22 @@ def _run(config: Config) -> None:
 
 def _run_one(config: Config, console: Any, how_to_continue: str) -> dict[str, Any]:
     """One run to its end, its figures and its page. What results.json holds."""
-    from cil_jax import devices, report
+    from cil_jax import devices, logs, report
+    from cil_jax.observer import Several
     from cil_jax.protocol import Run
     from cil_jax.terminal import Terminal
 
     folder = RunFolder(config.folder())
     try:
-        with Terminal(console) as terminal:
-            run = Run(config, folder, terminal)
-            results = run.go()
+        with Terminal(console) as terminal, logs.opened(config, terminal.say) as others:
+            results = Run(config, folder, Several([terminal, *others])).go()
     except KeyboardInterrupt:
         if folder.holds_a_run:
             print(f"\nto continue: {how_to_continue}", end="", file=sys.stderr)
         raise
-    if not devices.is_first_process():
-        return results
-    report.draw(folder, run.scenario.class_names)
-    report.write_page(folder, run.scenario.class_names)
+    if devices.is_first_process():
+        report.draw(folder)
+        report.write_page(folder)
     return results
 
 

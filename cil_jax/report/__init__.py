@@ -1,7 +1,7 @@
 """Tables and figures, made from a run folder alone. Nothing here needs a device."""
 
 from cil_jax.report.compare import compare
-from cil_jax.report.figures import draw
+from cil_jax.report.figures import draw, pictures
 from cil_jax.report.page import write_page
 from cil_jax.report.tables import (
     caption,
@@ -17,6 +17,7 @@ __all__ = [
     "compare",
     "draw",
     "group_summary",
+    "pictures",
     "reproduction",
     "reproduction_markdown",
     "selection",
