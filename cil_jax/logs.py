@@ -4,6 +4,7 @@ All is written beside the run, in one thread, and nothing that fails there stops
 """
 
 import contextlib
+import textwrap
 import uuid
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -104,9 +105,7 @@ class Log(Observer):
             )
         )
 
-    def open(
-        self, folder: RunFolder, config: Config, epochs: int, seen: int, n_lines: int
-    ) -> None:
+    def open(self, folder: RunFolder, config: Config, epochs: int, seen: int, n_lines: int) -> None:
         """Begins, or goes on after so many epochs, classes seen, and both kinds of lines."""
         raise NotImplementedError
 
@@ -151,9 +150,7 @@ class TensorBoard(Log):
         super().__init__(background)
         self._writers = {}
 
-    def open(
-        self, folder: RunFolder, config: Config, epochs: int, seen: int, n_lines: int
-    ) -> None:
+    def open(self, folder: RunFolder, config: Config, epochs: int, seen: int, n_lines: int) -> None:
         from tensorboardX import SummaryWriter
 
         for name, done in (("epochs", epochs), ("tasks", seen)):
@@ -163,9 +160,8 @@ class TensorBoard(Log):
                 purge_step=done + 1 if n_lines else None,
                 filename_suffix=f".{n_lines}",
             )
-        text = yaml.safe_dump(config.decisive(), sort_keys=False)
-        indented = "".join(f"    {line}\n" for line in [command(config) or "", "", *text.splitlines()])
-        self._writers["epochs"].add_text("settings", indented, epochs)
+        text = f"{command(config) or ''}\n\n{yaml.safe_dump(config.decisive(), sort_keys=False)}"
+        self._writers["epochs"].add_text("settings", textwrap.indent(text, "    "), epochs)
 
     def epoch(self, epoch: int, task: int, scalars: dict[str, float]) -> None:
         self._write("epochs", {**scalars, "task": task + 1}, epoch)
@@ -200,9 +196,7 @@ class Wandb(Log):
         super().__init__(background)
         self._run = None
 
-    def open(
-        self, folder: RunFolder, config: Config, epochs: int, seen: int, n_lines: int
-    ) -> None:
+    def open(self, folder: RunFolder, config: Config, epochs: int, seen: int, n_lines: int) -> None:
         import wandb
 
         file = folder.path / "wandb.txt"

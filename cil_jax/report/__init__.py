@@ -1,6 +1,5 @@
 """Tables and figures, made from a run folder alone. Nothing here needs a device."""
 
-from cil_jax.report.compare import compare
 from cil_jax.report.figures import draw, pictures
 from cil_jax.report.page import write_page
 from cil_jax.report.tables import (
@@ -14,7 +13,6 @@ from cil_jax.report.tables import (
 
 __all__ = [
     "caption",
-    "compare",
     "draw",
     "group_summary",
     "pictures",

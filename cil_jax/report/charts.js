@@ -20,10 +20,12 @@ function html(parent, name, attributes = {}, text) {
 const isNumber = (x) => typeof x === "number";
 const data = (id) => JSON.parse(document.getElementById(id).textContent);
 
-// The colour of series i of n: one of six that can be told apart or, where they are in an order, a
-// step on a ramp.
-const colorOf = (i, n, ramp) =>
-  ramp ? `hsl(${Math.round(215 + (190 * i) / Math.max(n - 1, 1))} 70% var(--ramp))` : `var(--c${i % 6})`;
+// The colour of series i of n: one of six that can be told apart, else one of as many hues or, where
+// they are in an order, a step on a ramp.
+function colorOf(i, n, ramp) {
+  const hue = ramp ? 215 + (190 * i) / Math.max(n - 1, 1) : (360 * i) / n;
+  return ramp || n > 6 ? `hsl(${Math.round(hue)} 70% var(--ramp))` : `var(--c${i})`;
+}
 
 // About `count` round numbers from low to high.
 function ticks(low, high, count) {
@@ -74,8 +76,9 @@ function lines(figure, spec) {
     svg(root, "line", { class: "grid", x1: left, x2: W - right, y1: height(y), y2: height(y) });
     svg(root, "text", { x: left - 6, y: height(y) + 4, "text-anchor": "end" }, y);
   }
-  const few = xs.length * 34 < W - left;
-  for (const x of few ? xs : ticks(first, last, (W - left) / 90).filter(Number.isInteger))
+  const every = Math.ceil((xs.length * 34) / (W - left - right));
+  const some = xs.filter((_, k) => (xs.length - 1 - k) % every === 0);
+  for (const x of xs.length <= 40 ? some : ticks(first, last, (W - left) / 90).filter(Number.isInteger))
     svg(root, "text", { x: place(x), y: H - bottom + 16, "text-anchor": "middle" }, x);
   for (const x of spec.marks ?? [])
     if (x > first && x < last) svg(root, "line", { class: "mark", x1: place(x), x2: place(x), y1: top, y2: H - bottom });

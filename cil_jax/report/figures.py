@@ -133,12 +133,16 @@ def _apart(values: Sequence[float], gap: float) -> list[float]:
     return (places - (places - values).mean()).tolist()
 
 
-def comparison(runs: Mapping[str, dict[str, Any]]) -> Figure:
+def comparison(
+    runs: Mapping[str, dict[str, Any]],
+    published: Mapping[str, Sequence[tuple[str, list[int], list[float]]]] | None = None,
+) -> Figure:
     """Accuracy on all classes seen of several runs, each by its own classifier.
 
     Args:
       runs: what `cil_jax.members.summarize` makes of them, by the name to show; all of one
         protocol. A band is one standard deviation over members.
+      published: for some of these names lines with label, x and y in percent.
     """
     with _styled():
         figure = Figure(figsize=(7.8, 3.8))
@@ -151,10 +155,12 @@ def comparison(runs: Mapping[str, dict[str, Any]]) -> Figure:
             values = 100 * np.array(one["seen_accuracy"]["mean"])
             average = f"{100 * one['average_incremental_accuracy']['mean']:.1f}"
             label = f"{name}, {run['headline']}, {sample(run)}\naverage {average}"
-            # Runs that lie on each other stay visible: every second line is dashed.
+            # Runs that lie on each other stay visible: every second line is dotted.
             style = "o-" if next(dashes) else "o:"
             places = seen[: len(values)]
             axes.plot(places, values, style, color=color, label=label, ms=4)
+            for line, x, y in (published or {}).get(name, ()):
+                axes.plot(x, y, "--", color=color, label=line, lw=1)
             if run["n"] > 1:
                 band = 100 * np.array(one["seen_accuracy"]["std"])
                 axes.fill_between(
