@@ -263,7 +263,7 @@ def _run(config: Config) -> None:
     folder.check(config)
     console = Console()
     console.print(report.summary(_run_one(config, console, again)))
-    names = ", ".join(sorted(file.name for file in folder.figures.iterdir()))
+    names = ", ".join(sorted(file.name for file in folder.figures.glob("*")))
     for line in (
         f"results: {folder.results_file}",
         f"figures: {folder.figures} ({names})",
@@ -288,8 +288,12 @@ def _run_one(config: Config, console: Any, how_to_continue: str) -> dict[str, An
             print(f"\nto continue: {how_to_continue}", end="", file=sys.stderr)
         raise
     if devices.is_first_process():
-        report.draw(folder)
-        report.write_page(folder)
+        try:
+            report.draw(folder)
+            report.write_page(folder)
+        except Exception as error:  # the run is done and saved
+            said = f"{type(error).__name__}: {' '.join(str(error).split())}"
+            print(f"no report: {said}\nto try again: experiments.report {folder.path}")
     return results
 
 

@@ -33,21 +33,22 @@ class Standing:
 
     Args:
       place: where it is; always shown.
-      left: how long it will take; shown after the bar.
+      left: how long it will take, from the longest way to say it to the shortest; the first that
+        fits is shown after the bar.
       facts: texts, the least important last; those that do not fit are left out.
       share: how much of the run is done, 0..1.
     """
 
-    def __init__(self, place: str, left: str, facts: list[str], share: float):
+    def __init__(self, place: str, left: list[str], facts: list[str], share: float):
         self.place, self.left, self.facts, self.share = place, left, facts, share
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         width = options.max_width
         room = width - len(self.place) - 2
-        left = self.left if len(self.left) + 2 + NARROWEST_BAR <= room else ""
+        left = [text for text in self.left if len(text) + 2 + NARROWEST_BAR <= room][:1]
+        bar = ProgressBar(1.0, self.share, width=max(room - sum(len(text) + 2 for text in left), 1))
         line = Table.grid(padding=(0, 2, 0, 0))
-        bar = ProgressBar(1.0, self.share, width=max(room - len(left) - 2 * bool(left), 1))
-        line.add_row(self.place, bar, left)
+        line.add_row(self.place, bar, *left)
         yield line
         lines = [""] * FACT_LINES
         for fact in self.facts:
@@ -200,7 +201,11 @@ class Terminal(Observer):
     def _show(self, place: str, facts: list[str]) -> None:
         of_task, of_run = map(_time, self._pace.left())
         share = self._pace.done / max(self._pace.total, 1)
-        left = f"{share:.0%}  left: task {of_task}, run {of_run}"
+        left = [
+            f"{share:.0%}  left: task {of_task}, run {of_run}",
+            f"{share:.0%}  left: {of_run}",
+            f"{share:.0%}",
+        ]
         standing = Standing(self._name + place, left, [f for f in facts if f], share)
         if self._bar is None:
             self._bar = self._live.add_task("", standing=standing)
