@@ -45,6 +45,7 @@ def _compare(arguments: list[str]) -> None:
     flags = parser.parse_args(arguments)
     found = compare(flags.runs, flags.common_orders)
     console = Console()
+    console.width = max(console.width, 130)  # a narrow terminal breaks lines, and hides nothing
     console.print(comparison.table(found))
     for path, reason in found.left_out:
         console.print(f"left out: {path} {reason}", soft_wrap=True, highlight=False, markup=False)

@@ -53,13 +53,15 @@ class Page:
             self.errors.append(values["entry"]["text"])
 
     def open(self, file, width=1000, height=900, dark=False):
-        """Loads a file and waits until it is drawn."""
+        """Loads a file and waits until it is drawn; errors and requests are its own from then."""
         self.ask(
             "Emulation.setDeviceMetricsOverride",
             width=width, height=height, deviceScaleFactor=1, mobile=width < 600,
         )  # fmt: skip
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.ask("Emulation.setEmulatedMedia", features=[scheme])
+        self.errors.clear()
+        self.requests.clear()
         self.ask("Page.navigate", url=Path(file).resolve().as_uri())
         ready = "document.readyState === 'complete' && location.protocol === 'file:'"
         while not self.run(ready):
