@@ -337,6 +337,8 @@ def start_accelerator(name: str, hosts: Config | None = None) -> None:
     # A second process then starts in seconds. JAX's own variable names another folder.
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         jax.config.update("jax_compilation_cache_dir", os.fspath(cache_dir() / "programs"))
+    if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
     if name != "auto":
         jax.config.update("jax_platforms", PLATFORMS[name])
     if hosts and hosts.coordinator:

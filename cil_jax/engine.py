@@ -19,7 +19,7 @@ from cil_jax.devices import spread, whole
 from cil_jax.learner import Learner, Normalizer, Purpose, Weights, create, embed, views
 from cil_jax.memory import Chunk, Memory, Pool
 from cil_jax.methods.base import Batch, Method
-from cil_jax.programs import FastProgram
+from cil_jax.programs import FastProgram, OnceProgram
 from cil_jax.schedules import SGD
 from cil_jax.typing import Array, Key
 
@@ -49,7 +49,7 @@ class Engine:
     eval_batch_size: int = 500
     fast: bool = False
 
-    @partial(jax.jit, static_argnames=("self", "image_shape", "n_classes"))
+    @partial(OnceProgram, static_argnames=("image_shape", "n_classes"))
     def create(
         self,
         image_shape: tuple[int, int, int],
