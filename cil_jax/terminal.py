@@ -20,20 +20,32 @@ from cil_jax.protocol import Run
 from cil_jax.report.tables import percent
 
 
-class Terminal(Observer):
-    """Shows a run on a console. Use as a context, so that the bar is taken down."""
+def progress(console: Console) -> Progress:
+    """Bars, one for each run that is shown at the same time."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=None),
+        TextColumn("loss {task.fields[loss]}  {task.fields[speed]} images/s  left"),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    )
 
-    def __init__(self, console: Console):
+
+class Terminal(Observer):
+    """Shows a run on a console. Use as a context, so that the bar is taken down.
+
+    Args:
+      console: where to.
+      name: whose every line is, where several runs are shown; else "".
+      bars: those that several runs share.
+    """
+
+    def __init__(self, console: Console, name: str = "", bars: Progress | None = None):
         self._console = console
-        self._bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=None),
-            TextColumn("loss {task.fields[loss]}  {task.fields[speed]} images/s  left"),
-            TimeRemainingColumn(),
-            console=console,
-            transient=True,
-            disable=not console.is_terminal,
-        )
+        self._of = f"{name}  " if name else ""
+        self._bar = bars or progress(console)
         self._started = time.perf_counter()
 
     def __enter__(self):
@@ -70,7 +82,7 @@ class Terminal(Observer):
             done += updates[task] * epoch // recipe_of(config, task).epochs
             self._say(f"continuing in task {task + 1} after epoch {epoch}")
         self._total = self._bar.add_task(
-            "compiling", total=sum(updates), completed=done, loss="-", speed="-"
+            f"{self._of}compiling", total=sum(updates), completed=done, loss="-", speed="-"
         )
         names = run.classifiers
         seen = "".join(f"{name:>9}" for name in names)
@@ -83,7 +95,8 @@ class Terminal(Observer):
         self._bar.update(
             self._total,
             completed=before + position.epoch * position.steps + position.step,
-            description=f"task {position.task + 1}/{tasks}  epoch {position.epoch + 1}/{epochs}",
+            description=f"{self._of}task {position.task + 1}/{tasks}  "
+            f"epoch {position.epoch + 1}/{epochs}",
             loss=f"{position.loss:.4f}",
             speed=f"{position.images_per_second:,.0f}",
         )
@@ -114,4 +127,4 @@ class Terminal(Observer):
         return str(datetime.timedelta(seconds=round(time.perf_counter() - self._started)))
 
     def _say(self, text: str) -> None:
-        self._console.print(text, highlight=False, markup=False, soft_wrap=True)
+        self._console.print(f"{self._of}{text}", highlight=False, markup=False, soft_wrap=True)
