@@ -241,6 +241,8 @@ def _reading(field: dataclasses.Field) -> dict[str, Any]:
         return {"choices": field.metadata["choices"]}
     if field.type is bool or field.type == "bool":
         return {"action": argparse.BooleanOptionalAction if field.default else "store_true"}
+    if field.metadata.get("several"):
+        return {"metavar": field.metadata["metavar"], "action": _Joined}
     if "tuple" in str(field.type):
         return {"type": float, "nargs": "+", "metavar": "X", "action": _Tuple}
     kind = next((k for k in (int, float, str) if k.__name__ in str(field.type)), str)
@@ -251,6 +253,15 @@ def _reading(field: dataclasses.Field) -> dict[str, Any]:
 class _Tuple(argparse.Action):
     def __call__(self, parser, namespace, values, option_string=None):
         setattr(namespace, self.dest, tuple(values))
+
+
+class _Joined(argparse.Action):
+    """Names with commas between them, over all times that the flag is said."""
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        before = getattr(namespace, self.dest, "").split(",")
+        names = dict.fromkeys(filter(None, [*before, *values.replace(" ", "").split(",")]))
+        setattr(namespace, self.dest, ",".join(names))
 
 
 def _run(config: Config) -> None:
@@ -270,7 +281,7 @@ def _run(config: Config) -> None:
     folder.check(config)
     console = Console()
     console.print(report.summary(_run_one(config, console, again)))
-    names = ", ".join(sorted(file.name for file in folder.figures.iterdir()))
+    names = ", ".join(sorted(file.name for file in folder.figures.glob("*")))
     for line in (
         f"results: {folder.results_file}",
         f"figures: {folder.figures} ({names})",
@@ -288,29 +299,42 @@ def _run_together(
     configs: Sequence[Config], console: Any, how_to_continue: str
 ) -> list[dict[str, Any]]:
     """Runs to their end, several in one program, their figures and pages; and their results."""
-    from cil_jax import devices, report, together
+    from cil_jax import devices, logs, together
+    from cil_jax.observer import Several
     from cil_jax.protocol import Run
     from cil_jax.terminal import Terminal, progress
 
     folders = [RunFolder(config.folder()) for config in configs]
-    is_alone, bars = len(configs) == 1, progress(console)
+    is_alone, runs = len(configs) == 1, []
     try:
         with contextlib.ExitStack() as stack:
-            runs = []
+            live = stack.enter_context(progress(console))
             for config, folder in zip(configs, folders, strict=True):
-                name = "" if is_alone else folder.path.name
-                terminal = stack.enter_context(Terminal(console, name, bars))
-                runs.append(Run(config, folder, terminal))
+                terminal = Terminal(console, "" if is_alone else folder.path.name, live)
+                others = stack.enter_context(logs.opened(config, terminal.say))
+                runs.append(Run(config, folder, Several([terminal, *others])))
             results = [runs[0].go()] if is_alone else together.go(runs)
     except KeyboardInterrupt:
         if any(folder.holds_a_run for folder in folders):
             print(f"\nto continue: {how_to_continue}", end="", file=sys.stderr)
         raise
     if devices.is_first_process():
-        for run, folder in zip(runs, folders, strict=True):
-            report.draw(folder, run.scenario.class_names)
-            report.write_page(folder, run.scenario.class_names)
+        for folder in folders:
+            _draw(folder)
     return results
+
+
+def _draw(folder: RunFolder) -> None:
+    """The figures of a run and then its page."""
+    from cil_jax import report
+
+    try:
+        report.draw(folder)
+        report.write_page(folder)
+    except Exception as error:  # the run is done and saved
+        said = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        print(f"no report: {said}", file=sys.stderr)
+        print(f"to try again: python -m experiments.report {folder.path}", file=sys.stderr)
 
 
 def run_members(

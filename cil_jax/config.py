@@ -6,8 +6,10 @@ it starts.
 
 import dataclasses
 import difflib
+import importlib.util
 import os
 import re
+import shlex
 from collections.abc import Iterable, Sequence
 from importlib import resources
 from pathlib import Path
@@ -307,6 +309,15 @@ class Config:
         "for data larger than a device's memory; the result is the same",
         decides=False,
     )
+    log: str = _setting(
+        "",
+        "run",
+        "also write the course of the run for tensorboard (into the run folder) or wandb, where it "
+        "is installed; both with a comma or by saying it twice (default: neither)",
+        metavar="NAME,...",
+        several={"tensorboard": "tensorboardX", "wandb": "wandb"},  # and the package of each
+        decides=False,
+    )
 
     coordinator: str | None = _setting(
         None,
@@ -338,6 +349,15 @@ class Config:
             if choices and value not in choices:
                 hint = nearest_name(str(value), choices)
                 raise UserError(f"unknown {flag(field.name)} {value!r}{hint}")
+            known = field.metadata.get("several")
+            for word in filter(None, value.split(",") if known else ()):
+                if word not in known:
+                    hint = nearest_name(word, known)
+                    raise UserError(f"unknown {flag(field.name)} {word!r}{hint}")
+                if importlib.util.find_spec(known[word]) is None:
+                    raise UserError(
+                        f"{flag(field.name)} {word} needs a package: pip install {known[word]}"
+                    )
             holds, bound = field.metadata.get("bound", (None, None))
             if holds and value is not None and not holds(value):
                 are = "are {}; they" if isinstance(value, tuple) else "is {}; it"
@@ -385,6 +405,44 @@ def cache_dir() -> Path:
 def flag(name: str) -> str:
     """The flag of a field."""
     return "--" + name.rstrip("_").replace("_", "-")
+
+
+def command(config: Config) -> str | None:
+    """The command that repeats a run: its method, its preset, and a flag for all else that decides.
+
+    None where no flags make these settings, as may be of a Config that Python made.
+    """
+    name = config.preset or presets(config.method)[0]
+    fields = [field for field in dataclasses.fields(config) if field.metadata["group"]]
+    fields = [field for field in fields if field.metadata.get("decides", True)]
+    given: dict[str, Any] = {}
+    while True:
+        # A flag that is said may set aside what the preset says of the first task alone.
+        made = preset(config.method, name, **given)
+        missing = [f.name for f in fields if getattr(made, f.name) != getattr(config, f.name)]
+        # And what it says so is set aside by saying the flag.
+        missing = [
+            key.removeprefix("first_") if getattr(config, key) is None else key for key in missing
+        ]
+        if not missing:
+            break
+        if set(missing) <= given.keys():
+            return None
+        given.update((key, getattr(config, key)) for key in missing)
+    words = ["python", "-m", f"experiments.{config.method}", "--preset", name]
+    for field in fields:  # in the order of --help
+        if field.name in given:
+            words += _words(field, given[field.name])
+    return None if None in words else shlex.join(words)
+
+
+def _words(field: dataclasses.Field, value: Any) -> list[Any]:
+    """The flag that gives a field a value; None where there is none."""
+    if isinstance(value, bool):
+        there = value or field.default
+        return [flag(field.name) if value else f"--no-{flag(field.name)[2:]}" if there else None]
+    values = value if isinstance(value, tuple) else (value,)
+    return [flag(field.name), *(None if one is None else str(one) for one in values)]
 
 
 def _plain(value: Any) -> Any:

@@ -44,6 +44,18 @@ def peak_memory() -> int | None:
     return peak if sys.platform == "darwin" else 1024 * peak
 
 
+def memory_in_use() -> int | None:
+    """Bytes in use now, None where it is not known; whose, see `peak_memory`."""
+    stats = [device.memory_stats() for device in jax.local_devices()]
+    used = [one["bytes_in_use"] for one in stats if one and "bytes_in_use" in one]
+    if used or jax.default_backend() != "cpu":
+        return max(used, default=None)
+    statistics = Path("/proc/self/statm")  # in pages, the second number those in memory
+    if not statistics.exists():
+        return None
+    return int(statistics.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
 def _cpu() -> str:
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []

@@ -40,6 +40,15 @@ class Memory:
         return jnp.where(rank < kept, owner, -1).astype(jnp.int32)
 
 
+def kept(memory: Memory) -> tuple[np.ndarray, np.ndarray]:
+    """What is kept, on the host: images uint8 [N, H, W, C], by class and then in the order of
+    selection, and their classes [N]."""
+    counts = np.asarray(memory.counts)
+    labels = np.repeat(np.arange(len(counts)), counts)
+    rank = np.arange(len(labels)) - np.repeat(np.cumsum(counts) - counts, counts)
+    return np.asarray(memory.images)[labels * int(memory.share) + rank], labels
+
+
 def create(room: int, image_shape: tuple[int, int, int], n_classes: int) -> Memory:
     """An empty memory with room for so many images and classes.
 

@@ -1,6 +1,7 @@
 """What a run tells while it goes, to whoever listens: a terminal, a log, a test."""
 
 import dataclasses
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from cil_jax.learner import Learner
@@ -16,6 +17,8 @@ class Position:
     Attributes:
       loss: its mean over the epoch so far.
       images_per_second: over the epoch so far, evaluation left out.
+      rate: learning rate of the epoch, per update.
+      parts: of the loss, each its mean over the epoch so far.
     """
 
     task: int
@@ -24,6 +27,8 @@ class Position:
     steps: int
     loss: float
     images_per_second: float
+    rate: float = 0.0
+    parts: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
 
 class Observer:
@@ -39,4 +44,27 @@ class Observer:
         """After an epoch, with its line of metrics.jsonl."""
 
     def task_done(self, run: "Run", line: dict[str, Any]) -> None:
-        """After a task's evaluation, with its line of metrics.jsonl."""
+        """After a task's evaluation, with its line of metrics.jsonl and its files written."""
+
+
+class Several(Observer):
+    """Tells several observers, in their order."""
+
+    def __init__(self, observers: Iterable[Observer]):
+        self._observers = tuple(observers)
+
+    def started(self, run: "Run", learner: Learner) -> None:
+        for one in self._observers:
+            one.started(run, learner)
+
+    def trained(self, run: "Run", position: Position) -> None:
+        for one in self._observers:
+            one.trained(run, position)
+
+    def epoch_done(self, run: "Run", line: dict[str, Any]) -> None:
+        for one in self._observers:
+            one.epoch_done(run, line)
+
+    def task_done(self, run: "Run", line: dict[str, Any]) -> None:
+        for one in self._observers:
+            one.task_done(run, line)

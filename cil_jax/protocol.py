@@ -6,8 +6,10 @@ results = cil_jax.run(cil_jax.config.preset("icarl", "paper", dataset="digits", 
 import contextlib
 import copy
 import math
+import sys
 import time
 from collections.abc import Generator, Iterator
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -22,8 +24,8 @@ from cil_jax.config import Config, UserError
 from cil_jax.data.scenario import Task
 from cil_jax.engine import Sums, Updates
 from cil_jax.learner import Learner, Normalizer, n_bytes
-from cil_jax.memory import Chunk, Pool
-from cil_jax.observer import Observer, Position
+from cil_jax.memory import Chunk, Pool, kept
+from cil_jax.observer import Observer, Position, Several
 from cil_jax.record import RunFolder, Unwritten
 from cil_jax.selection import unit
 from cil_jax.stream import HostPool, Streamed
@@ -48,7 +50,13 @@ def run(config: Config, observer: Observer | None = None) -> dict[str, Any]:
     folder = RunFolder(config.folder())
     if devices.is_first_process():
         folder.check(config)
-    return Run(config, folder, observer or Observer()).go()
+    observer = observer or Observer()
+    if not config.log:
+        return Run(config, folder, observer).go()
+    from cil_jax import logs  # which draws figures
+
+    with logs.opened(config, partial(print, file=sys.stderr), page=False) as others:
+        return Run(config, folder, Several([observer, *others])).go()
 
 
 class Trained(NamedTuple):
@@ -190,6 +198,7 @@ class Run:
             "memory": {**own, "peak": self.history["peak_bytes"]},
             "parameters": sum(jax.tree.leaves(sizes["backbone"])) + n_seen * (n_features + 1),
             "seconds": {k: round(v, 3) for k, v in self.history["seconds"].items()},
+            "machine": {k: v for k, v in machine.describe().items() if k != "load"},
         }
 
     def new_learner(self) -> Learner:
@@ -258,6 +267,8 @@ class Run:
         peaks = (machine.peak_memory(), self.history["peak_bytes"])
         self.history["peak_bytes"] = max((peak for peak in peaks if peak), default=None)
         self.folder.append(line)
+        if self.engine.method.memory_size:
+            self.folder.write_exemplars(*kept(learner.memory), self.scenario.class_names)
         self.folder.write_results(self.results(learner))
         self._save(learner)
         self.observer.task_done(self, line)
@@ -299,7 +310,9 @@ class Run:
                     f"learning rate {rate:g}: try a lower --rate"
                 )
             speed = step * self.config.batch_size / seconds
-            self.observer.trained(self, Position(task, epoch, step, steps, means["loss"], speed))
+            parts = {name: means[name] for name in self.engine.method.parts}
+            now = Position(task, epoch, step, steps, means["loss"], speed, rate, parts)
+            self.observer.trained(self, now)
             start = time.perf_counter()
         learner = learner.replace(epoch=jnp.int32(epoch + 1), step=jnp.int32(0))
         self.history["seconds"]["train"] += seconds
@@ -314,7 +327,7 @@ class Run:
             "train_accuracy": means["n_new_right"] / max(means["n_new"], 1e-9),
             "test_loss": test_loss,
             "test_accuracy": metrics.accuracy(counts["linear"].confusion),
-            "parts": {name: means[name] for name in self.engine.method.parts},
+            "parts": parts,
             "images_per_second": round(speed, 1),
         }
         return learner, line

@@ -4,6 +4,7 @@ runs/NAME/
   config.yaml     everything that decides the result, versions included
   metrics.jsonl   one line an epoch and one an evaluation
   results.json    the accuracy matrix and summary of each classifier
+  exemplars.npz   images kept, their classes and the classes' names
   checkpoints/    Orbax
   figures/*.png   report.html
 """
@@ -11,10 +12,12 @@ runs/NAME/
 import json
 import os
 import platform
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
 
 import cil_jax
@@ -43,6 +46,7 @@ class RunFolder:
         self.config_file = self.path / "config.yaml"
         self.metrics_file = self.path / "metrics.jsonl"
         self.results_file = self.path / "results.json"
+        self.exemplars_file = self.path / "exemplars.npz"
         self.checkpoints = self.path / "checkpoints"
         self.figures = self.path / "figures"
         self.report_file = self.path / "report.html"
@@ -140,6 +144,26 @@ class RunFolder:
         """What results.json holds."""
         return json.loads(self.results_file.read_text())
 
+    def write_exemplars(self, images: np.ndarray, labels: np.ndarray, names: Sequence[str]) -> None:
+        """Writes exemplars.npz, whole or not at all.
+
+        Args:
+          images: uint8 [N, H, W, C], of each class in the order of selection.
+          labels: int [N], classes in the order in which they came.
+          names: of all classes, in that order.
+        """
+        temporary = self.exemplars_file.with_name("exemplars.npz.tmp")
+        with temporary.open("wb") as out:
+            np.savez(out, images=images, labels=labels, names=np.array(names, dtype=np.str_))
+        temporary.replace(self.exemplars_file)
+
+    def exemplars(self) -> tuple[np.ndarray, np.ndarray]:
+        """Images uint8 [N, H, W, C] that were kept, and their classes [N]; none if N is 0."""
+        if not self.exemplars_file.exists():
+            return np.zeros((0, 1, 1, 1), np.uint8), np.zeros(0, int)
+        with np.load(self.exemplars_file) as arrays:
+            return arrays["images"], arrays["labels"]
+
     def _lines(self) -> list[str]:
         if not self.metrics_file.exists():
             return []
@@ -160,6 +184,9 @@ class Unwritten(RunFolder):
         """Nothing."""
 
     def write_results(self, results: dict[str, Any]) -> None:
+        """Nothing."""
+
+    def write_exemplars(self, images: np.ndarray, labels: np.ndarray, names: Sequence[str]) -> None:
         """Nothing."""
 
 

@@ -35,6 +35,7 @@ class Row:
       average, last: average incremental and last accuracy in percent, None where not published.
       band: for "average" or "last", the lowest and highest value that counts as repeated.
       note: what else should be known.
+      curve: accuracy on all classes seen after each task in percent, None where not published.
     """
 
     method: str
@@ -46,6 +47,7 @@ class Row:
     last: float | None = None
     band: dict[str, tuple[float, float]] = dataclasses.field(default_factory=dict)
     note: str = ""
+    curve: tuple[float, ...] | None = None
 
     @property
     def run(self) -> str:
@@ -104,6 +106,7 @@ def _published() -> tuple[Row, ...]:
     for entry in _file()["rows"]:
         (method, name), settings = entry["run"], entry.get("settings", {})
         rest = {key: entry[key] for key in entry if key not in ("run", "settings")}
+        rest["curve"] = tuple(rest["curve"]) if "curve" in rest else None
         found.append(Row(method, name, settings=settings, **rest))
     return tuple(found)
 

@@ -1,34 +1,84 @@
-"""What a person at a terminal sees of a run: a bar while it trains, a row after each task.
+"""What a person at a terminal sees of a run: how it stands while it trains, a row after each task.
 
-Where the output is no terminal, one line an epoch takes the bar's place.
+Where the output is no terminal, one line an epoch takes the place of the bar.
 """
 
 import datetime
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 import numpy as np
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.progress import Progress, ProgressColumn, Task
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
 
-from cil_jax import metrics
+from cil_jax import machine, metrics
 from cil_jax.assemble import recipe_of
 from cil_jax.learner import Learner
 from cil_jax.observer import Observer, Position
+from cil_jax.pace import Pace
 from cil_jax.protocol import Run
-from cil_jax.report.tables import percent
+from cil_jax.report.tables import percent, size_of
+
+NARROWEST_BAR = 8
+FACT_LINES = 2
+
+
+class Standing:
+    """How a run stands, in up to three lines that fit whatever width there is.
+
+    Args:
+      place: where it is; always shown.
+      left: how long it will take, from the longest way to say it to the shortest; the first that
+        fits is shown after the bar.
+      facts: texts, the least important last; those that do not fit are left out.
+      share: how much of the run is done, 0..1.
+    """
+
+    def __init__(self, place: str, left: list[str], facts: list[str], share: float):
+        self.place, self.left, self.facts, self.share = place, left, facts, share
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        width = options.max_width
+        room = width - len(self.place) - 2
+        left = [text for text in self.left if len(text) + 2 + NARROWEST_BAR <= room][:1]
+        bar = ProgressBar(1.0, self.share, width=max(room - sum(len(text) + 2 for text in left), 1))
+        line = Table.grid(padding=(0, 2, 0, 0))
+        line.add_row(self.place, bar, *left)
+        yield line
+        lines = [""] * FACT_LINES
+        for fact in self.facts:
+            for number, shown in enumerate(lines):
+                longer = f"{shown}  {fact}" if shown else fact
+                if len(longer) <= width:
+                    lines[number] = longer
+                    break
+        yield Text("\n".join(filter(None, lines)), style="dim", no_wrap=True)
+
+
+class _Column(ProgressColumn):
+    """The only column: it has the whole width."""
+
+    def __init__(self):
+        super().__init__()
+        self._table_column = None
+
+    def render(self, task: Task) -> Any:
+        return task.fields["standing"]
 
 
 def progress(console: Console) -> Progress:
-    """Bars, one for each run that is shown at the same time."""
+    """The live display, of one run or of several beside each other."""
     return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=None),
-        TextColumn("loss {task.fields[loss]}  {task.fields[speed]} images/s  left"),
-        TimeRemainingColumn(),
+        _Column(),
         console=console,
         transient=True,
+        expand=True,
+        refresh_per_second=4,
         disable=not console.is_terminal,
     )
 
@@ -38,22 +88,30 @@ class Terminal(Observer):
 
     Args:
       console: where to.
-      name: whose every line is, where several runs are shown; else "".
-      bars: those that several runs share.
+      name: what each line begins with, where several runs share the console.
+      live: the display that they share, taken down by whoever made it (default: one of its own).
     """
 
-    def __init__(self, console: Console, name: str = "", bars: Progress | None = None):
-        self._console = console
-        self._of = f"{name}  " if name else ""
-        self._bar = bars or progress(console)
+    def __init__(self, console: Console, name: str = "", live: Progress | None = None):
+        self._console, self._name = console, f"{name}  " if name else ""
+        self._live, self._is_own = live or progress(console), live is None
         self._started = time.perf_counter()
+        self._bar, self._last = None, ""
 
     def __enter__(self):
-        self._bar.start()
+        if self._is_own:
+            self._live.start()
         return self
 
     def __exit__(self, *_):
-        self._bar.stop()
+        if self._is_own:
+            self._live.stop()
+
+    def say(self, text: str) -> None:
+        """A line that stays."""
+        self._console.print(
+            self._name + text, highlight=False, markup=False, emoji=False, soft_wrap=True
+        )
 
     def started(self, run: Run, learner: Learner) -> None:
         config, scenario = run.config, run.scenario
@@ -61,70 +119,108 @@ class Terminal(Observer):
         device = jax.devices()[0].device_kind
         n_devices = f"{run.mesh.size} x " if run.mesh else ""
         order = f"seeded {config.order_seed}" if config.order == "seeded" else config.order
-        self._say(
+        self.say(
             f"{config.method}{f' (preset {config.preset})' if config.preset else ''} on "
             f"{config.dataset}: {sum(sizes)} classes in {len(sizes)} task{'s'[: len(sizes) - 1]} "
             f"({', '.join(map(str, sizes))}), order {order}, seed {config.seed}"
         )
         epochs = [recipe_of(config, t).epochs for t in range(len(sizes))]
         later = f", then {epochs[1]}" if len(sizes) > 1 and epochs[1] != epochs[0] else ""
-        self._say(f"{config.backbone}, {epochs[0]} epochs a task{later}, on {n_devices}{device}")
-        self._say(f"run folder: {run.folder.path}")
-        updates = [run.updates(t) for t in range(len(sizes))]
+        self.say(f"{config.backbone}, {epochs[0]} epochs a task{later}, on {n_devices}{device}")
+        self.say(f"run folder: {run.folder.path}")
         task, epoch = int(learner.task), int(learner.epoch)
-        done = sum(updates[:task])
         if len(sizes) == 1:
-            self._say("one task only, so nothing to forget: --task-size makes more")
+            self.say("one task only, so nothing to forget: --task-size makes more")
         if task == len(sizes):
-            self._say("this run is complete")
+            self.say("this run is complete")
             return
         if task or epoch:
-            done += updates[task] * epoch // recipe_of(config, task).epochs
-            self._say(f"continuing in task {task + 1} after epoch {epoch}")
-        self._total = self._bar.add_task(
-            f"{self._of}compiling", total=sum(updates), completed=done, loss="-", speed="-"
-        )
+            self.say(f"continuing in task {task + 1} after epoch {epoch}")
+        updates = [run.updates(t) for t in range(len(sizes))]
+        self._epochs, self._n_tasks = epochs, len(sizes)
+        self._pace = Pace(updates, epochs, np.cumsum(sizes).tolist())
+        self._pace.begin(task, epoch)
+        scores = run.history["scores"][run.engine.method.headline]
+        self._note_last(run, scores[-1]["seen_accuracy"] if scores else None)
+        self._show(self._place(task, epoch), ["compiling"])
         names = run.classifiers
         seen = "".join(f"{name:>9}" for name in names)
-        self._say(f" task  seen{seen}  own task  old tasks     time")
+        self.say(f" task  seen{seen}  own task  old tasks     time")
 
     def trained(self, run: Run, position: Position) -> None:
-        tasks = len(run.scenario.task_sizes)
-        epochs = recipe_of(run.config, position.task).epochs
-        before = sum(run.updates(t) for t in range(position.task))
-        self._bar.update(
-            self._total,
-            completed=before + position.epoch * position.steps + position.step,
-            description=f"{self._of}task {position.task + 1}/{tasks}  "
-            f"epoch {position.epoch + 1}/{epochs}",
-            loss=f"{position.loss:.4f}",
-            speed=f"{position.images_per_second:,.0f}",
-        )
+        self._pace.trained(position.task, position.epoch, position.step, position.steps)
+        if not self._console.is_terminal:
+            return
+        facts = [
+            f"loss {position.loss:.4f}",
+            f"{position.images_per_second:,.0f} images/s",
+            f"rate {position.rate:.3g}",
+            self._last,
+            _parts(position.parts).strip(" ()"),
+            size_of(machine.memory_in_use()),
+        ]
+        self._show(self._place(position.task, position.epoch), facts)
 
     def epoch_done(self, run: Run, line: dict[str, Any]) -> None:
-        if not self._console.is_terminal:
-            epochs = recipe_of(run.config, line["task"]).epochs
-            self._say(
-                f"task {line['task'] + 1}/{len(run.scenario.task_sizes)}  "
-                f"epoch {line['epoch'] + 1}/{epochs}  loss {line['train_loss']:.4f}  "
-                f"new classes: train {percent(line['train_accuracy'])}, "
-                f"test {percent(line['test_accuracy'])}  "
-                f"{line['images_per_second']:,.0f} images/s  {self._elapsed()}"
-            )
+        task, epoch = line["task"], line["epoch"]
+        self._pace.epoch_done(task, epoch)
+        if self._console.is_terminal:
+            if epoch + 1 == self._epochs[task]:
+                self._show(f"task {task + 1}/{self._n_tasks}  evaluation", [self._last])
+            return
+        of_task, of_run = map(_time, self._pace.left())
+        self.say(
+            f"{self._place(task, epoch)}  loss {line['train_loss']:.4f}{_parts(line['parts'])}  "
+            f"rate {line['rate']:.3g}  new classes: train {percent(line['train_accuracy'])}, "
+            f"test {percent(line['test_accuracy'])}  {line['images_per_second']:,.0f} images/s  "
+            f"{size_of(machine.memory_in_use())}  {self._elapsed()}, "
+            f"left: task {of_task}, run {of_run}"
+        )
 
     def task_done(self, run: Run, line: dict[str, Any]) -> None:
+        self._pace.task_done(line["task"])
         name = run.engine.method.headline
+        self._note_last(run, line["seen_accuracy"][name])
         own = line["task_accuracy"][name][-1]
         n_old = run.scenario.bounds[line["task"]]
         old = metrics.accuracy(np.array(line["confusion"][name])[:n_old]) if n_old else None
         seen = "".join(f"{percent(a):>9}" for a in line["seen_accuracy"].values())
-        self._say(
+        self.say(
             f"{line['task'] + 1:5} {line['n_seen']:5}{seen}"
             f"{percent(own):>10}{percent(old):>11}{self._elapsed():>9}"
         )
 
-    def _elapsed(self) -> str:
-        return str(datetime.timedelta(seconds=round(time.perf_counter() - self._started)))
+    def _place(self, task: int, epoch: int) -> str:
+        return f"task {task + 1}/{self._n_tasks}  epoch {epoch + 1}/{self._epochs[task]}"
 
-    def _say(self, text: str) -> None:
-        self._console.print(f"{self._of}{text}", highlight=False, markup=False, soft_wrap=True)
+    def _note_last(self, run: Run, accuracy: float | None) -> None:
+        """What is shown of the last evaluation: the own classifier on all classes then seen."""
+        name = run.engine.method.headline
+        self._last = "" if accuracy is None else f"last {name} {percent(accuracy)}"
+
+    def _show(self, place: str, facts: list[str]) -> None:
+        of_task, of_run = map(_time, self._pace.left())
+        share = self._pace.done / max(self._pace.total, 1)
+        left = [
+            f"{share:.0%}  left: task {of_task}, run {of_run}",
+            f"{share:.0%}  left: {of_run}",
+            f"{share:.0%}",
+        ]
+        standing = Standing(self._name + place, left, [f for f in facts if f], share)
+        if self._bar is None:
+            self._bar = self._live.add_task("", standing=standing)
+        else:
+            self._live.update(self._bar, standing=standing)
+
+    def _elapsed(self) -> str:
+        return _time(time.perf_counter() - self._started)
+
+
+def _parts(parts: Mapping[str, float]) -> str:
+    """The parts of a loss; nothing where it has one only."""
+    said = ", ".join(f"{name} {value:.4f}" for name, value in parts.items())
+    return f" ({said})" if len(parts) > 1 else ""
+
+
+def _time(seconds: float | None) -> str:
+    return "-" if seconds is None else str(datetime.timedelta(seconds=round(seconds)))

@@ -1,25 +1,71 @@
-"""Puts runs of one protocol beside each other, in a table and in a figure.
+"""Puts runs of one protocol beside each other: a table, and on request a page and a figure.
 
-python -m experiments.compare runs/finetune runs/lwf runs/icarl --figure comparison.png
+  python -m experiments.compare runs/*                        # the table
+  python -m experiments.compare runs/* --page compare.html    # curves and tables on one page
+  python -m experiments.compare runs/* --latex table.tex --markdown table.md --csv table.csv
+
+Runs of one method, preset and settings are one group: mean and standard deviation over their class
+orders or seeds. Folders that hold no finished run are left out, and named.
 """
+
+import sys
+from pathlib import Path
 
 from rich.console import Console
 
 from cil_jax.cli import command_parser, guarded, leave
-from cil_jax.report import compare
+from cil_jax.config import UserError
+from cil_jax.report import comparison, figures
+from cil_jax.report.compare import compare, published_lines
+
+FORMATS = {
+    "csv": comparison.as_csv,
+    "latex": comparison.as_latex,
+    "markdown": comparison.as_markdown,
+}
 
 
 def main(arguments: list[str] | None = None) -> int:
     """The exit code of comparing what the flags name."""
-    return guarded(lambda: _compare(arguments))
+    return guarded(lambda: _compare(sys.argv[1:] if arguments is None else arguments))
 
 
-def _compare(arguments: list[str] | None) -> None:
+def _compare(arguments: list[str]) -> None:
     parser = command_parser("compare", __doc__)
-    parser.add_argument("runs", nargs="+", metavar="RUN", help="folder of a run")
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="folder of a run, or of its members")
+    parser.add_argument(
+        "--common-orders",
+        action="store_true",
+        help="leave out runs of class orders that not all have",
+    )
+    for name in FORMATS:
+        parser.add_argument(f"--{name}", metavar="FILE", help=f"also write the table as {name}")
+    parser.add_argument("--page", metavar="FILE", help="write a page that opens by itself (HTML)")
     parser.add_argument("--figure", metavar="FILE", help="draw the seen accuracy to FILE")
     flags = parser.parse_args(arguments)
-    Console().print(compare(flags.runs, flags.figure))
+    found = compare(flags.runs, flags.common_orders)
+    console = Console()
+    console.width = max(console.width, 130)  # a narrow terminal breaks lines, and hides nothing
+    console.print(comparison.table(found))
+    for path, reason in found.left_out:
+        console.print(f"left out: {path} {reason}", soft_wrap=True, highlight=False, markup=False)
+    for name, made in FORMATS.items():
+        if file := getattr(flags, name):
+            _write(file, lambda file, made=made: Path(file).write_text(made(found)))
+    if flags.page:
+        _write(flags.page, lambda file: comparison.write_comparison(found, file, arguments))
+    if flags.figure:
+        runs = {group.name: group.summary for group in found.groups}
+        lines = {group.name: published_lines(group, found.seen) for group in found.groups}
+        drawn = figures.comparison(runs, lines)
+        _write(flags.figure, lambda file: drawn.savefig(file, dpi=120))
+
+
+def _write(file: str, write) -> None:
+    try:
+        write(file)
+    except (OSError, ValueError) as error:
+        raise UserError(f"can't write {file}: {error}") from error
 
 
 if __name__ == "__main__":

@@ -15,13 +15,15 @@ os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.5"
 # Random numbers alone take the CPU's compiler seconds at its default level, a tenth at this one.
 os.environ["XLA_FLAGS"] = f"--xla_backend_optimization_level=1 {os.environ.get('XLA_FLAGS', '')}"
 
+import numpy as np
 import pytest
 
-from cil_jax import metrics, models
+from cil_jax import members, metrics, models
 from cil_jax.config import Config, preset, presets
 from cil_jax.data import cifar100
 from cil_jax.methods import METHODS
 from cil_jax.models import BasicBlock
+from cil_jax.record import RunFolder
 
 # A backbone that compiles in a moment. It is registered as a user's own would be.
 models.BACKBONES["tiny"] = {"block": BasicBlock, "stage_sizes": (1, 1), "widths": (4, 8)}
@@ -68,6 +70,7 @@ def results_of(sizes=(2, 2, 1), matrix=((0.9,), (0.5, 0.8), (0.2, 0.4, 0.7)), **
         "memory_bytes": 5678,
         "memory": {"parameters": 4936, "teacher": 4936, "exemplars": 5678, "peak": None},
         "seconds": {"train": 1.5},
+        "machine": {"cpu": "a CPU", "cores": 2},
         "classifiers": {
             "nme": summary,
             "linear": summary,
@@ -75,6 +78,37 @@ def results_of(sizes=(2, 2, 1), matrix=((0.9,), (0.5, 0.8), (0.2, 0.4, 0.7)), **
         },
         **others,
     }
+
+
+def write_run(folder, *, epochs=2, exemplars=0, config=None, **results) -> RunFolder:
+    """What a finished run would leave in a folder, without a run.
+
+    Args:
+      folder: where to.
+      epochs: of each task, in metrics.jsonl.
+      exemplars: images 6x6 kept of each class: exemplar k of class c has pixels c and k.
+      config: its settings (default: those of `small_config`).
+      **results: see `results_of`.
+    """
+    run, made = RunFolder(folder), results_of(**results)
+    run.start(config or small_config("icarl", folder))
+    for task, n in enumerate(np.cumsum(made["task_sizes"])[: members.n_learned(made)]):
+        for epoch in range(epochs):
+            values = {"train_loss": 1.0 + epoch, "test_loss": 1.25, "train_accuracy": 0.5}
+            values |= {"test_accuracy": 0.4, "rate": 0.1, "images_per_second": 100.0}
+            values["parts"] = {"classification": 0.75, "distillation": 0.25}
+            run.append({"kind": "epoch", "task": task, "epoch": epoch, **values})
+        confusion = (9 * np.eye(n, dtype=int) + np.eye(n, k=1, dtype=int)).tolist()
+        confusion = {name: confusion for name in made["classifiers"]}
+        run.append({"kind": "evaluation", "task": task, "n_seen": int(n), "confusion": confusion})
+    labels = np.repeat(np.arange(sum(made["task_sizes"])), exemplars)
+    if exemplars:
+        images = np.zeros((len(labels), 6, 6, 3), np.uint8)
+        images[..., 0] = labels[:, None, None]
+        images[..., 1] = (np.arange(len(labels)) % exemplars)[:, None, None]
+        run.write_exemplars(images, labels, made["class_names"])
+    run.write_results(made)
+    return run
 
 
 @pytest.fixture(scope="session")

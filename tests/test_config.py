@@ -1,11 +1,13 @@
 """Settings: presets, what is refused, and that every setting is explained."""
 
 import dataclasses
+import shlex
 
 import pytest
 from conftest import PRESETS
 
-from cil_jax.config import Config, UserError, flag, from_plain, preset, presets
+from cil_jax import cli
+from cil_jax.config import Config, UserError, command, flag, from_plain, preset, presets
 from cil_jax.methods import METHODS
 
 
@@ -95,3 +97,32 @@ def test_values_that_make_no_sense_are_refused(values, message):
 def test_processes_are_told_wholly_or_not_at_all(given):
     with pytest.raises(UserError, match=r"--coordinator .*--num-processes and --process-id go"):
         Config(**given)
+
+
+OVERRIDES = [
+    {},
+    {"epochs": 3, "backbone": "resnet8", "seed": 4, "ncm": False},
+    {"epochs": 3, "first_epochs": 7, "first_rate_steps": (0.5, 0.75), "lambda_": 2.5},
+    {"dataset": "npz:/a folder/it's $here.npz", "mirror": "yes", "data_seed": 3, "fast": True},
+    {"weight_decay": 1e-5, "rate": 0.30000000000000004, "order": "natural"},
+]
+
+
+@pytest.mark.parametrize("overrides", OVERRIDES, ids=str)
+def test_a_runs_command_makes_its_settings(overrides):
+    for method in sorted(METHODS):
+        for name in presets(method):
+            config = preset(method, name, **overrides)
+            words = shlex.split(command(config))
+            assert words[:5] == ["python", "-m", f"experiments.{method}", "--preset", name]
+            given = vars(cli.make_parser(method, presets(method)[0]).parse_args(words[3:]))
+            assert cli.settings(method, "", given) == config
+            if not overrides:
+                assert len(words) == 5
+
+
+def test_settings_that_no_flags_make_have_no_command():
+    assert command(preset("icarl", "pycil", first_epochs=None)).endswith("--epochs 170")
+    assert command(Config(**{**vars(preset("icarl", "pycil")), "pad": None, "preset": ""}))
+    fast = preset("icarl", "paper", mirror_means="no")
+    assert command(fast).endswith("--mirror-means no")

@@ -1,68 +1,107 @@
 """Figures and tables say what the results say."""
 
+import base64
 import io
 import re
+import subprocess
+import sys
 
 import matplotlib.image
 import numpy as np
+import PIL.Image
 import pytest
-from conftest import results_of
+from conftest import results_of, write_run
 from rich.console import Console
 
 from cil_jax import members, report
-from cil_jax.record import RunFolder
-from cil_jax.report import figures
-from experiments import compare
+from cil_jax.report import figures, thumbnails
 
-NAMES = ("apple", "bear", "cloud", "dove", "elm")
+NAMES = ["apple", "bear", "cloud", "dove", "<b>elm"]
 
 
 @pytest.fixture
 def folder(tmp_path):
-    folder = RunFolder(tmp_path)
-    folder.write_results(results_of())
-    for task in range(3):
-        for epoch in range(2):
-            values = {"train_loss": 1.0, "test_loss": 1.2, "train_accuracy": 0.5}
-            values["test_accuracy"] = 0.4
-            folder.append({"kind": "epoch", "task": task, "epoch": epoch, **values})
-        n = (2, 4, 5)[task]
-        folder.append({"kind": "evaluation", "confusion": {"nme": np.eye(n, dtype=int).tolist()}})
-    return folder
+    return write_run(tmp_path, class_names=NAMES, exemplars=4)
 
 
 def test_all_figures_are_drawn_from_the_folder_alone(folder):
-    files = report.draw(folder, NAMES)
+    files = report.draw(folder)
     assert [f.name for f in files] == [
         "seen_accuracy.png",
         "accuracy_matrix.png",
-        "curves.png",
         "confusion.png",
+        "curves.png",
     ]
     for file in files:
         picture = matplotlib.image.imread(file)
         assert min(picture.shape[:2]) > 200 and picture[..., :3].std() > 0.05
 
 
-def test_the_page_shows_figures_that_are_there_numbers_and_names(folder):
-    folder.config_file.write_text("epochs: 2\nnote: <b>\n")
-    report.draw(folder, NAMES)
-    page = report.write_page(folder, NAMES).read_text()
-    sources = re.findall(r'src="([^"]*)"', page)
-    assert len(sources) == 4 and all((folder.path / source).exists() for source in sources)
-    assert "http" not in page  # it is opened from disk, without a network
+def test_the_page_is_whole_in_itself_and_has_numbers_and_names(folder):
+    page = report.write_page(folder).read_text()
+    assert "http" not in page.replace("http://www.w3.org/2000/svg", "")  # a name, no address
+    assert set(re.findall(r'(?:src|href)="([^#"][^:"]*:)', page)) == {"data:"}
     for text in (
         "38.0%",
         "65.0%",
         "n = 1",
         "ncm (all data)",
         "95.0%",
-        *NAMES,
+        *NAMES[:-1],
         "epochs: 2",
-        "&lt;b&gt;",
         "3 of 3",
+        "20 exemplars are kept",
     ):
         assert text in page, text
+    assert "&lt;b&gt;" in page and "<b>elm" not in page
+    assert folder.settings()["versions"]["jax"] in page
+
+
+def test_the_page_of_a_run_that_goes_on_says_how_far_it_is(tmp_path):
+    folder = write_run(tmp_path, sizes=(2, 2, 1), matrix=((0.9,), (0.5, 0.8)), class_names=NAMES)
+    folder.append({"kind": "epoch", "task": 2, "epoch": 0})  # of a task that has no results yet
+    with folder.metrics_file.open("a") as out:
+        out.write('{"kind":"ep')
+    page = report.write_page(folder).read_text()
+    assert "In progress: 2 of 3 tasks learned" in page and "To come: &lt;b&gt;elm" in page
+
+
+def test_the_page_and_the_figures_need_no_jax(folder):
+    code = (
+        "import sys; from cil_jax import report; from cil_jax.record import RunFolder;"
+        "folder = RunFolder(sys.argv[1]); report.draw(folder); report.write_page(folder);"
+        "assert 'jax' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", code, folder.path], check=False)
+    assert done.returncode == 0 and folder.report_file.exists()
+
+
+def pixels_of(strip):
+    """A strip's pixels [H, W, 3]."""
+    data = base64.b64decode(strip.uri.partition(",")[2])
+    return np.asarray(PIL.Image.open(io.BytesIO(data)).convert("RGB"))
+
+
+def test_a_strip_has_a_classs_exemplars_in_their_order(folder):
+    strips = thumbnails.strips(*folder.exemplars())
+    assert list(strips) == [0, 1, 2, 3, 4] and strips[3].shown == strips[3].kept == 4
+    pixels = pixels_of(strips[3])
+    assert pixels.shape == (6, 24, 3) and (pixels[..., 0] == 3).all()
+    assert pixels[0, ::6, 1].tolist() == [0, 1, 2, 3]
+    assert strips[3].width == 6 * 24 and strips[3].coarse  # six times as large on the page
+    assert thumbnails.strips(np.zeros((0, 1, 1, 1), np.uint8), np.zeros(0, int)) == {}
+
+
+@pytest.mark.parametrize(
+    ("side", "channels", "n_classes", "kept", "shown", "size"),
+    [(32, 3, 100, 20, 16, 32), (224, 1, 3, 5, 5, 64), (64, 3, 400, 30, 1, 64)],
+)
+def test_strips_stay_small(side, channels, n_classes, kept, shown, size):
+    labels = np.repeat(np.arange(n_classes), kept)[: 40 if n_classes == 3 else None]
+    images = np.zeros((len(labels), side, side, channels), np.uint8)
+    strip = thumbnails.strips(images, labels)[n_classes - 1]
+    assert (strip.shown, strip.kept) == (shown, kept)
+    assert pixels_of(strip).shape == (size, size * shown, 3)
 
 
 def test_seen_accuracy_shows_the_results():
@@ -100,7 +139,7 @@ def test_the_accuracy_matrix_has_its_values_in_place():
 
 def test_the_confusion_matrix_is_in_percent_of_the_true_class():
     evaluation = {"confusion": {"nme": [[3, 1], [0, 0]]}}
-    figure = figures.confusion(results_of((2,), [[0.5]]), evaluation, NAMES)
+    figure = figures.confusion(results_of((2,), [[0.5]], class_names=NAMES[:2]), evaluation)
     np.testing.assert_allclose(figure.axes[0].images[0].get_array(), [[75, 25], [0, 0]])
     assert [t.get_text() for t in figure.axes[0].get_yticklabels()] == ["apple", "bear"]
 
@@ -143,37 +182,3 @@ def test_one_task_and_many_can_be_drawn(n):
     assert text.count("50.0%") >= 2 * n
     forgetting = next(line for line in text.splitlines() if "forgetting" in line)
     assert ("-" in forgetting) == (n == 1)
-
-
-def test_runs_of_one_protocol_are_compared_and_others_refused(tmp_path, capsys):
-    for name, order in (("one", "seeded 1"), ("two", "seeded 1"), ("odd", "natural")):
-        (tmp_path / name).mkdir()
-        RunFolder(tmp_path / name).write_results({**results_of(), "order": order})
-    runs = [str(tmp_path / name) for name in ("one", "two", "odd", "none")]
-    figure = tmp_path / "figure.png"
-    assert compare.main([*runs[:2], "--figure", str(figure)]) == 0
-    out = capsys.readouterr().out
-    protocol = ("3 tasks of 2 or 1 classes", "seeded 1", "resnet8")
-    for word in ("one", "two", "nme", "linear", "38.0%", *protocol):
-        assert word in out  # .4 * .2 + .4 * .4 + .2 * .7
-    assert matplotlib.image.imread(figure).shape[0] > 200
-    assert compare.main([runs[0], runs[2]]) == 2
-    assert "odd and one differ in orders" in capsys.readouterr().err
-    assert compare.main([runs[0], runs[3]]) == 2
-    assert "holds no run" in capsys.readouterr().err
-
-
-def test_groups_are_compared_by_their_means(tmp_path, capsys, monkeypatch):
-    monkeypatch.setenv("COLUMNS", "140")
-    low, high = ([[0.9], [0.5, 0.8], [x] * 3] for x in (0.2, 0.4))
-    for name, matrices in (("group", (low, high)), ("other", (high, high))):
-        (tmp_path / name).mkdir()
-        results = [results_of(matrix=matrix) for matrix in matrices]
-        members.write_summary(tmp_path / name, members.summarize(results))
-    assert compare.main([str(tmp_path / "group"), str(tmp_path / "other")]) == 0
-    out = capsys.readouterr().out
-    assert "30.0% +- 14.1" in out and "40.0% +- 0.0" in out
-    summaries = {"group": members.summarize([results_of(matrix=m) for m in (low, high)])}
-    axes = figures.comparison(summaries).axes[0]
-    np.testing.assert_allclose(axes.get_lines()[0].get_ydata(), [90, 65, 30])
-    assert len(axes.collections) == 1 and "n = 2" in axes.get_legend().texts[0].get_text()

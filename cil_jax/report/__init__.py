@@ -1,7 +1,6 @@
 """Tables and figures, made from a run folder alone. Nothing here needs a device."""
 
-from cil_jax.report.compare import compare
-from cil_jax.report.figures import draw
+from cil_jax.report.figures import draw, pictures
 from cil_jax.report.page import write_page
 from cil_jax.report.tables import (
     caption,
@@ -14,9 +13,9 @@ from cil_jax.report.tables import (
 
 __all__ = [
     "caption",
-    "compare",
     "draw",
     "group_summary",
+    "pictures",
     "reproduction",
     "reproduction_markdown",
     "selection",

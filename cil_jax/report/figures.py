@@ -1,13 +1,16 @@
 """The figures of a run, made from its folder alone."""
 
+import contextlib
 import itertools
 import textwrap
+import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import matplotlib
 import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
@@ -31,12 +34,21 @@ STYLE = {
 }
 
 
-def draw(folder: RunFolder, class_names: Sequence[str]) -> list[Path]:
+# Figures are drawn in threads as well, and a style is the whole process'.
+_ONE_AT_A_TIME = threading.RLock()
+
+
+@contextlib.contextmanager
+def _styled():
+    with _ONE_AT_A_TIME, matplotlib.rc_context(STYLE):
+        yield
+
+
+def draw(folder: RunFolder) -> list[Path]:
     """Draws all figures of a run into its folder.
 
     Args:
       folder: a run with results.
-      class_names: in the order in which classes came.
 
     Returns:
       The files: seen_accuracy.png, accuracy_matrix.png, curves.png and confusion.png.
@@ -46,17 +58,38 @@ def draw(folder: RunFolder, class_names: Sequence[str]) -> list[Path]:
     last = [line for line in lines if line["kind"] == "evaluation"][-1]
     folder.figures.mkdir(exist_ok=True)
     files = []
-    with matplotlib.rc_context(STYLE):
-        for name, figure in {
-            "seen_accuracy": seen_accuracy(results),
-            "accuracy_matrix": accuracy_matrix(results),
-            "curves": curves(results, epochs),
-            "confusion": confusion(results, last, class_names),
-        }.items():
+    with _styled():
+        for name, figure in {**_of_task(results, last), "curves": curves(results, epochs)}.items():
             file = folder.figures / f"{name}.png"
             figure.savefig(file, bbox_inches="tight")
             files.append(file)
     return files
+
+
+def pictures(results: dict[str, Any], evaluation: dict[str, Any]) -> dict[str, np.ndarray]:
+    """Pixels uint8 [H, W, 3] of the figures of a task.
+
+    Args:
+      results: what results.json holds.
+      evaluation: the task's line of metrics.jsonl.
+    """
+    found = {}
+    with _styled():
+        for name, figure in _of_task(results, evaluation).items():
+            figure.set_layout_engine("tight")
+            canvas = FigureCanvasAgg(figure)
+            canvas.draw()
+            found[name] = np.asarray(canvas.buffer_rgba())[..., :3].copy()
+    return found
+
+
+def _of_task(results: dict[str, Any], evaluation: dict[str, Any]) -> dict[str, Figure]:
+    """The figures of a run that change with each task."""
+    return {
+        "seen_accuracy": seen_accuracy(results),
+        "accuracy_matrix": accuracy_matrix(results),
+        "confusion": confusion(results, evaluation),
+    }
 
 
 def seen_accuracy(results: dict[str, Any]) -> Figure:
@@ -100,14 +133,18 @@ def _apart(values: Sequence[float], gap: float) -> list[float]:
     return (places - (places - values).mean()).tolist()
 
 
-def comparison(runs: Mapping[str, dict[str, Any]]) -> Figure:
+def comparison(
+    runs: Mapping[str, dict[str, Any]],
+    published: Mapping[str, Sequence[tuple[str, list[int], list[float]]]] | None = None,
+) -> Figure:
     """Accuracy on all classes seen of several runs, each by its own classifier.
 
     Args:
       runs: what `cil_jax.members.summarize` makes of them, by the name to show; all of one
         protocol. A band is one standard deviation over members.
+      published: for some of these names lines with label, x and y in percent.
     """
-    with matplotlib.rc_context(STYLE):
+    with _styled():
         figure = Figure(figsize=(7.8, 3.8))
         axes = figure.subplots()
         first = next(iter(runs.values()))
@@ -118,10 +155,12 @@ def comparison(runs: Mapping[str, dict[str, Any]]) -> Figure:
             values = 100 * np.array(one["seen_accuracy"]["mean"])
             average = f"{100 * one['average_incremental_accuracy']['mean']:.1f}"
             label = f"{name}, {run['headline']}, {sample(run)}\naverage {average}"
-            # Runs that lie on each other stay visible: every second line is dashed.
+            # Runs that lie on each other stay visible: every second line is dotted.
             style = "o-" if next(dashes) else "o:"
             places = seen[: len(values)]
             axes.plot(places, values, style, color=color, label=label, ms=4)
+            for line, x, y in (published or {}).get(name, ()):
+                axes.plot(x, y, "--", color=color, label=line, lw=1)
             if run["n"] > 1:
                 band = 100 * np.array(one["seen_accuracy"]["std"])
                 axes.fill_between(
@@ -195,20 +234,19 @@ def curves(results: dict[str, Any], epochs: Sequence[dict[str, Any]]) -> Figure:
     return figure
 
 
-def confusion(
-    results: dict[str, Any], evaluation: dict[str, Any], class_names: Sequence[str]
-) -> Figure:
+def confusion(results: dict[str, Any], evaluation: dict[str, Any]) -> Figure:
     """Confusion matrix after the last task, for the method's own classifier."""
     counts = np.array(evaluation["confusion"][results["headline"]], float)
     share = 100 * counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     n = len(counts)
+    names = results["class_names"][:n]
     side = min(12.0, max(4.0, 0.13 * n + 3.0))
     figure = Figure(figsize=(side + 0.8, side))
     axes = figure.subplots()
     image = axes.imshow(share, vmin=0, vmax=100, cmap="Blues", interpolation="nearest")
     size = 9 if n <= 20 else max(4, 500 / n)
-    axes.set_xticks(range(n), class_names[:n], rotation=90, fontsize=size)
-    axes.set_yticks(range(n), class_names[:n], fontsize=size)
+    axes.set_xticks(range(n), names, rotation=90, fontsize=size)
+    axes.set_yticks(range(n), names, fontsize=size)
     for bound in np.cumsum(results["task_sizes"])[:-1]:
         if bound < n:
             axes.axhline(bound - 0.5, color="#999999", lw=0.5)

@@ -1,51 +1,192 @@
-"""The page of a run: one file beside its figures, to be opened from disk."""
+"""The page of a run: one file that holds all it shows, to be opened from disk."""
 
-from collections.abc import Sequence
+import datetime
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import jinja2
+import markupsafe
 import numpy as np
+import yaml
 
+from cil_jax.config import Config, UserError, command, from_plain
 from cil_jax.record import RunFolder, replace_text
-from cil_jax.report.tables import LAST_ROWS, SUMMARY_ROWS, caption, column_name, percent
+from cil_jax.report.tables import (
+    LAST_ROWS,
+    SUMMARY_ROWS,
+    caption,
+    column_name,
+    percent,
+    protocol,
+    size_of,
+)
+from cil_jax.report.thumbnails import SHOWN, strips
 
-TITLES = {
-    "seen_accuracy.png": "Accuracy by the number of classes",
-    "accuracy_matrix.png": "Accuracy on each task after each task",
-    "curves.png": "Loss and accuracy of the current task",
-    "confusion.png": "What is taken for what",
+SECTIONS = {
+    "seen": "Seen",
+    "tasks": "Forgetting",
+    "matrix": "Matrix",
+    "curves": "Curves",
+    "confusion": "Confusion",
+    "classes": "Classes",
+    "repeat": "Repeat",
+    "times": "Times",
+    "settings": "Settings",
 }
+EPOCH_PERCENT = ("train_accuracy", "test_accuracy")
+EPOCH_NUMBERS = ("task", "epoch", "rate", "train_loss", "test_loss")
+TAKEN_FOR = 2  # other classes that a class' line names, at most
+DIGITS = 6  # of losses and rates in the page
 
 
-def write_page(folder: RunFolder, class_names: Sequence[str]) -> Path:
-    """Writes report.html of a run whose figures are drawn.
-
-    Args:
-      folder: a run with results.
-      class_names: in the order in which classes came.
+def write_page(folder: RunFolder) -> Path:
+    """Writes report.html of a run that has results, also while it goes.
 
     Returns:
       The file.
     """
-    results = folder.results()
+    results, lines, settings = folder.results(), folder.measurements(), folder.settings()
+    versions = settings.pop("versions", {})
     own = results["classifiers"][results["headline"]]
-    bounds = np.cumsum(results["task_sizes"])
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
-    environment.filters["percent"] = percent
-    text = (resources.files("cil_jax") / "report" / "page.html").read_text()
-    page = environment.from_string(text).render(
+    n_learned = len(own["seen_accuracy"])
+    # A run that goes on writes more lines than its results tell of.
+    evaluation = [x for x in lines if x["kind"] == "evaluation" and x["task"] < n_learned][-1]
+    epochs = [x for x in lines if x["kind"] == "epoch" and x["task"] < n_learned]
+    seen = np.cumsum(results["task_sizes"])[:n_learned].tolist()
+    images, labels = folder.exemplars()
+    classes = _classes(results, evaluation, strips(images, labels))
+    cut = any(one["picture"] and one["picture"].shown < one["picture"].kept for one in classes)
+    n = max((one["picture"].shown for one in classes if one["picture"]), default=SHOWN)
+    page = render(
+        "page.html",
         results=results,
         own=own,
-        seen=bounds.tolist(),
-        n_learned=len(own["seen_accuracy"]),
+        n_learned=n_learned,
+        n_tasks=len(results["task_sizes"]),
+        n_classes=sum(results["task_sizes"]),
+        n_kept=len(labels),
+        seen=seen,
         caption=caption(results),
+        protocol=protocol(results),
         column_name=column_name,
         summary_rows=SUMMARY_ROWS,
         last_rows=LAST_ROWS,
-        figures=[(title, file) for file, title in TITLES.items()],
-        tasks=[part.tolist() for part in np.split(np.array(class_names), bounds[:-1])],
-        settings=folder.config_file.read_text(),
+        sections=list(SECTIONS.items()),
+        parts=bool(epochs and epochs[0].get("parts")),
+        classes=classes,
+        shown_of=f": the first {n} of each class" if cut else "",
+        to_come=results["class_names"][seen[-1] :],
+        command=_command(settings),
+        needs_data=results["dataset"].partition(":")[0] in ("cifar100", "tfds"),
+        facts=_facts(results, versions),
+        settings=yaml.safe_dump(settings, sort_keys=False),
+        data=_data(results, epochs, evaluation, seen),
     )
     replace_text(folder.report_file, page)
     return folder.report_file
+
+
+def render(template: str, **values: Any) -> str:
+    """A page of this folder, with the style and the charts that all have in common."""
+
+    def text(name):
+        return (resources.files("cil_jax") / "report" / name).read_text(encoding="utf-8")
+
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
+    )
+    environment.filters["percent"] = percent
+    environment.policies["json.dumps_kwargs"] = {"sort_keys": False}
+    shared = {name: markupsafe.Markup(text(name)) for name in ("style.css", "charts.js")}
+    return environment.from_string(text(template)).render(
+        style=shared["style.css"],
+        charts=shared["charts.js"],
+        made=datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M:%S %Z"),
+        **values,
+    )
+
+
+def _classes(
+    results: dict[str, Any], evaluation: dict[str, Any], pictures: dict[int, Any]
+) -> list[dict[str, Any]]:
+    """Of each class seen: name, task, what it is taken for by the own classifier, exemplars."""
+    confusion = np.array(evaluation["confusion"][results["headline"]])
+    names, found = results["class_names"], []
+    tasks = np.repeat(np.arange(len(results["task_sizes"])), results["task_sizes"])
+    for label, row in enumerate(confusion):
+        share = row / max(row.sum(), 1)
+        others = [j for j in np.argsort(-row, kind="stable") if j != label and row[j]]
+        found.append(
+            {
+                "name": names[label],
+                "task": int(tasks[label]) + 1,
+                "right": float(share[label]),
+                "taken": [(names[j], float(share[j])) for j in others[:TAKEN_FOR]],
+                "picture": pictures.get(label),
+            }
+        )
+    return found
+
+
+def _command(settings: dict[str, Any]) -> str | None:
+    """The command that repeats the run, None where there is none or the settings are not ours."""
+    try:
+        return command(Config(**from_plain(settings)))
+    except UserError:
+        return None
+
+
+def _facts(results: dict[str, Any], versions: dict[str, str]) -> list[tuple[str, str]]:
+    """What else is worth knowing: times, memory, machine and versions."""
+    named = {"train": "training", "end_task": "ends of tasks", "evaluate": "evaluation"}
+    seconds = results["seconds"]
+    times = {"all together": sum(seconds.values()), **seconds}
+    facts = [(named.get(key, key), _duration(value)) for key, value in times.items()]
+    facts.append(("parameters", f"{results['parameters']:,}"))
+    for key, n in results["memory"].items():
+        label = {"peak": "memory at most in use", "exemplars": "exemplars kept"}.get(key, key)
+        facts.append((f"{label}, size" if key in ("parameters", "teacher") else label, size_of(n)))
+    for key, value in results.get("machine", {}).items():
+        facts.append((key, str(value)))
+    return facts + list(versions.items())
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.1f} s" if seconds < 60 else str(datetime.timedelta(seconds=round(seconds)))
+
+
+def _data(
+    results: dict[str, Any],
+    epochs: list[dict[str, Any]],
+    evaluation: dict[str, Any],
+    seen: list[int],
+) -> dict[str, Any]:
+    """What the figures are drawn from; accuracies in percent."""
+
+    def in_percent(value):
+        return None if value is None else round(100 * value, 2)
+
+    def short(value):
+        return value if value is None or isinstance(value, int) else float(f"{value:.{DIGITS}g}")
+
+    parts = epochs[0].get("parts", {}) if epochs else {}
+    return {
+        "own": results["headline"],
+        "names": results["class_names"],
+        "seen": seen,
+        "classifiers": {
+            name: {
+                "label": column_name(results, name),
+                "seen": [in_percent(x) for x in one["seen_accuracy"]],
+                "matrix": [[in_percent(x) for x in row] for row in one["accuracy_matrix"]],
+                "confusion": evaluation["confusion"][name],
+            }
+            for name, one in results["classifiers"].items()
+        },
+        "epochs": {
+            **{key: [in_percent(x[key]) for x in epochs] for key in EPOCH_PERCENT},
+            **{key: [short(x[key]) for x in epochs] for key in EPOCH_NUMBERS},
+            "parts": {name: [short(x["parts"][name]) for x in epochs] for name in parts},
+        },
+    }

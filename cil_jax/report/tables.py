@@ -29,6 +29,16 @@ def percent(fraction: float | None) -> str:
     return "-" if fraction is None else f"{100 * fraction:.1f}%"
 
 
+def size_of(n_bytes: int | None) -> str:
+    """Such as '1.2 GB', '-' for None."""
+    if n_bytes is None:
+        return "-"
+    for power, unit in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+        if n_bytes >= power:
+            return f"{n_bytes / power:.1f} {unit}"
+    return f"{n_bytes} bytes"
+
+
 def selection(rows: Sequence[Any]) -> Table:
     """Accuracy with herded and with random exemplars, a row for each number of them.
 

@@ -1,0 +1,236 @@
+"""What a run leaves for others to show while it goes: its page, TensorBoard's files, wandb.
+
+All is written beside the run, in one thread, and nothing that fails there stops it.
+"""
+
+import contextlib
+import textwrap
+import uuid
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import yaml
+
+from cil_jax import devices, report
+from cil_jax.assemble import recipe_of
+from cil_jax.background import Background
+from cil_jax.config import Config, command
+from cil_jax.learner import Learner
+from cil_jax.observer import Observer
+from cil_jax.record import RunFolder
+
+
+@contextlib.contextmanager
+def opened(
+    config: Config, say: Callable[[str], None], page: bool = True
+) -> Iterator[list[Observer]]:
+    """What writes beside a run, to be told of it; at the end, all that it was told is written.
+
+    Args:
+      config: the settings of the run.
+      say: shows the user a line, where something fails.
+      page: whether to write the run's page after every task, beside the logs that are asked for.
+    """
+    if not devices.is_first_process():
+        yield []
+        return
+    with Background(say) as background:
+        names = filter(None, config.log.split(","))
+        logs = [LOGS[name](background) for name in names]
+        try:
+            yield [*([Pager(background)] if page else []), *logs]
+        finally:
+            for one in logs:
+                one.end()
+
+
+class Pager(Observer):
+    """Writes report.html after every task."""
+
+    def __init__(self, background: Background):
+        self._background = background
+
+    def task_done(self, run: Any, line: dict[str, Any]) -> None:
+        folder = RunFolder(run.folder.path)
+        self._background.ask("report.html", lambda: report.write_page(folder), only_last=True)
+
+
+class Log(Observer):
+    """Numbers and figures for a program that shows them.
+
+    Epochs are counted over all tasks, from 1. Evaluations are placed by the classes seen.
+    """
+
+    name: str
+
+    def __init__(self, background: Background):
+        self._background, self._failed = background, False
+
+    def started(self, run: Any, learner: Learner) -> None:
+        folder, task, epoch = RunFolder(run.folder.path), int(learner.task), int(learner.epoch)
+        n_tasks = len(run.scenario.task_sizes)
+        self._epochs = [recipe_of(run.config, t).epochs for t in range(n_tasks)]
+        seen = run.scenario.bounds[task]
+        done = sum(self._epochs[:task]) + epoch
+        self._later(lambda: self.open(folder, run.config, done, seen, done + task))
+
+    def epoch_done(self, run: Any, line: dict[str, Any]) -> None:
+        epoch = sum(self._epochs[: line["task"]]) + line["epoch"] + 1
+        scalars = {
+            "loss/train": line["train_loss"],
+            "loss/test": line["test_loss"],
+            **{f"loss_parts/{name}": value for name, value in line["parts"].items()},
+            "accuracy/train": line["train_accuracy"],
+            "accuracy/test": line["test_accuracy"],
+            "rate": line["rate"],
+            "images_per_second": line["images_per_second"],
+        }
+        self._later(lambda: self.epoch(epoch, line["task"], scalars))
+
+    def task_done(self, run: Any, line: dict[str, Any]) -> None:
+        folder = RunFolder(run.folder.path)
+        results = folder.results()
+        scalars = {}
+        for name, one in results["classifiers"].items():
+            for key in ("seen", "old", "new", "task_aware"):
+                if one[f"{key}_accuracy"][-1] is not None:
+                    scalars[f"{key}_accuracy/{name}"] = one[f"{key}_accuracy"][-1]
+            for key in ("average_incremental_accuracy", "forgetting"):
+                if one[key] is not None:
+                    scalars[f"{key}/{name}"] = one[key]
+        epoch = sum(self._epochs[: line["task"] + 1])
+        self._later(
+            lambda: self.evaluation(
+                line["n_seen"], epoch, line["task"], scalars, report.pictures(results, line)
+            )
+        )
+
+    def open(self, folder: RunFolder, config: Config, epochs: int, seen: int, n_lines: int) -> None:
+        """Begins, or goes on after so many epochs, classes seen, and both kinds of lines."""
+        raise NotImplementedError
+
+    def epoch(self, epoch: int, task: int, scalars: dict[str, float]) -> None:
+        """Writes the numbers of an epoch."""
+        raise NotImplementedError
+
+    def evaluation(
+        self, seen: int, epoch: int, task: int, scalars: dict[str, float], figures: dict[str, Any]
+    ) -> None:
+        """Writes the numbers and figures, uint8 [H, W, 3], of an evaluation."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Ends."""
+        raise NotImplementedError
+
+    def end(self) -> None:
+        """After the last that it is told."""
+        self._later(self.close)
+
+    def _later(self, work: Callable[[], None]) -> None:
+        def unless_failed():
+            if self._failed:
+                return
+            self._failed = True
+            work()
+            self._failed = False
+
+        self._background.ask(f"--log {self.name}", unless_failed)
+
+
+class TensorBoard(Log):
+    """Two event files in the run folder: `epochs`, and `tasks` over the classes seen.
+
+    They are two, for a step at which to go on is one of a file.
+    """
+
+    name = "tensorboard"
+
+    def __init__(self, background: Background):
+        super().__init__(background)
+        self._writers = {}
+
+    def open(self, folder: RunFolder, config: Config, epochs: int, seen: int, n_lines: int) -> None:
+        from tensorboardX import SummaryWriter
+
+        for name, done in (("epochs", epochs), ("tasks", seen)):
+            # What was written after the last checkpoint is hidden: it is written again.
+            self._writers[name] = SummaryWriter(
+                str(folder.path / "tensorboard" / name),
+                purge_step=done + 1 if n_lines else None,
+                filename_suffix=f".{n_lines}",
+            )
+        text = f"{command(config) or ''}\n\n{yaml.safe_dump(config.decisive(), sort_keys=False)}"
+        self._writers["epochs"].add_text("settings", textwrap.indent(text, "    "), epochs)
+
+    def epoch(self, epoch: int, task: int, scalars: dict[str, float]) -> None:
+        self._write("epochs", {**scalars, "task": task + 1}, epoch)
+
+    def evaluation(
+        self, seen: int, epoch: int, task: int, scalars: dict[str, float], figures: dict[str, Any]
+    ) -> None:
+        for name, pixels in figures.items():
+            self._writers["tasks"].add_image(name, pixels, seen, dataformats="HWC")
+        self._write("tasks", scalars, seen)
+
+    def close(self) -> None:
+        for writer in self._writers.values():
+            writer.close()
+
+    def _write(self, name: str, scalars: dict[str, float], step: int) -> None:
+        for tag, value in scalars.items():
+            self._writers[name].add_scalar(tag, value, step)
+        self._writers[name].flush()
+
+
+class Wandb(Log):
+    """A run of wandb, the same one when a run is resumed: wandb.txt in the run folder names it.
+
+    Its steps are lines of metrics.jsonl; wandb passes over steps that it has already, so that what
+    is trained again after an interruption is not shown twice.
+    """
+
+    name = "wandb"
+
+    def __init__(self, background: Background):
+        super().__init__(background)
+        self._run = None
+
+    def open(self, folder: RunFolder, config: Config, epochs: int, seen: int, n_lines: int) -> None:
+        import wandb
+
+        file = folder.path / "wandb.txt"
+        if not file.exists():
+            file.write_text(uuid.uuid4().hex[:12] + "\n")
+        self._run = wandb.init(
+            project="cil_jax",
+            id=file.read_text().strip(),
+            name=folder.path.name,
+            dir=str(folder.path),
+            config=config.decisive(),
+            resume="allow",
+        )
+        self._image = wandb.Image
+        self._run.define_metric("epoch")
+        self._run.define_metric("classes_seen")
+        self._run.define_metric("train/*", step_metric="epoch")
+        self._run.define_metric("seen/*", step_metric="classes_seen")
+
+    def epoch(self, epoch: int, task: int, scalars: dict[str, float]) -> None:
+        self._log("train", {"epoch": epoch, "task": task + 1}, scalars, epoch + task - 1)
+
+    def evaluation(
+        self, seen: int, epoch: int, task: int, scalars: dict[str, float], figures: dict[str, Any]
+    ) -> None:
+        images = {name: self._image(pixels) for name, pixels in figures.items()}
+        self._log("seen", {"classes_seen": seen}, {**scalars, **images}, epoch + task)
+
+    def close(self) -> None:
+        if self._run is not None:
+            self._run.finish()
+
+    def _log(self, group: str, place: dict[str, int], values: dict[str, Any], step: int) -> None:
+        self._run.log({**place, **{f"{group}/{k}": v for k, v in values.items()}}, step=step)
+
+
+LOGS = {one.name: one for one in (TensorBoard, Wandb)}

@@ -1,0 +1,239 @@
+// Charts of the report and the compare page: lines with values under the pointer, and a matrix.
+"use strict";
+
+const SVG = "http://www.w3.org/2000/svg";
+
+function svg(parent, name, attributes, text) {
+  const element = document.createElementNS(SVG, name);
+  for (const [key, value] of Object.entries(attributes)) element.setAttribute(key, value);
+  if (text !== undefined) element.textContent = text;
+  return parent.appendChild(element);
+}
+
+function html(parent, name, attributes = {}, text) {
+  const element = document.createElement(name);
+  for (const [key, value] of Object.entries(attributes)) element.setAttribute(key, value);
+  if (text !== undefined) element.textContent = text;
+  return parent.appendChild(element);
+}
+
+const isNumber = (x) => typeof x === "number";
+const data = (id) => JSON.parse(document.getElementById(id).textContent);
+
+// The colour of series i of n: one of six that can be told apart, else one of as many hues or, where
+// they are in an order, a step on a ramp.
+function colorOf(i, n, ramp) {
+  const hue = ramp ? 215 + (190 * i) / Math.max(n - 1, 1) : (360 * i) / n;
+  return ramp || n > 6 ? `hsl(${Math.round(hue)} 70% var(--ramp))` : `var(--c${i})`;
+}
+
+// About `count` round numbers from low to high.
+function ticks(low, high, count) {
+  const raw = (high - low) / count || 1;
+  const power = 10 ** Math.floor(Math.log10(raw));
+  const step = power * [1, 2, 5, 10].find((k) => k * power >= raw * 0.999);
+  const found = [];
+  for (let x = Math.ceil(low / step) * step; x <= high + step * 1e-6; x += step) found.push(+x.toPrecision(8));
+  return found;
+}
+
+// Puts the tip beside a place of the figure, inside it.
+function placeTip(tip, figure, x, y) {
+  tip.hidden = false;
+  const room = figure.clientWidth - tip.offsetWidth;
+  const beside = x + 14 > room ? x - tip.offsetWidth - 14 : x + 14;
+  tip.style.left = `${Math.max(0, Math.min(beside, room))}px`;
+  tip.style.top = `${Math.max(0, y - tip.offsetHeight / 2)}px`;
+}
+
+/* Lines over x. `spec` has
+     x, xlabel, ylabel, unit; low and high of y (high: null for that of the values);
+     series: name, y (null where there is none), and maybe x of its own, color, dash, band (one
+       standard deviation), quiet (no points);
+     ramp: whether the series are in an order; breaks: where a line is not joined to the point
+     before; marks: where vertical lines are; xname(x): how the tip says a place. */
+function lines(figure, spec) {
+  const hidden = figure.hiddenSeries ?? (figure.hiddenSeries = new Set());
+  const caption = figure.querySelector("figcaption");
+  figure.querySelectorAll(":scope > svg, .legend, .tip").forEach((element) => element.remove());
+  figure.classList.add("chart");
+  const W = Math.max(240, figure.clientWidth), H = Math.round(Math.min(360, Math.max(230, W * 0.5)));
+  const [left, right, top, bottom] = [54, 42, 10, 40];
+  const n = spec.series.length;
+  const series = spec.series.map((one, i) => ({
+    ...one, x: one.x ?? spec.x, color: one.color ?? colorOf(i, n, spec.ramp) }));
+  const shown = series.filter((one) => !hidden.has(one.name));
+  const xs = [...new Set(series.flatMap((one) => one.x))].sort((a, b) => a - b);
+  const values = series.flatMap((one) => one.y.map((y, k) => y + (one.band?.[k] ?? 0))).filter(isNumber);
+  const low = spec.low ?? 0, high = spec.high ?? (Math.max(...values, 0) * 1.05 || 1);
+  const [first, last] = [xs[0], xs[xs.length - 1]];
+  const place = (x) => (last === first ? (left + W - right) / 2 : left + ((x - first) / (last - first)) * (W - left - right));
+  const height = (y) => H - bottom - ((Math.min(y, high) - low) / (high - low)) * (H - top - bottom);
+
+  const root = svg(figure, "svg", { width: W, height: H, viewBox: `0 0 ${W} ${H}`, role: "img" });
+  root.setAttribute("aria-label", figure.getAttribute("aria-label") ?? spec.ylabel);
+  for (const y of ticks(low, high, 5)) {
+    svg(root, "line", { class: "grid", x1: left, x2: W - right, y1: height(y), y2: height(y) });
+    svg(root, "text", { x: left - 6, y: height(y) + 4, "text-anchor": "end" }, y);
+  }
+  const every = Math.ceil((xs.length * 34) / (W - left - right));
+  const some = xs.filter((_, k) => (xs.length - 1 - k) % every === 0);
+  for (const x of xs.length <= 40 ? some : ticks(first, last, (W - left) / 90).filter(Number.isInteger))
+    svg(root, "text", { x: place(x), y: H - bottom + 16, "text-anchor": "middle" }, x);
+  for (const x of spec.marks ?? [])
+    if (x > first && x < last) svg(root, "line", { class: "mark", x1: place(x), x2: place(x), y1: top, y2: H - bottom });
+  svg(root, "text", { x: (left + W - right) / 2, y: H - 4, "text-anchor": "middle" }, spec.xlabel);
+  svg(root, "text", { x: 11, y: (H - bottom) / 2, "text-anchor": "middle", transform: `rotate(-90 11 ${(H - bottom) / 2})` }, spec.ylabel);
+
+  const breaks = new Set(spec.breaks ?? []);
+  for (const one of shown) {
+    if (one.band) {
+      const there = one.x.map((_, k) => k).filter((k) => isNumber(one.y[k]) && isNumber(one.band[k]));
+      const edge = (k, sign) => `${place(one.x[k])},${height(Math.max(low, one.y[k] + sign * one.band[k]))}`;
+      const points = [...there.map((k) => edge(k, 1)), ...there.reverse().map((k) => edge(k, -1))];
+      svg(root, "polygon", { class: "band", points: points.join(" "), style: `fill:${one.color}`, "fill-opacity": 0.18 });
+    }
+    let path = "", joined = false;
+    one.x.forEach((x, k) => {
+      if (!isNumber(one.y[k])) return (joined = false);
+      path += `${joined && !breaks.has(k) ? "L" : "M"}${place(x).toFixed(1)} ${height(one.y[k]).toFixed(1)}`;
+      joined = true;
+    });
+    const style = `stroke:${one.color};fill:none`;
+    svg(root, "path", { class: "line", d: path, style, "stroke-width": 2, "stroke-linejoin": "round", "stroke-dasharray": one.dash ? "6 4" : "none" });
+    if (!one.quiet && one.x.length < 120)
+      one.x.forEach((x, k) => isNumber(one.y[k]) &&
+        svg(root, "circle", { cx: place(x), cy: height(one.y[k]), r: one.x.length > 40 ? 1.5 : 2.5, style: `fill:${one.color}` }));
+  }
+  endLabels(root, shown, place, height, H - bottom, spec.unit);
+
+  const legend = html(figure, "div", { class: "legend" });
+  for (const one of series) {
+    const button = html(legend, "button", { type: "button", "aria-pressed": !hidden.has(one.name) });
+    html(button, "i", { style: `border-top-color:${one.color};border-top-style:${one.dash ? "dashed" : "solid"}` });
+    button.append(one.name);
+    button.onclick = () => {
+      hidden.has(one.name) ? hidden.delete(one.name) : hidden.add(one.name);
+      lines(figure, spec);
+    };
+  }
+  if (caption) figure.append(caption);
+
+  const tip = html(figure, "div", { class: "tip", hidden: "" });
+  const cursor = svg(root, "line", { class: "cursor", y1: top, y2: H - bottom, visibility: "hidden" });
+  const leave = () => { tip.hidden = true; cursor.setAttribute("visibility", "hidden"); };
+  root.onpointermove = root.onpointerdown = (event) => {
+    const at = event.clientX - root.getBoundingClientRect().left;
+    const x = xs.reduce((a, b) => (Math.abs(place(b) - at) < Math.abs(place(a) - at) ? b : a));
+    const there = shown
+      .map((one) => { const k = one.x.indexOf(x); return { ...one, value: one.y[k], spread: one.band?.[k] }; })
+      .filter((one) => isNumber(one.value)).sort((a, b) => b.value - a.value);
+    if (!there.length) return leave();
+    cursor.setAttribute("x1", place(x)); cursor.setAttribute("x2", place(x));
+    cursor.setAttribute("visibility", "visible");
+    tip.replaceChildren();
+    html(tip, "b", {}, spec.xname ? spec.xname(x) : `${spec.xlabel}: ${x}`);
+    for (const one of there.slice(0, 14)) {
+      const row = html(tip, "div");
+      html(row, "i", { style: `background:${one.color}` });
+      const spread = isNumber(one.spread) ? ` ± ${one.spread.toFixed(1)}` : "";
+      row.append(`${one.name}: ${spec.unit === "%" ? one.value.toFixed(1) + "%" : +one.value.toPrecision(4)}${spread}`);
+    }
+    if (there.length > 14) html(tip, "div", {}, `and ${there.length - 14} more`);
+    placeTip(tip, figure, place(x), event.clientY - figure.getBoundingClientRect().top);
+  };
+  root.onpointerleave = leave;
+}
+
+// The last value of each line at its end, none over another, as many as there is room for.
+function endLabels(root, series, place, height, floor, unit) {
+  const ends = series.flatMap((one) => {
+    const k = one.y.findLastIndex(isNumber);
+    return k < 0 || one.quiet ? [] : [{ x: place(one.x[k]), y: height(one.y[k]), value: one.y[k], color: one.color }];
+  }).sort((a, b) => b.y - a.y);
+  if (ends.length > 10 || ends.some((one) => Math.abs(one.value) >= 1000)) return;
+  let below = floor + 12;
+  for (const one of ends) {
+    below = Math.min(one.y + 4, below - 12);
+    svg(root, "text", { x: one.x + 7, y: below, style: `fill:${one.color}` }, unit === "%" ? one.value.toFixed(1) : +one.value.toPrecision(3));
+  }
+}
+
+/* What is taken for what: a canvas of rows of shares 0..1, with names at its side and above. `spec`
+   has names, counts [n][n], bounds (where a task begins), and matches(name), whether to mark it. */
+function confusion(figure, spec) {
+  figure.querySelectorAll(".wide, .tip").forEach((element) => element.remove());
+  const n = spec.names.length, ratio = window.devicePixelRatio || 1;
+  const style = getComputedStyle(document.documentElement);
+  const color = (name) => style.getPropertyValue(name).trim();
+  const size = n > 60 ? 9 : n > 25 ? 12 : n > 12 ? 18 : 26;
+  const font = `${Math.max(8, Math.min(12, size))}px system-ui, sans-serif`;
+  const box = html(figure, "div", { class: "wide" });
+  const canvas = html(box, "canvas", { role: "img", tabindex: "0", "aria-label": "confusion matrix" });
+  const paint = canvas.getContext("2d");
+  paint.font = font;
+  const margin = Math.min(130, 10 + Math.max(...spec.names.map((name) => paint.measureText(name).width)));
+  const side = margin + n * size + 1;
+  canvas.width = canvas.height = Math.round(side * ratio);
+  canvas.style.width = canvas.style.height = `${side}px`;
+  paint.scale(ratio, ratio);
+  const totals = spec.counts.map((row) => Math.max(1, row.reduce((a, b) => a + b, 0)));
+  paint.fillStyle = color("--card");
+  paint.fillRect(margin, margin, n * size, n * size);
+  paint.fillStyle = color("--heat");
+  spec.counts.forEach((row, i) => row.forEach((count, j) => {
+    if (!count) return;
+    paint.globalAlpha = Math.sqrt(count / totals[i]);  // so that rare mistakes are seen
+    paint.fillRect(margin + j * size, margin + i * size, size, size);
+  }));
+  paint.globalAlpha = 1;
+  paint.font = font;
+  paint.textBaseline = "middle";
+  spec.names.forEach((name, i) => {
+    const marked = spec.matches?.(name);
+    paint.fillStyle = color(marked ? "--c1" : "--text");
+    paint.textAlign = "right";
+    paint.fillText(name, margin - 4, margin + (i + 0.5) * size, margin - 6);
+    paint.save();
+    paint.translate(margin + (i + 0.5) * size, margin - 4);
+    paint.rotate(-Math.PI / 2);
+    paint.textAlign = "left";
+    paint.fillText(name, 0, 0, margin - 6);
+    paint.restore();
+    if (!marked) return;
+    paint.strokeStyle = color("--c1");
+    paint.strokeRect(margin + 0.5, margin + i * size + 0.5, n * size - 1, size - 1);
+    paint.strokeRect(margin + i * size + 0.5, margin + 0.5, size - 1, n * size - 1);
+  });
+  paint.fillStyle = color("--soft");
+  for (const bound of spec.bounds.filter((b) => b < n)) {
+    paint.fillRect(margin, margin + bound * size - 0.25, n * size, 0.5);
+    paint.fillRect(margin + bound * size - 0.25, margin, 0.5, n * size);
+  }
+  const tip = html(figure, "div", { class: "tip", hidden: "" });
+  canvas.onpointermove = canvas.onpointerdown = (event) => {
+    const at = canvas.getBoundingClientRect(), around = figure.getBoundingClientRect();
+    const j = Math.floor((event.clientX - at.left - margin) / size);
+    const i = Math.floor((event.clientY - at.top - margin) / size);
+    if (i < 0 || j < 0 || i >= n || j >= n) return (tip.hidden = true);
+    const count = spec.counts[i][j], share = ((100 * count) / totals[i]).toFixed(1);
+    tip.replaceChildren();
+    html(tip, "div", {}, i === j ? `${spec.names[i]} is right` : `${spec.names[i]} taken for ${spec.names[j]}`);
+    html(tip, "b", {}, `${share}% (${count} of ${totals[i]})`);
+    placeTip(tip, figure, event.clientX - around.left, event.clientY - around.top);
+  };
+  canvas.onpointerleave = () => (tip.hidden = true);
+}
+
+// Draws now, and anew when the width or the colours change.
+function drawn(draw) {
+  draw();
+  let width = window.innerWidth, wait;
+  window.addEventListener("resize", () => {
+    if (window.innerWidth === width) return;
+    width = window.innerWidth;
+    clearTimeout(wait);
+    wait = setTimeout(draw, 100);
+  });
+  window.matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);
+}

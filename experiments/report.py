@@ -1,0 +1,34 @@
+"""Makes the figures and the page of runs anew, from their folders alone.
+
+python -m experiments.report runs/icarl
+"""
+
+from rich.console import Console
+
+from cil_jax.cli import command_parser, guarded, leave
+from cil_jax.config import UserError
+from cil_jax.record import RunFolder
+from cil_jax.report import draw, write_page
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The exit code of drawing what the flags name."""
+    return guarded(lambda: _report(arguments))
+
+
+def _report(arguments: list[str] | None) -> None:
+    parser = command_parser("report", __doc__)
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="folder of a run")
+    flags = parser.parse_args(arguments)
+    folders = [RunFolder(run) for run in flags.runs]
+    for folder in folders:
+        folder.settings()  # says so where there is no run
+        if not folder.results_file.exists():
+            raise UserError(f"{folder.path} has no results yet: its first task is not learned")
+    for folder in folders:
+        draw(folder)
+        Console().print(f"page: {write_page(folder)}", soft_wrap=True, highlight=False)
+
+
+if __name__ == "__main__":
+    leave(main())

@@ -1,0 +1,184 @@
+"""What is written beside a run: nothing there holds it up, stops it, or is written twice."""
+
+import sys
+import threading
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from conftest import small_config, write_run
+
+from cil_jax import cli, config, logs
+from cil_jax.background import Background
+from cil_jax.config import UserError
+from cil_jax.logs import Pager, TensorBoard, Wandb
+
+
+def test_work_is_done_in_order_and_all_of_it_before_the_end():
+    done = []
+    with Background(print) as background:
+        for number in range(20):
+            background.ask("add", lambda number=number: done.append(number))
+    assert done == list(range(20))
+
+
+def test_only_the_last_is_done_where_that_is_asked_for():
+    done, begun, go = [], threading.Event(), threading.Event()
+    with Background(print) as background:
+        background.ask("wait", lambda: (begun.set(), go.wait(30)))
+        assert begun.wait(30)
+        for number in range(5):
+            background.ask("page", lambda number=number: done.append(number), only_last=True)
+            background.ask("log", lambda number=number: done.append(-number))
+        go.set()
+    assert done == [0, -1, -2, -3, 4, -4]
+
+
+def test_a_page_that_fails_is_one_line_and_no_more(tmp_path):
+    said = []
+    run = SimpleNamespace(folder=SimpleNamespace(path=tmp_path / "nothing"))
+    with Background(said.append) as background:
+        Pager(background).task_done(run, {})
+        background.ask("next", lambda: said.append("next"))
+    assert said[0].startswith("report.html failed, the run goes on: FileNotFoundError: ")
+    assert "\n" not in said[0] and said[1:] == ["next"]
+
+
+def scalars(loss):
+    return {"loss/train": loss, "rate": 0.1}
+
+
+def read(folder):
+    """What TensorBoard shows of a folder: the scalars by tag, and the tags of all kinds."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    shown = EventAccumulator(str(folder))
+    shown.Reload()
+    tags = shown.Tags()
+    return {tag: [(e.step, e.value) for e in shown.Scalars(tag)] for tag in tags["scalars"]}, tags
+
+
+def test_a_run_that_goes_on_is_shown_once(tmp_path):
+    """Three epochs and a task; resumed after the second epoch, it writes others in their place."""
+    folder, settings = SimpleNamespace(path=tmp_path), small_config("icarl", tmp_path)
+    picture = {"confusion": np.zeros((4, 5, 3), np.uint8)}
+    first = TensorBoard(None)
+    first.open(folder, settings, 0, 0, 0)
+    for epoch in (1, 2, 3):
+        first.epoch(epoch, 0, scalars(1.0))
+    first.evaluation(2, 3, 0, {"seen_accuracy/nme": 0.5}, picture)
+    first.close()
+    again = TensorBoard(None)
+    again.open(folder, settings, 2, 0, 2)
+    for epoch in (3, 4):
+        again.epoch(epoch, 0, scalars(2.0))
+    again.evaluation(2, 4, 0, {"seen_accuracy/nme": 0.75}, picture)
+    again.close()
+    shown, tags = read(tmp_path / "tensorboard" / "epochs")
+    assert shown["loss/train"] == [(1, 1.0), (2, 1.0), (3, 2.0), (4, 2.0)]
+    assert "settings/text_summary" in tags["tensors"]
+    shown, tags = read(tmp_path / "tensorboard" / "tasks")
+    assert shown["seen_accuracy/nme"] == [(2, 0.75)] and tags["images"] == ["confusion"]
+
+
+class FakeWandb:
+    """What is called of wandb, in order."""
+
+    Image = staticmethod(lambda pixels: ("image", pixels.shape))
+
+    def __init__(self):
+        self.calls = []
+
+    def init(self, **given):
+        self.calls.append(("init", given))
+        return self
+
+    def define_metric(self, name, step_metric=None):
+        self.calls.append(("define", name, step_metric))
+
+    def log(self, values, step):
+        self.calls.append(("log", step, values))
+
+    def finish(self):
+        self.calls.append(("finish",))
+
+
+@pytest.fixture
+def fake(monkeypatch):
+    fake = FakeWandb()
+    monkeypatch.setitem(sys.modules, "wandb", fake)
+    return fake
+
+
+def made_up_run(tmp_path):
+    """What a log asks of a run: two tasks of two epochs."""
+    settings = small_config("icarl", tmp_path, epochs=2)
+    folder = write_run(tmp_path, config=settings)
+    scenario = SimpleNamespace(task_sizes=(2, 2, 1), bounds=[0, 2, 4, 5])
+    return SimpleNamespace(folder=folder, config=settings, scenario=scenario)
+
+
+def tell(one, run, task, epoch):
+    """As a run would, from this epoch of a task to the task's end."""
+    one.started(run, SimpleNamespace(task=task, epoch=epoch))
+    lines = run.folder.measurements()
+    for line in lines:
+        if line["kind"] == "epoch" and line["task"] == task and line["epoch"] >= epoch:
+            one.epoch_done(run, line)
+    one.task_done(run, next(x for x in lines if x["kind"] == "evaluation" and x["task"] == task))
+    one.end()
+
+
+def test_wandb_is_told_all_and_goes_on_with_the_same_run(tmp_path, fake):
+    run, said = made_up_run(tmp_path), []
+    for task, epoch in ((0, 0), (2, 1)):
+        with Background(said.append) as background:
+            tell(Wandb(background), run, task, epoch)
+    assert said == []
+    first, second = (call[1] for call in fake.calls if call[0] == "init")
+    assert first["id"] == second["id"] and first["resume"] == "allow"
+    assert first["config"]["epochs"] == 2 and first["dir"] == str(tmp_path)
+    logged = [call[1:] for call in fake.calls if call[0] == "log"]
+    # The lines of metrics.jsonl: two epochs and an evaluation a task.
+    assert [step for step, _ in logged] == [0, 1, 2, 7, 8]
+    assert logged[1][1]["epoch"] == 2 and logged[1][1]["train/loss/train"] == 2.0
+    assert logged[1][1]["train/loss_parts/distillation"] == 0.25
+    assert logged[2][1]["classes_seen"] == 2
+    assert logged[2][1]["seen/confusion"][0] == "image"
+    assert logged[4][1]["seen/seen_accuracy/nme"] == pytest.approx(0.38)
+    assert [call[0] for call in fake.calls].count("finish") == 2
+    assert ("define", "seen/*", "classes_seen") in fake.calls
+
+
+def test_a_log_that_fails_says_so_once(tmp_path, fake, monkeypatch):
+    def refuses(**_):
+        raise OSError("no\nnetwork")
+
+    monkeypatch.setattr(fake, "init", refuses)
+    run, said = made_up_run(tmp_path), []
+    with Background(said.append) as background:
+        tell(Wandb(background), run, 0, 0)
+    assert said == ["--log wandb failed, the run goes on: OSError: no network"]
+
+
+def test_a_run_has_the_observers_that_are_asked_for(tmp_path):
+    both = small_config("icarl", tmp_path, log="tensorboard")
+    with logs.opened(both, print) as found:
+        assert [type(one) for one in found] == [Pager, TensorBoard]
+        found.pop()  # it was told nothing, and has nothing to close
+    with logs.opened(small_config("icarl", tmp_path), print, page=False) as found:
+        assert found == []
+
+
+def test_a_log_that_is_not_there_is_refused(monkeypatch):
+    with pytest.raises(UserError, match="unknown --log 'tensorbord': did you mean 'tensorboard'"):
+        small_config("icarl", "", log="tensorbord")
+    monkeypatch.setattr(config.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match="--log wandb needs a package: pip install wandb"):
+        small_config("icarl", "", log="wandb")
+
+
+def test_the_flag_may_be_said_twice_or_with_a_comma():
+    parser = cli.make_parser("icarl", "paper")
+    for words in (["--log", "tensorboard", "--log", "wandb"], ["--log", "tensorboard, wandb"]):
+        assert parser.parse_args(words).log == "tensorboard,wandb"

@@ -1,0 +1,199 @@
+"""What a person sees while a run goes, and how long it is said to take."""
+
+import io
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from conftest import small_config
+from rich.console import Console
+
+from cil_jax import machine, terminal
+from cil_jax.observer import Position
+from cil_jax.pace import Pace
+from cil_jax.terminal import Standing, Terminal
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self):
+        return self.now
+
+
+def test_times_left_by_hand():
+    """Two tasks of two epochs of ten updates: 2 s an update, 3 s an epoch's test, 8 s an end."""
+    clock = Clock()
+    pace = Pace([20, 20], [2, 2], [2, 4], clock)
+    pace.begin(0, 0)
+
+    def pass_time(seconds):
+        clock.now += seconds
+
+    pass_time(100)  # compiling
+    pace.trained(0, 0, 2, 10)
+    assert pace.left() == (None, None)
+    pass_time(6)
+    pace.trained(0, 0, 5, 10)
+    # 15 and 20 updates; nothing is known of evaluation yet.
+    assert pace.left() == (pytest.approx(30), pytest.approx(70))
+    pass_time(10)
+    pace.trained(0, 0, 10, 10)
+    pass_time(3)
+    pace.epoch_done(0, 0)
+    # 10 updates, an epoch's test, an end like a test of as many classes; then twice the classes.
+    assert pace.left() == (pytest.approx(20 + 3 + 3), pytest.approx(26 + 40 + 2 * 3 + 6))
+    pass_time(20)
+    pace.trained(0, 1, 10, 10)
+    pass_time(3)
+    pace.epoch_done(0, 1)
+    assert pace.done == 20
+    pass_time(8)
+    pace.task_done(0)
+    # The end took 8 s with 2 classes, and will take 16 s with 4.
+    assert pace.left() == (pytest.approx(40 + 6 + 16), pytest.approx(62))
+    pass_time(20)
+    pace.trained(1, 0, 10, 10)
+    assert pace.done == 30 and pace.total == 40
+    pace.epoch_done(1, 1)
+    pace.task_done(1)
+    assert pace.left() == (None, None) and pace.done == 40
+
+
+def test_a_pool_that_is_smaller_than_was_thought_does_not_quicken_the_pace():
+    clock = Clock()
+    pace = Pace([100, 100], [1, 1], [1, 2], clock)
+    pace.begin(0, 0)
+    for step in (10, 40):  # there are 40 only
+        clock.now += step
+        pace.trained(0, 0, step, 40)
+    pace.epoch_done(0, 0)
+    assert pace.left()[0] == pytest.approx(0)
+    pace.task_done(0)
+    clock.now += 13.333333
+    pace.trained(1, 0, 10, 40)
+    assert pace.left()[1] == pytest.approx(90 * 40 / 30, rel=1e-3)
+
+
+def test_a_run_that_goes_on_counts_what_was_done():
+    pace = Pace([20, 30], [2, 3], [2, 4], Clock())
+    pace.begin(1, 2)
+    assert pace.done == 40
+
+
+def shown(what, width):
+    console = Console(file=io.StringIO(), width=width, force_terminal=True, color_system=None)
+    console.print(what)
+    return console.file.getvalue().rstrip("\n").split("\n")
+
+
+@pytest.mark.parametrize("width", [100, 80, 60, 40, 30])
+def test_it_fits_every_width_by_leaving_out_the_less_important(width):
+    facts = ["loss 0.1234", "5,230 images/s", "rate 0.02", "last nme 55.3%"]
+    facts += ["classification 0.0834, distillation 0.0400", "1.2 GB"]
+    standing = Standing(
+        "task 10/10  epoch 12/70",
+        ["23%  left: task 0:01:20, run 0:12:45", "23%  left: 0:12:45", "23%"],
+        facts,
+        0.2,
+    )
+    lines = shown(standing, width)
+    text = "\n".join(lines)
+    assert max(map(len, lines)) <= width and len(lines) <= 3
+    assert "task 10/10  epoch 12/70" in text and "loss 0.1234" in text
+    assert ("left: task 0:01:20, run 0:12:45" in text) == (width >= 80)
+    assert ("left: 0:12:45" in text) == (width == 60) and ("23%" in text) == (width > 30)
+    assert all(fact in text for fact in facts) == (width >= 60)
+
+
+def made_up_run(method="icarl", n_tasks=2):
+    """What Terminal asks of a run."""
+    return SimpleNamespace(
+        config=small_config(method, "", epochs=2),
+        scenario=SimpleNamespace(task_sizes=(2,) * n_tasks, bounds=[0, 2, 4]),
+        mesh=None,
+        folder=SimpleNamespace(path="runs/x"),
+        updates=lambda task: 20,
+        history={"scores": {"nme": []}},
+        engine=SimpleNamespace(method=SimpleNamespace(headline="nme")),
+        classifiers=["nme", "linear"],
+    )
+
+
+LEARNER = SimpleNamespace(task=0, epoch=0)
+PARTS = {"classification": 0.25, "distillation": 0.125}
+EPOCH = {
+    **{"task": 0, "epoch": 0, "train_loss": 0.375, "parts": PARTS, "rate": 0.02},
+    **{"train_accuracy": 0.5, "test_accuracy": 0.25, "images_per_second": 1234.5},
+}
+TASK = {
+    "task": 0,
+    "n_seen": 2,
+    "seen_accuracy": {"nme": 0.75, "linear": 0.5},
+    "task_accuracy": {"nme": [0.75], "linear": [0.5]},
+    "confusion": {"nme": np.eye(2).tolist()},
+}
+
+
+def watched(console, clock, **how):
+    """A task and a half, an update a second."""
+    run = made_up_run()
+    with Terminal(console, **how) as one:
+        one.started(run, LEARNER)
+        for step in (1, 5, 10):
+            clock.now += 5
+            one.trained(run, Position(0, 0, step, 10, 0.375, 1234.5, 0.02, PARTS))
+        one.epoch_done(run, EPOCH)
+        one.trained(run, Position(0, 1, 10, 10, 0.375, 1234.5, 0.02, PARTS))
+        one.epoch_done(run, {**EPOCH, "epoch": 1})
+        one.task_done(run, TASK)
+        one.trained(run, Position(1, 0, 5, 10, 0.375, 1234.5, 0.02, PARTS))
+        return one._live.tasks
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr(terminal, "Pace", lambda *args: Pace(*args, clock))
+    return clock
+
+
+def test_at_a_terminal_all_is_said_in_one_display(clock):
+    console = Console(file=io.StringIO(), width=80, force_terminal=True)
+    (task,) = watched(console, clock)
+    text = "\n".join(shown(task.fields["standing"], 80))
+    for word in (
+        *("task 2/2", "epoch 1/2", "left: task ", "run ", "loss 0.3750", "rate 0.02"),
+        *("1,234 images/s", "last nme 75.0%", "classification 0.2500, distillation 0.1250", "GB"),
+    ):
+        assert word in text or (word == "GB" and "MB" in text), word
+    assert "    1     2    75.0%    50.0%     75.0%" in console.file.getvalue()
+
+
+def test_elsewhere_there_is_one_plain_line_an_epoch(clock):
+    console = Console(file=io.StringIO(), width=80)
+    watched(console, clock, name="seed 3")
+    lines = console.file.getvalue().splitlines()
+    assert all(line.startswith("seed 3  ") for line in lines)
+    epochs = [line for line in lines if "epoch" in line and "loss" in line]
+    assert len(epochs) == 2 and "\x1b" not in console.file.getvalue()
+    for word in (
+        "task 1/2  epoch 1/2  loss 0.3750 (classification 0.2500, distillation 0.1250)  rate 0.02",
+        "new classes: train 50.0%, test 25.0%  1,234 images/s",
+        # 10 and 30 updates of 1.25 s, as the first were, and a sixth of the way to 1 s.
+        "left: task 0:00:12, run 0:00:36",
+    ):
+        assert word in epochs[0], epochs[0]
+
+
+def test_several_runs_share_a_display(clock):
+    console = Console(file=io.StringIO(), width=80, force_terminal=True)
+    with terminal.progress(console) as live:
+        for name in ("seed 0", "seed 1"):
+            tasks = watched(console, clock, name=name, live=live)
+        assert [task.fields["standing"].place[:6] for task in tasks] == ["seed 0", "seed 1"]
+
+
+def test_memory_in_use_is_below_its_peak():
+    used, peak = machine.memory_in_use(), machine.peak_memory()
+    assert 50_000_000 < used <= 1.01 * peak
