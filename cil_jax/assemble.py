@@ -1,6 +1,7 @@
 """From settings to the parts of a run."""
 
 import jax
+import jax.numpy as jnp
 
 from cil_jax import data, methods, models
 from cil_jax.config import Config, UserError
@@ -74,7 +75,12 @@ def engine_of(config: Config, dataset: data.Dataset) -> Engine:
     same = config.mirror_means == "auto"
     mirror_means = augmentation.mirror if same else config.mirror_means == "yes"
     convolution = models.convolution_for(jax.default_backend())
-    backbone = models.build(config.backbone, last_relu=config.last_relu, convolution=convolution)
+    backbone = models.build(
+        config.backbone,
+        last_relu=config.last_relu,
+        convolution=convolution,
+        dtype=jnp.dtype(config.precision),
+    )
     method = methods.build(config, backbone, mirror_means=mirror_means)
     sees_old = method.memory_size is not None or method.keeps_all_data
     if sees_old and config.objective == "softmax" and config.softmax_over == "new":

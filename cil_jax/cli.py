@@ -1,11 +1,12 @@
 """From flags to a run: settings, the accelerator, and error messages for people."""
 
 import argparse
+import contextlib
 import dataclasses
 import difflib
 import os
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NoReturn
 
 from cil_jax.config import Config, UserError, cache_dir, flag, from_plain, preset, presets
@@ -95,7 +96,7 @@ def command_parser(
 
 
 def add_member_flags(parser: argparse.ArgumentParser) -> None:
-    """--seeds and --orders."""
+    """--seeds, --orders and --parallel-members."""
     parser.add_argument(
         "--seeds",
         type=_seeds,
@@ -109,6 +110,14 @@ def add_member_flags(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="several runs, with N class orders from --order-seed on; with --seeds, each with each",
     )
+    parser.add_argument(
+        "--parallel-members",
+        type=_count,
+        metavar="N",
+        help="train N of these runs in one program, each as it would be trained alone (default: "
+        "1); several devices have a share of the runs each, where N is a multiple of them, and "
+        "else of every batch",
+    )
 
 
 def _seeds(text: str) -> list[int]:
@@ -118,18 +127,27 @@ def _seeds(text: str) -> list[int]:
         raise argparse.ArgumentTypeError(f"{text!r} is no list such as 0,1,2") from None
 
 
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"it is {text}; it must be at least 1")
+    return int(text)
+
+
 def _from_flags(method: str, default_preset: str, about: str | None) -> None:
     parser = make_parser(method, default_preset, about)
     given = vars(parser.parse_args())
     seeds, n_orders = given.pop("seeds", None), given.pop("orders", None)
+    n_at_once = given.pop("parallel_members", None)
     is_single = seeds is None and n_orders is None
+    if n_at_once is not None and is_single:
+        raise UserError("--parallel-members is for several runs: add --seeds or --orders")
     if given.get("resume") and not is_single:
         raise UserError("--resume is for a single run: --seeds and --orders go on by themselves")
     config = settings(method, default_preset, given)
     check_effect(config, given)
     if is_single:
         return _run(config)
-    run_members(config, seeds, n_orders)
+    run_members(config, seeds, n_orders, n_at_once or 1)
 
 
 def settings(method: str, default_preset: str, given: dict[str, Any]) -> Config:
@@ -274,35 +292,60 @@ def _run(config: Config) -> None:
 
 def _run_one(config: Config, console: Any, how_to_continue: str) -> dict[str, Any]:
     """One run to its end, its figures and its page. What results.json holds."""
-    from cil_jax import devices, logs, report
+    return _run_together([config], console, how_to_continue)[0]
+
+
+def _run_together(
+    configs: Sequence[Config], console: Any, how_to_continue: str
+) -> list[dict[str, Any]]:
+    """Runs to their end, several in one program, their figures and pages; and their results."""
+    from cil_jax import devices, logs, together
     from cil_jax.observer import Several
     from cil_jax.protocol import Run
-    from cil_jax.terminal import Terminal
+    from cil_jax.terminal import Terminal, progress
 
-    folder = RunFolder(config.folder())
+    folders = [RunFolder(config.folder()) for config in configs]
+    is_alone, runs = len(configs) == 1, []
     try:
-        with Terminal(console) as terminal, logs.opened(config, terminal.say) as others:
-            results = Run(config, folder, Several([terminal, *others])).go()
+        with contextlib.ExitStack() as stack:
+            live = stack.enter_context(progress(console))
+            for config, folder in zip(configs, folders, strict=True):
+                terminal = Terminal(console, "" if is_alone else folder.path.name, live)
+                others = stack.enter_context(logs.opened(config, terminal.say))
+                runs.append(Run(config, folder, Several([terminal, *others])))
+            results = [runs[0].go()] if is_alone else together.go(runs)
     except KeyboardInterrupt:
-        if folder.holds_a_run:
+        if any(folder.holds_a_run for folder in folders):
             print(f"\nto continue: {how_to_continue}", end="", file=sys.stderr)
         raise
     if devices.is_first_process():
-        try:
-            report.draw(folder)
-            report.write_page(folder)
-        except Exception as error:  # the run is done and saved
-            said = f"{type(error).__name__}: {' '.join(str(error).split())}"
-            print(f"no report: {said}\nto try again: experiments.report {folder.path}")
+        for folder in folders:
+            _draw(folder)
     return results
 
 
-def run_members(config: Config, seeds: list[int] | None, n_orders: int | None) -> dict[str, Any]:
+def _draw(folder: RunFolder) -> None:
+    """The figures of a run and then its page."""
+    from cil_jax import report
+
+    try:
+        report.draw(folder)
+        report.write_page(folder)
+    except Exception as error:  # the run is done and saved
+        said = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        print(f"no report: {said}", file=sys.stderr)
+        print(f"to try again: python -m experiments.report {folder.path}", file=sys.stderr)
+
+
+def run_members(
+    config: Config, seeds: list[int] | None, n_orders: int | None, n_at_once: int = 1
+) -> dict[str, Any]:
     """Runs what is not done of several members, and prints and writes the summary of all.
 
     Args:
       config: what they have in common; `out` is the folder of all.
       seeds, n_orders: see `cil_jax.members.members`.
+      n_at_once: how many are trained in one program.
 
     Raises:
       UserError: before anything is run, if a member's folder does not allow it.
@@ -320,15 +363,22 @@ def run_members(config: Config, seeds: list[int] | None, n_orders: int | None) -
 
     from cil_jax import report
 
-    console = Console()
+    console, missing = Console(), []
+
+    def say(number, member, more=""):
+        title = f"member {number} of {len(found)}: {member.folder()}{more}"
+        console.print(title, highlight=False, soft_wrap=True)
+
     for number, member in enumerate(found, start=1):
-        folder = RunFolder(member.folder())
-        title = f"member {number} of {len(found)}: {folder.path}"
-        if members.is_complete(folder):
-            console.print(f"{title} is done", highlight=False, soft_wrap=True)
+        if members.is_complete(RunFolder(member.folder())):
+            say(number, member, " is done")
         else:
-            console.print(title, highlight=False, soft_wrap=True)
-            _run_one(member, console, "the same command again")
+            missing.append((number, member))
+    while missing:
+        group, missing = missing[:n_at_once], missing[n_at_once:]
+        for number, member in group:
+            say(number, member)
+        _run_together([member for _, member in group], console, "the same command again")
     summary = members.summarize(members.done(config)[0])
     file = members.write_summary(members.group_folder(config), summary)
     console.print(report.group_summary(summary))
@@ -351,6 +401,8 @@ def start_accelerator(name: str, hosts: Config | None = None) -> None:
     # A second process then starts in seconds. JAX's own variable names another folder.
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         jax.config.update("jax_compilation_cache_dir", os.fspath(cache_dir() / "programs"))
+    if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
     if name != "auto":
         jax.config.update("jax_platforms", PLATFORMS[name])
     if hosts and hosts.coordinator:

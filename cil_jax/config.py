@@ -160,6 +160,13 @@ class Config:
         "growing: outputs open when their classes come; fixed: all are trained from the start",
         choices=("growing", "fixed"),
     )
+    precision: str = _setting(
+        "float32",
+        "network",
+        "what the network's layers are computed in, in training and in evaluation; weights, "
+        "statistics, features and losses are float32 in either",
+        choices=("float32", "bfloat16"),
+    )
 
     epochs: int = _setting(70, "training", "epochs a task", bound=_COUNT)
     first_epochs: int | None = _setting(
@@ -276,7 +283,8 @@ class Config:
         False,
         "run",
         "on a CPU, train with faster convolutions where JAX has them: equal up to rounding, but "
-        "compiled anew in each run",
+        "compiled anew in each run; what changes more than rounding, as --precision does, it "
+        "leaves alone",
     )
     resume: bool = _setting(False, "run", "continue the run in --out", decides=False)
     accelerator: str = _setting(

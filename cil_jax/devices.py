@@ -6,6 +6,7 @@ in use is ambient (`jax.set_mesh`): without one, everything is as on a single de
 """
 
 import contextlib
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -83,8 +84,47 @@ def whole(tree: Any) -> Any:
     return _constrained(tree, PartitionSpec())
 
 
+def shared_out(function: Callable[..., tuple], members: tuple, *others: Any) -> tuple:
+    """function(members, *others), each device with its share of the members.
+
+    Inside a compiled program. Without a mesh, or where members can't be divided equally or differ
+    in their shapes, it is called with all of them at once.
+
+    Args:
+      function: of a tuple of members and others; gives a tuple with an answer for each member.
+      members: trees of arrays.
+      *others: arrays, the same for all.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    shapes = {
+        (jax.tree.structure(one), tuple(map(jnp.shape, jax.tree.leaves(one)))) for one in members
+    }
+    if mesh.empty or len(members) % mesh.size or len(shapes) > 1:
+        return function(members, *others)
+
+    def of_share(share, *others):
+        return _stacked(function(_rows(share, len(members) // mesh.size), *others))
+
+    of_all = jax.shard_map(
+        of_share,
+        in_specs=(PartitionSpec(AXIS), *(PartitionSpec() for _ in others)),
+        out_specs=PartitionSpec(AXIS),
+        check_vma=False,  # it would have every loop say of its first values that they differ
+    )
+    return whole(_rows(of_all(_stacked(members), *others), len(members)))
+
+
+def _stacked(trees):
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
+
+
+def _rows(tree, n):
+    return tuple(jax.tree.map(lambda leaf, i=i: leaf[i], tree) for i in range(n))
+
+
 def _constrained(tree, spec):
-    if jax.sharding.get_abstract_mesh().empty:
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or mesh.manual_axes:  # the latter where a device works for itself
         return tree
     return jax.lax.with_sharding_constraint(tree, spec)
 

@@ -5,7 +5,9 @@ compiled once, whatever the number of tasks. Two engines with equal settings sha
 """
 
 import dataclasses
+from collections.abc import Callable
 from functools import partial
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,15 +17,27 @@ from jax import lax
 from cil_jax import memory as memory_lib
 from cil_jax.classifiers import Counts, class_sums, nearest_class_mean
 from cil_jax.data.augment import Augmentation
-from cil_jax.devices import spread, whole
+from cil_jax.devices import shared_out, spread, whole
 from cil_jax.learner import Learner, Normalizer, Purpose, Weights, create, embed, views
 from cil_jax.memory import Chunk, Memory, Pool
 from cil_jax.methods.base import Batch, Method
-from cil_jax.programs import FastProgram
+from cil_jax.programs import FastProgram, OnceProgram
 from cil_jax.schedules import SGD
 from cil_jax.typing import Array, Key
 
 Sums = dict[str, Array]
+
+
+class Updates(NamedTuple):
+    """Updates that a run asks for: the arguments of `Engine.train`."""
+
+    learner: Learner
+    pool: Pool | Chunk
+    sums: Sums
+    rate: Array
+    weight_decay: Array
+    stop: Array
+
 
 _program = partial(jax.jit, static_argnames="self")
 
@@ -49,7 +63,7 @@ class Engine:
     eval_batch_size: int = 500
     fast: bool = False
 
-    @partial(jax.jit, static_argnames=("self", "image_shape", "n_classes"))
+    @partial(OnceProgram, static_argnames=("image_shape", "n_classes"))
     def create(
         self,
         image_shape: tuple[int, int, int],
@@ -124,6 +138,44 @@ class Engine:
           The learner after the last step, and the sums over all steps of the epoch so far: steps,
           loss and its parts, images of new classes and how many of them the head got right.
         """
+        update, carry = self._updates(learner, pool, sums, rate, weight_decay)
+        return _trained(learner, stop, lax.fori_loop(learner.step, stop, update, carry))
+
+    @FastProgram
+    def train_together(
+        self, members: tuple[Updates, ...], n: Array
+    ) -> tuple[tuple[Learner, Sums], ...]:
+        """The next n updates of each of several members, as `train` makes them one by one.
+
+        Each device of a mesh trains a share of the members, where these can be divided; else all
+        devices train all members, with a share of each batch.
+
+        Args:
+          members: what each asks for; their `stop` is not looked at.
+          n: int [].
+        """
+
+        def train(members, n):
+            each = [self._updates(*member[:-1]) for member in members]
+
+            def update(i, carries):
+                return tuple(
+                    update(member.learner.step + i, carry)
+                    for member, (update, _), carry in zip(members, each, carries, strict=True)
+                )
+
+            carries = lax.fori_loop(0, n, update, tuple(carry for _, carry in each))
+            return tuple(
+                _trained(member.learner, member.learner.step + n, carry)
+                for member, carry in zip(members, carries, strict=True)
+            )
+
+        return shared_out(train, members, n)
+
+    def _updates(
+        self, learner: Learner, pool: Pool | Chunk, sums: Sums, rate: Array, weight_decay: Array
+    ) -> tuple[Callable[[Array, Any], Any], Any]:
+        """What makes an update, given its step and what moves; and what moves, before the first."""
         batch_of = pool.batches(learner.key(Purpose.SHUFFLE), self.batch_size)
         direction = self.optimizer.direction(weight_decay)
         trainable = self.method.trainable(learner)
@@ -149,11 +201,7 @@ class Engine:
             new["steps"] = 1.0
             return weights, momentum, jax.tree.map(jnp.add, sums, new)
 
-        weights, momentum, sums = lax.fori_loop(
-            learner.step, stop, update, (learner.weights, learner.momentum, sums)
-        )
-        weights, momentum, sums = whole((weights, momentum, sums))
-        return learner.replace(weights=weights, momentum=momentum, step=stop), sums
+        return update, (learner.weights, learner.momentum, sums)
 
     @_program
     def end_task(self, learner: Learner, pool: Pool) -> Learner:
@@ -263,6 +311,12 @@ class Engine:
         n_batches = -(-(stop - start) // size)
         counts, total = lax.fori_loop(0, n_batches, add, (counts, jnp.zeros(())))
         return whole((counts, total / (stop - start)))
+
+
+def _trained(learner: Learner, stop: Array, carry: Any) -> tuple[Learner, Sums]:
+    """After the updates before `stop`, and the sums so far."""
+    weights, momentum, sums = whole(carry)
+    return learner.replace(weights=weights, momentum=momentum, step=stop), sums
 
 
 def _learned(learner: Learner) -> Learner:

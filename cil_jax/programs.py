@@ -1,14 +1,18 @@
-"""A compiled method that may use oneDNN's convolutions on the CPU.
+"""How a method is compiled where `jax.jit` alone does not do: two wishes, both for the CPU only.
 
-XLA's CPU backend contains them and does not use them unasked. They are up to 1.6 times as fast as
-Eigen's and YNNPACK's, and give the same numbers up to rounding. A program that has them cannot be
-written to the persistent compilation cache: XLA ends in a MemoryError, so it is never tried here.
+A program that draws many random numbers and runs once wants a compiler that does not try hard:
+XLA's takes two to eight times as long at its default level, for the same numbers.
+
+A program that trains may want oneDNN's convolutions. XLA's CPU backend contains them and does not
+use them unasked. They are up to 1.6 times as fast as Eigen's and YNNPACK's, and give the same
+numbers up to rounding. A program that has them cannot be written to the persistent compilation
+cache: XLA ends in a MemoryError, so it is never tried here.
 """
 
 import contextlib
 import functools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -20,6 +24,24 @@ ONEDNN = {
     "xla_cpu_use_onednn": True,
     "xla_cpu_experimental_ynn_fusion_type": "",  # which would take convolutions for itself
 }
+
+
+LESS_EFFORT = {"xla_backend_optimization_level": 2}  # 3 is the default; at 0 numbers are others
+
+
+class OnceProgram:
+    """A method that `jax.jit` compiles with self static, on the CPU with less effort.
+
+    Read from the class, it is the compiled function of this platform.
+    """
+
+    def __init__(self, method: Callable[..., Any], static_argnames: Sequence[str]):
+        compiled = functools.partial(jax.jit, method, static_argnames=("self", *static_argnames))
+        self._plain, self._quick = compiled(), compiled(compiler_options=LESS_EFFORT)
+
+    def __get__(self, owner: Any, _: type | None = None) -> Callable[..., Any]:
+        program = self._quick if jax.default_backend() == "cpu" else self._plain
+        return program if owner is None else functools.partial(program, owner)
 
 
 class FastProgram:

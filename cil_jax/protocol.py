@@ -22,7 +22,7 @@ from cil_jax.checkpoint import Checkpoints
 from cil_jax.classifiers import Counts
 from cil_jax.config import Config, UserError
 from cil_jax.data.scenario import Task
-from cil_jax.engine import Sums
+from cil_jax.engine import Sums, Updates
 from cil_jax.learner import Learner, Normalizer, n_bytes
 from cil_jax.memory import Chunk, Pool, kept
 from cil_jax.observer import Observer, Position, Several
@@ -59,19 +59,16 @@ def run(config: Config, observer: Observer | None = None) -> dict[str, Any]:
         return Run(config, folder, Several([observer, *others])).go()
 
 
-class Updates(NamedTuple):
-    """Updates that a run asks for: the arguments of `Engine.train`."""
+class Trained(NamedTuple):
+    """What updates lead to: what `Engine.train` gives, and how long that took."""
 
     learner: Learner
-    pool: Pool | Chunk
     sums: Sums
-    rate: Array
-    weight_decay: Array
-    stop: Array
+    seconds: float
 
 
 # What a run is between two calls of `Engine.train`: it gives Updates and takes what they lead to.
-Steps = Generator[Updates, tuple[Learner, Sums], Any]
+Steps = Generator[Updates, Trained, Any]
 
 
 class Run:
@@ -117,24 +114,28 @@ class Run:
 
     def go(self) -> dict[str, Any]:
         """From where it stands to the end. Returns what results.json holds."""
-        with contextlib.closing(self.steps()) as steps:
+        with contextlib.closing(self.steps()) as steps, devices.used(self.mesh):
             trained = None
             while True:
                 try:
                     updates = steps.send(trained)
                 except StopIteration as end:
                     return end.value
-                trained = self.engine.train(*updates)
+                start = time.perf_counter()
+                learner, sums = jax.block_until_ready(self.engine.train(*updates))
+                trained = Trained(learner, sums, time.perf_counter() - start)
 
     def steps(self) -> Steps:
-        """The run, which leaves its updates to whoever goes through it and returns its results."""
+        """The run, which leaves its updates to whoever goes through it and returns its results.
+
+        To be called before the run's mesh is in use, and gone through while it is.
+        """
         if not self.config.resume:
             self.folder.start(self.config)
-        learner = self.new_learner()
-        with (
-            devices.used(self.mesh),
-            Checkpoints(self.folder.checkpoints) as self._checkpoints,
-        ):
+        return self._steps_from(self.new_learner())
+
+    def _steps_from(self, learner: Learner) -> Steps:
+        with Checkpoints(self.folder.checkpoints) as self._checkpoints:
             learner = devices.everywhere(learner)
             if self.config.resume:
                 learner = self._restored(learner)
@@ -294,12 +295,13 @@ class Run:
         sums, step, seconds = self.engine.no_sums(), 0, 0.0
         start = time.perf_counter()
         for piece, stop in self._pieces(learner, pool, steps):
-            learner, sums = yield Updates(
+            took = time.perf_counter() - start  # to read the piece
+            learner, sums, trained = yield Updates(
                 learner, piece, sums, jnp.float32(rate), weight_decay, jnp.int32(stop)
             )
-            means = {name: float(total) / stop for name, total in sums.items()}
-            took = time.perf_counter() - start
+            took += trained
             seconds += took
+            means = {name: float(total) / stop for name, total in sums.items()}
             self._stride = max(1, round((stop - step) * SECONDS_A_CALL / took))
             step = stop
             if not math.isfinite(means["loss"]):

@@ -8,3 +8,4 @@ import jax
 Array: TypeAlias = jax.Array
 Key: TypeAlias = jax.Array  # one typed random key, as made by jax.random.key
 Params: TypeAlias = Mapping[str, Any]  # a nest of parameter arrays
+DType: TypeAlias = Any  # what numpy.dtype takes

@@ -36,6 +36,7 @@ def _parser() -> Parser:
     add("parts", nargs="*", metavar="PART", help=f"{', '.join(PARTS)}; all where none is named")
     add("--backbone", metavar="NAME", help=f"network of all but the run ({Settings.backbone})")
     add("--batch-size", type=int, metavar="N", help=f"images an update ({Settings.batch_size})")
+    add("--fast", action="store_true", help="updates as in a run with --fast")
     add("--repeat", type=int, metavar="N", help=f"rounds of timing ({Settings.repeat})")
     limit = f"begin no further round of a part after this ({Settings.limit:g})"
     add("--limit", type=float, metavar="SECONDS", help=limit)

@@ -41,7 +41,7 @@ def _reproduce(arguments: list[str] | None) -> None:
         "--accelerator", choices=("auto", "cpu", "gpu", "tpu"), help="(default: auto)"
     )
     flags = parser.parse_args(arguments)
-    for name in ("seeds", "orders", "data_dir", "accelerator"):
+    for name in ("seeds", "orders", "parallel_members", "data_dir", "accelerator"):
         if getattr(flags, name) is not None and not flags.protocol:
             raise UserError(f"{flag(name)} is for runs: add --full or --reduced")
     rows = reproduction.rows(flags.rows)
@@ -50,7 +50,7 @@ def _reproduce(arguments: list[str] | None) -> None:
         machine = {"data_dir": flags.data_dir, "accelerator": flags.accelerator or "auto"}
         for row in runs:
             config = reproduction.config(row, flags.protocol, flags.folder, **machine)
-            run_members(config, flags.seeds, flags.orders)
+            run_members(config, flags.seeds, flags.orders, flags.parallel_members or 1)
 
     from rich.console import Console
 

@@ -37,14 +37,16 @@ class Compilations(logging.Handler):
         self.programs += said.groups() if said else ()
 
 
-def told(config):
-    """What a small run tells: the loss after each step, results, and programs compiled.
+def told(configs):
+    """What small runs tell that are trained together, or one by itself.
 
-    Or what it says where it refuses.
+    Of each, the loss after each step, results, and programs compiled; or why it is refused.
     """
-    from cil_jax import protocol, stream
+    from cil_jax import protocol, stream, together
     from cil_jax.config import UserError
     from cil_jax.observer import Observer
+    from cil_jax.protocol import Run
+    from cil_jax.record import RunFolder
 
     class Losses(Observer):
         def __init__(self):
@@ -55,20 +57,24 @@ def told(config):
 
     protocol.SECONDS_A_CALL = 0.0  # a sign of life after every step
     stream.CHUNK_STEPS, stream.EMBEDDED = 4, 100  # as if the images were larger
-    losses, log = Losses(), Compilations()
+    log = Compilations()
     logging.getLogger("jax").addHandler(log)
     try:
         with jax.log_compiles():
-            results = protocol.run(config, losses)
+            runs = [Run(c, RunFolder(c.folder()), Losses()) for c in configs]
+            results = [runs[0].go()] if len(runs) == 1 else together.go(runs)
     except UserError as error:
-        return str(error)
+        return [str(error)]
     finally:
         logging.getLogger("jax").removeHandler(log)
-    return {
-        "losses": losses.at,
-        "results": {k: v for k, v in results.items() if k not in ("seconds", "memory")},
-        "compiled": log.programs,
-    }
+    return [
+        {
+            "losses": run.observer.at,
+            "results": {k: v for k, v in one.items() if k not in ("seconds", "memory")},
+            "compiled": log.programs,
+        }
+        for run, one in zip(runs, results, strict=True)
+    ]
 
 
 def left(config):
@@ -85,6 +91,11 @@ def left(config):
 
 def settings_of(folder, name, more):
     return small_config("icarl", folder / name, epochs=1, **more)
+
+
+def apart(name, more):
+    """Names and settings of a run, or of several that are trained together."""
+    return {f"{name}{i}": one for i, one in enumerate(more)} if type(more) is list else {name: more}
 
 
 def start(folder, flags, named, hosts=None):
@@ -110,7 +121,7 @@ def made(folder, named, processes):
             process.kill()
             process.wait()
     told_by = [pickle.loads((folder / f"told{i}").read_bytes()) for i in range(len(processes))]
-    for name in named:
+    for name in [run for key, more in named.items() for run in apart(key, more)]:
         if isinstance(told_by[0][name], dict):
             there = left(settings_of(folder, name, {}))
             for told in told_by:
@@ -141,6 +152,8 @@ def spread_out(tmp_path_factory):
         "one": {},
         "eight": {"devices": 8},
         "streamed": {"stream": True},
+        "other": {"seed": 1},
+        "member": [{"devices": 2}, {"devices": 2, "seed": 1}],
         "many": {"devices": 9},
         "uneven": {"devices": 3},
     }
@@ -168,6 +181,15 @@ def test_a_streamed_run_is_the_run_of_a_pool_on_the_device(spread_out):
     assert all(one["losses"][at] == loss for at, loss in streamed["losses"].items())
 
 
+def test_members_that_have_a_device_each_are_trained_as_alone(spread_out):
+    """To the last bit, as batches are whole; evaluation, which divides them, may round."""
+    for member, alone in (("member0", "one"), ("member1", "other")):
+        assert_same_run(spread_out[alone], spread_out[member], rtol=1e-5)
+        chex.assert_trees_all_equal(spread_out[alone]["weights"], spread_out[member]["weights"])
+    assert spread_out["one"]["results"] != spread_out["other"]["results"]
+    assert spread_out["member0"]["compiled"].count("train_together") == 1
+
+
 def test_devices_that_do_not_fit_are_refused(spread_out):
     assert spread_out["many"].startswith("--devices 9 asked for; JAX finds 8 ")
     assert "--batch-size 32 can't be divided among 3 devices" in spread_out["uneven"]
@@ -190,6 +212,9 @@ if __name__ == "__main__":
     place, wanted, host = Path(sys.argv[1]), json.loads(sys.argv[2]), json.loads(sys.argv[3])
     if host:
         start_accelerator("cpu", Config(**host))
-    found = {name: told(settings_of(place, name, more)) for name, more in wanted.items()}
+    found = {}
+    for runs in (apart(name, more) for name, more in wanted.items()):
+        configs = [settings_of(place, name, more) for name, more in runs.items()]
+        found |= dict(zip(runs, told(configs), strict=True))
     number = host["process_id"] if host else 0
     (place / f"told{number}").write_bytes(pickle.dumps(found))

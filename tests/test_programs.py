@@ -1,6 +1,7 @@
-"""Programs with oneDNN's convolutions: used where they are, and equal to those without."""
+"""Programs that are compiled otherwise: where this is done, and that they compute the same."""
 
 import dataclasses
+import functools
 
 import chex
 import jax
@@ -23,6 +24,27 @@ class Layer:
             return jnp.mean(models.convolution_for("cpu")(images, kernel, strides, pads) ** 2)
 
         return jax.value_and_grad(loss, argnums=(0, 1))(images, kernel)
+
+
+def test_a_program_that_runs_once_takes_less_effort_on_the_cpu_only(monkeypatch):
+    def layer():
+        @dataclasses.dataclass(frozen=True)
+        class Random:
+            @functools.partial(programs.OnceProgram, static_argnames=("n",))
+            def numbers(self, key, n):
+                return jax.random.normal(key, (n,))
+
+        return Random()
+
+    key = jax.random.key(0)
+    numbers = layer().numbers(key, n=1000)
+    chex.assert_trees_all_equal(numbers, jax.random.normal(key, (1000,)))
+    assert type(layer()).numbers._cache_size() == 0  # a function of its own
+    monkeypatch.setitem(programs.LESS_EFFORT, "xla_no_such_option", True)
+    with pytest.raises(jax.errors.JaxRuntimeError, match="xla_no_such_option"):
+        layer().numbers(key, n=1000)  # that is, options reach the compiler
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    chex.assert_trees_all_equal(layer().numbers(key, n=1000), numbers)  # and here they do not
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ class Settings:
     Attributes:
       backbone: a key of `cil_jax.models.BACKBONES`.
       batch_size: images an update.
+      fast: whether updates take the faster convolutions of `cil_jax.programs`, where there are any.
       repeat: rounds, in each of which everything is timed once, in turn.
       limit: seconds after which a part begins no further round.
       torch: whether PyTorch is measured where it is installed.
@@ -32,6 +33,7 @@ class Settings:
 
     backbone: str = "resnet32"
     batch_size: int = 128
+    fast: bool = False
     repeat: int = 7
     limit: float = 120.0
     torch: bool = True

@@ -82,6 +82,7 @@ def remarks(report: Mapping[str, Any]) -> list[str]:
         f"{machine['cpu']}, {machine['cores']} cores{load}; computed on {device}{waiting}.",
         "python {python}, jax {jax}, flax {flax}, torch {torch}.".format(**versions),
         f"iCaRL, preset paper, {sizes['backbone']}, batch {sizes['batch_size']}, "
+        f"{'--fast, ' if sizes['fast'] else ''}"
         f"{report['dtype']}; random pixels, but for the run. "
         f"Herding ranks {sizes['herded']} of each class.",
         f"Peak: {report['matmul_flop_per_second'] / 1e9:,.0f} GFLOP/s, the best matrix product "

@@ -45,6 +45,7 @@ class Workbench:
             "paper",
             backbone=settings.backbone,
             batch_size=settings.batch_size,
+            fast=settings.fast,
             memory=settings.memory,
             task_size=settings.task_size,
         )
@@ -213,6 +214,7 @@ def small_run_config(settings: Settings) -> Config:
         epochs=settings.run_epochs,
         batch_size=32,
         memory=settings.run_memory,
+        fast=settings.fast,
         ncm=False,
     )
 

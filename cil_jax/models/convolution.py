@@ -4,7 +4,8 @@ XLA's CPU backend leaves the gradient convolutions of a loop body in a layout th
 times slower (https://github.com/jax-ml/jax/issues/12868). Here they are written as plain
 NHWC / HWIO convolutions with explicit transposes, which run at full speed everywhere. The kernel's
 gradient contracts over the batch, which the CPU does best over a few images at a time: it is
-summed over pieces. On accelerators the stock convolution is the right one.
+summed over pieces, in float32 whatever the images are. On accelerators the stock convolution is
+the right one.
 """
 
 import functools
@@ -18,6 +19,8 @@ from jax import lax
 from cil_jax.typing import Array
 
 PIECE = 8  # images; over 3x3 kernels of 16 to 64 channels the best of 4, 8, 16 and 32
+
+_LAYOUT = ("NHWC", "HWIO", "NHWC")
 
 Padding = tuple[tuple[int, int], tuple[int, int]]
 Strides = tuple[int, int]
@@ -45,9 +48,9 @@ def cpu_convolution(
     return _convolve(images, kernel, tuple(window_strides), ((top, bottom), (left, right)))
 
 
-def _plain(images, kernel, strides, padding, lhs_dilation=(1, 1), rhs_dilation=(1, 1)):
+def _plain(images, kernel, strides, padding, lhs_dilation=(1, 1), rhs_dilation=(1, 1), **kw):
     return lax.conv_general_dilated(
-        images, kernel, strides, padding, lhs_dilation, rhs_dilation, ("NHWC", "HWIO", "NHWC")
+        images, kernel, strides, padding, lhs_dilation, rhs_dilation, _LAYOUT, **kw
     )
 
 
@@ -91,11 +94,14 @@ def _kernel_gradient(grad, images, kernel_shape, strides, padding):
 
     def of_piece(images, grad):
         lhs, rhs = images.transpose(3, 1, 2, 0), grad.transpose(1, 2, 0, 3)
-        return _plain(lhs, rhs, (1, 1), pads, rhs_dilation=strides).transpose(1, 2, 0, 3)
+        total = _plain(
+            lhs, rhs, (1, 1), pads, rhs_dilation=strides, preferred_element_type=jnp.float32
+        )
+        return total.transpose(1, 2, 0, 3)
 
     batch = images.shape[0]
     if batch <= PIECE:
-        return of_piece(images, grad)
+        return of_piece(images, grad).astype(grad.dtype)
     rest = -batch % PIECE  # images of zeros, which add nothing
     if rest:
         images, grad = (jnp.pad(x, ((0, rest), (0, 0), (0, 0), (0, 0))) for x in (images, grad))
@@ -104,7 +110,8 @@ def _kernel_gradient(grad, images, kernel_shape, strides, padding):
         piece = (lax.dynamic_slice_in_dim(x, i * PIECE, PIECE) for x in (images, grad))
         return total + of_piece(*piece)
 
-    return lax.fori_loop(0, (batch + rest) // PIECE, add_piece, jnp.zeros(kernel_shape, grad.dtype))
+    total = lax.fori_loop(0, (batch + rest) // PIECE, add_piece, jnp.zeros(kernel_shape))
+    return total.astype(grad.dtype)
 
 
 _convolve.defvjp(_forward, _backward)

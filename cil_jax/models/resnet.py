@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from cil_jax.models.normalization import BatchNorm
-from cil_jax.typing import Array
+from cil_jax.typing import Array, DType
 
 Convolution = Callable[..., Array]
 
@@ -74,6 +74,8 @@ class ResNet(nn.Module):
       last_relu: whether the last block ends in a ReLU. iCaRL's network has none, so that its
         features can point anywhere.
       convolution: what computes a convolution; see `cil_jax.models.convolution`.
+      dtype: what convolutions are computed in and passed on in, float32 or bfloat16. Parameters,
+        statistics, the sums of the normalisation and the features are float32 in either.
     """
 
     block: Callable[..., nn.Module]
@@ -81,6 +83,7 @@ class ResNet(nn.Module):
     widths: tuple[int, ...]
     last_relu: bool = True
     convolution: Convolution = lax.conv_general_dilated
+    dtype: DType = jnp.float32
 
     @property
     def n_features(self) -> int:
@@ -88,7 +91,7 @@ class ResNet(nn.Module):
 
     @nn.compact
     def __call__(self, images: Array, train: bool = False) -> Array:
-        """Features [B, n_features] of images float [B, H, W, C].
+        """Features float32 [B, n_features] of images float [B, H, W, C].
 
         Args:
           images: normalised pixels.
@@ -97,7 +100,7 @@ class ResNet(nn.Module):
         """
         # Padding is explicit: SAME pads an even image at stride 2 on one side only, which is not
         # what the published networks do.
-        conv = partial(_conv, convolution=self.convolution)
+        conv = partial(_conv, convolution=self.convolution, dtype=self.dtype)
         norm = partial(BatchNorm, use_running_average=not train)
         x = nn.relu(norm()(conv(self.widths[0], (3, 3))(images)))
         n_stages = len(self.stage_sizes)
@@ -111,7 +114,7 @@ class ResNet(nn.Module):
                     conv=conv,
                     norm=norm,
                 )(x)
-        return x.mean(axis=(1, 2))
+        return x.astype(jnp.float32).mean(axis=(1, 2))
 
 
 def _conv(

@@ -1,0 +1,176 @@
+"""Runs that are trained together: each is what it is alone, wherever it stands."""
+
+import chex
+import jax
+import pytest
+from conftest import small_config
+
+import cil_jax
+from cil_jax import cli, members, together
+from cil_jax.config import Config, UserError
+from cil_jax.engine import Engine
+from cil_jax.observer import Observer
+from cil_jax.protocol import Run
+from cil_jax.record import RunFolder
+
+
+class PiecesOf(Run):
+    """A run that asks for so many updates at once."""
+
+    def __init__(self, config, n, observer=None):
+        super().__init__(config, RunFolder(config.folder()), observer or Observer())
+        self.n = n
+
+    def _pieces(self, learner, pool, steps):
+        self._stride = self.n
+        for piece, stop in super()._pieces(learner, pool, steps):
+            yield piece, stop
+            self._stride = self.n
+
+
+class Raise(Observer):
+    """What is raised at some event of a task, and how often updates were handed over."""
+
+    def __init__(self, error=None, event="epoch_done", task=1):
+        self.error, self.at, self.n_trained = error, (event, task), 0
+
+    def trained(self, run, position):
+        self.n_trained += 1
+        self._raise("trained", position.task)
+
+    def epoch_done(self, run, line):
+        self._raise("epoch_done", line["task"])
+
+    def _raise(self, *at):
+        if self.error and self.at == at:
+            raise self.error
+
+
+def settings(folder, **more):
+    return small_config("icarl", folder, **{"classes": 4, "task_size": 2, "epochs": 2, **more})
+
+
+def again(config):
+    return Config(**{**vars(config), "resume": True})
+
+
+def left(config):
+    """All that a run leaves, but for times and places."""
+    folder = RunFolder(config.folder())
+    results = {k: v for k, v in folder.results().items() if k not in ("seconds", "memory")}
+    lines = [{**line, "images_per_second": None} for line in folder.measurements()]
+    learner = Run(config, folder, Observer()).saved_learner()
+    data = jax.random.key_data
+    return (
+        results,
+        lines,
+        learner.replace(init_key=data(learner.init_key), data_key=data(learner.data_key)),
+    )
+
+
+MEMBERS = {"first": {}, "other seed": {"seed": 3}, "other order": {"order_seed": 7}}
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    """What each member leaves that is run by itself."""
+    folder = tmp_path_factory.mktemp("alone")
+    found = {}
+    for name, own in MEMBERS.items():
+        config = settings(folder / name, **own)
+        cil_jax.run(config)
+        found[name] = left(config)
+    return found
+
+
+def assert_as_alone(configs, alone):
+    for name, config in configs.items():
+        results, lines, learner = left(config)
+        assert results == alone[name][0]
+        assert lines == alone[name][1]
+        chex.assert_trees_all_equal(learner, alone[name][2])
+
+
+@pytest.mark.parametrize("other", ["other seed", "other order"])
+def test_members_that_are_trained_together_are_what_they_are_alone(alone, tmp_path, other):
+    """Bit for bit, on a CPU; they ask for 2 and for 3 updates at once."""
+    configs = {name: settings(tmp_path / name, **MEMBERS[name]) for name in ("first", other)}
+    runs = [PiecesOf(c, n) for c, n in zip(configs.values(), (2, 3), strict=True)]
+    results = together.go(runs)
+    assert_as_alone(configs, alone)
+    assert results == [RunFolder(c.folder()).results() for c in configs.values()]
+    assert alone["first"][1] != alone[other][1]
+
+
+def test_a_member_may_stand_elsewhere(alone, tmp_path):
+    """One was interrupted in the second task, the other begins, and is still busy at the end."""
+    configs = {name: settings(tmp_path / name, **MEMBERS[name]) for name in ("first", "other seed")}
+    with pytest.raises(InterruptedError):
+        cil_jax.run(configs["first"], Raise(InterruptedError()))
+    configs["first"] = again(configs["first"])
+    together.go([PiecesOf(config, 4) for config in configs.values()])
+    assert_as_alone(configs, alone)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "n_trained"),
+    [((2, 2), [2, 1]), ((3, 2), [1, 1])],  # the first was told before, or asked for more
+)
+def test_an_interrupt_of_one_ends_the_others_when_they_have_got_their_updates(
+    alone, tmp_path, sizes, n_trained
+):
+    configs = {name: settings(tmp_path / name, **MEMBERS[name]) for name in ("first", "other seed")}
+    watchers = Raise(), Raise(KeyboardInterrupt(), "trained", 0)
+    before = Engine.train_together._cache_size()
+    with pytest.raises(KeyboardInterrupt):
+        together.go(list(map(PiecesOf, configs.values(), sizes, watchers)))
+    assert [watcher.n_trained for watcher in watchers] == n_trained
+    assert Engine.train_together._cache_size() <= before + 1  # none for the one that was left
+    configs = {name: again(config) for name, config in configs.items()}
+    together.go([PiecesOf(config, 9) for config in configs.values()])
+    assert_as_alone(configs, alone)
+
+
+def test_one_that_fails_leaves_the_others_what_they_saved(alone, tmp_path):
+    configs = {name: settings(tmp_path / name, **MEMBERS[name]) for name in ("first", "other seed")}
+    watchers = Raise(UserError("no more")), Raise()
+    with pytest.raises(UserError, match="no more"):
+        together.go(list(map(PiecesOf, configs.values(), (9, 9), watchers)))
+    saved = [line["kind"] for line in RunFolder(configs["other seed"].folder()).measurements()]
+    assert saved[:3] == ["epoch", "epoch", "evaluation"]
+    configs = {name: again(config) for name, config in configs.items()}
+    together.go([PiecesOf(config, 9) for config in configs.values()])
+    assert_as_alone(configs, alone)
+
+
+def test_runs_of_other_settings_are_not_trained_together(tmp_path):
+    runs = [PiecesOf(settings(tmp_path / str(n), batch_size=n), 9) for n in (16, 32)]
+    with pytest.raises(ValueError, match="nothing but their seeds"):
+        together.go(runs)
+
+
+def test_the_command_runs_members_in_groups_and_says_whose_lines_are_whose(tmp_path, capsys):
+    config = settings(tmp_path / "runs", epochs=1)
+    summary = cli.run_members(config, [0, 1, 2], None, n_at_once=2)
+    said = capsys.readouterr().out
+    assert summary["n"] == 3
+    for seed in (0, 1):
+        assert f"order1993-seed{seed}  task 1/2  epoch 1/1" in said
+    assert "seed2  task" not in said and "\ntask 1/2  epoch 1/1" in said  # the last is alone
+    folder = members.group_folder(config)
+    assert all((folder / f"order1993-seed{s}/report.html").exists() for s in (0, 1, 2))
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--parallel-members", "2"], "--parallel-members is for several runs: add --seeds"),
+        (["--seeds", "0,1", "--parallel-members", "0"], "it must be at least 1"),
+    ],
+)
+def test_members_at_once_that_make_no_sense_are_refused(flags, said, capsys, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["icarl", *flags])
+    with pytest.raises(SystemExit) as end:
+        cli.main("icarl", "paper")
+    assert end.value.code == cli.FAILED
+    assert said in capsys.readouterr().err
