@@ -55,6 +55,6 @@ class Background:
                 what, work = self._wanted.pop(0)
             try:
                 work()
-            except Exception as error:
+            except BaseException as error:  # also what would end a main thread
                 said = " ".join(str(error).split())
                 self._say(f"{what} failed, the run goes on: {type(error).__name__}: {said}")

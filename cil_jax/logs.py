@@ -4,6 +4,7 @@ All is written beside the run, in one thread, and nothing that fails there stops
 """
 
 import contextlib
+import os
 import textwrap
 import uuid
 from collections.abc import Callable, Iterator
@@ -197,6 +198,9 @@ class Wandb(Log):
         self._run = None
 
     def open(self, folder: RunFolder, config: Config, epochs: int, seen: int, n_lines: int) -> None:
+        # The terminal is the run's: wandb may neither write there nor ask for a key, and says
+        # instead that it has none.
+        os.environ.setdefault("WANDB_SILENT", "true")
         import wandb
 
         file = folder.path / "wandb.txt"
@@ -209,6 +213,7 @@ class Wandb(Log):
             dir=str(folder.path),
             config=config.decisive(),
             resume="allow",
+            settings={"console": "off"},
         )
         self._image = wandb.Image
         self._run.define_metric("epoch")

@@ -60,7 +60,7 @@ def test_a_run_prints_its_course_its_table_and_where_the_figures_are(a_run):
     assert result.returncode == 0, result.stderr
     out = result.stdout
     assert "icarl (preset paper) on digits: 4 classes in 2 tasks (2, 2)" in out
-    assert "task 1/2  epoch 1/1  loss" in out and "images/s" in out
+    assert "task 1/2  epoch 1/1  loss" in out and "images/s" in out and "left: task" in out
     for word in (
         *("nme (its own)", "linear", "ncm (all data)", "old classes", "new classes", "top-5"),
         *("task-aware", "order seeded 1993, seed 0", "n = 1"),
@@ -134,6 +134,7 @@ REFUSALS = [
     (["--order", "random"], ["--order", "natural", "seeded"]),
     (["--epochs", "0"], ["--epochs is 0; it must be at least 1"]),
     (["--epochs", "many"], ["--epochs", "'many'"]),
+    (["--log", "tensorbord"], ["unknown --log 'tensorbord': did you mean 'tensorboard'"]),
     (["--task-size", "11"], ["task size 11 does not fit 4 classes"]),
     (["--first-task", "5"], ["first task 5 does not fit 4 classes"]),
     (["--classes", "11"], ["11 classes asked for; digits has 10"]),
@@ -231,12 +232,13 @@ def test_a_damaged_config_is_said(tmp_path):
     assert_refused(result, "run/config.yaml is damaged")
 
 
-@pytest.mark.parametrize("name", [*PRESETS, "prepare", "reproduce", "compare"])
+@pytest.mark.parametrize("name", [*PRESETS, "prepare", "reproduce", "compare", "report"])
 def test_help_explains_each_flag_with_its_default(tmp_path, name):
     result = command(f"experiments.{name}", "--help", cwd=tmp_path)
     assert result.returncode == 0 and result.stderr == ""
     if name not in PRESETS:
-        words = {"prepare": "--archive FILE", "reproduce": "--reduced", "compare": "--figure FILE"}
+        words = {"prepare": "--archive FILE", "reproduce": "--reduced", "report": "runs/icarl"}
+        words["compare"] = "--page FILE"
         assert words[name] in result.stdout
         return
     from cil_jax.cli import make_parser

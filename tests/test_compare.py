@@ -108,6 +108,13 @@ def test_other_protocols_are_refused_with_what_differs(tmp_path, capsys, other, 
     assert lines[1].count(";") == 0  # only what differs is said
 
 
+def test_runs_that_go_on_are_compared_after_as_many_tasks_only(tmp_path):
+    for name, n in (("one", 2), ("two", 1)):
+        write(tmp_path / name, "icarl" if n == 2 else "lwf", matrix=LOW[:n])
+    with pytest.raises(UserError, match=r"(?s)one: tasks learned 2.*two: tasks learned 1"):
+        compared([tmp_path / "one", tmp_path / "two"])
+
+
 def test_runs_on_other_data_are_not_averaged(tmp_path):
     write_run(tmp_path / "one", data_sha256="0" * 64)
     write_run(tmp_path / "two", data_sha256="1" * 64, seeds={"order": 1993, "init": 1, "data": 1})

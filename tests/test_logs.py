@@ -182,3 +182,14 @@ def test_the_flag_may_be_said_twice_or_with_a_comma():
     parser = cli.make_parser("icarl", "paper")
     for words in (["--log", "tensorboard", "--log", "wandb"], ["--log", "tensorboard, wandb"]):
         assert parser.parse_args(words).log == "tensorboard,wandb"
+
+
+def test_nothing_ends_the_thread():
+    def interrupted():
+        raise KeyboardInterrupt
+
+    said = []
+    with Background(said.append) as background:
+        background.ask("a log", interrupted)
+        background.ask("next", lambda: said.append("next"))
+    assert said == ["a log failed, the run goes on: KeyboardInterrupt: ", "next"]

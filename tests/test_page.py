@@ -140,7 +140,7 @@ def test_a_class_is_found_by_its_name(page, a_report):
         "[...document.querySelectorAll('.class')].filter((c) => !c.hidden).map((c) => c.innerText)"
     )
     (row,) = page.run(rows)
-    assert "Käfer task 2" in row and "90.0% right, 10.0% taken for </script>elm" in row
+    assert "Käfer task 2" in row and "90.0% right; taken for </script>elm 10.0%" in row
     assert page.run("document.getElementById('found').textContent") == "1 found"
     assert page.errors == []
 

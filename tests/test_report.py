@@ -94,7 +94,7 @@ def test_a_strip_has_a_classs_exemplars_in_their_order(folder):
 
 @pytest.mark.parametrize(
     ("side", "channels", "n_classes", "kept", "shown", "size"),
-    [(32, 3, 100, 20, 16, 32), (224, 1, 3, 5, 5, 64), (64, 3, 400, 30, 1, 64)],
+    [(32, 3, 100, 24, 20, 32), (224, 1, 3, 5, 5, 64), (64, 3, 400, 30, 1, 64)],
 )
 def test_strips_stay_small(side, channels, n_classes, kept, shown, size):
     labels = np.repeat(np.arange(n_classes), kept)[: 40 if n_classes == 3 else None]

@@ -93,7 +93,7 @@ def test_the_run_folder_is_complete(uninterrupted):
         "headline",
         *("memory", "memory_bytes"),
         "parameters",
-        "seconds",
+        *("seconds", "machine"),
     }
     for one in results["classifiers"].values():
         assert [len(row) for row in one["accuracy_matrix"]] == [1, 2, 3]

@@ -7,7 +7,7 @@ import io
 import numpy as np
 from PIL import Image
 
-SHOWN = 16  # of each class, at most
+SHOWN = 20  # of each class, at most
 LARGEST = 64  # pixels of a side; larger ones are made smaller
 ROOM = 8_000_000  # bytes of pixels in all: about a fourth of that in the page
 SMALL = 600_000  # bytes of pixels that are kept as they are
