@@ -32,6 +32,9 @@ class Observer:
     def started(self, run: "Run", learner: Learner) -> None:
         """Before the first update, also on resuming."""
 
+    def warned(self, run: "Run", text: str) -> None:
+        """Of something that the user should know and that does not stop the run."""
+
     def trained(self, run: "Run", position: Position) -> None:
         """After some updates, about every second."""
 

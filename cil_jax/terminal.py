@@ -71,22 +71,26 @@ class Terminal(Observer):
         self._say(f"{config.backbone}, {epochs[0]} epochs a task{later}, on {n_devices}{device}")
         self._say(f"run folder: {run.folder.path}")
         updates = [run.updates(t) for t in range(len(sizes))]
-        task, epoch = int(learner.task), int(learner.epoch)
+        task, epoch, step = int(learner.task), int(learner.epoch), int(learner.step)
         done = sum(updates[:task])
         if len(sizes) == 1:
             self._say("one task only, so nothing to forget: --task-size makes more")
         if task == len(sizes):
             self._say("this run is complete")
             return
-        if task or epoch:
-            done += updates[task] * epoch // recipe_of(config, task).epochs
-            self._say(f"continuing in task {task + 1} after epoch {epoch}")
+        if task or epoch or step:
+            done += updates[task] * epoch // recipe_of(config, task).epochs + step
+            within = f", step {step} of the next" if step else ""
+            self._say(f"continuing in task {task + 1} after epoch {epoch}{within}")
         self._total = self._bar.add_task(
             f"{self._of}compiling", total=sum(updates), completed=done, loss="-", speed="-"
         )
         names = run.classifiers
         seen = "".join(f"{name:>9}" for name in names)
         self._say(f" task  seen{seen}  own task  old tasks     time")
+
+    def warned(self, run: Run, text: str) -> None:
+        self._say(f"warning: {text}")
 
     def trained(self, run: Run, position: Position) -> None:
         tasks = len(run.scenario.task_sizes)

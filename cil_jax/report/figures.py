@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from cil_jax.record import RunFolder
+from cil_jax.record import RunFolder, replaced
 from cil_jax.report.tables import caption, column_name, protocol, sample
 
 # Okabe and Ito's colours, which people with any colour vision can tell apart.
@@ -54,7 +54,8 @@ def draw(folder: RunFolder, class_names: Sequence[str]) -> list[Path]:
             "confusion": confusion(results, last, class_names),
         }.items():
             file = folder.figures / f"{name}.png"
-            figure.savefig(file, bbox_inches="tight")
+            with replaced(file) as temporary:
+                figure.savefig(temporary, format="png", bbox_inches="tight")
             files.append(file)
     return files
 
