@@ -178,7 +178,7 @@ def schema(learner: Learner) -> dict[str, str]:
 def damage_of(folder: Path) -> str:
     """What is wrong with the files of a checkpoint, each by its name; '' if nothing is."""
     try:
-        lines = (folder / SUMS).read_text(errors="replace").splitlines()
+        lines = (folder / SUMS).read_text(errors="replace").removesuffix("\n").split("\n")
     except OSError as error:
         return f"{SUMS}: {error.strerror}"
     wanted = {name: sha256 for sha256, _, name in (line.partition("  ") for line in lines)}

@@ -107,6 +107,11 @@ def test_damage_to_any_file_is_seen_and_named(copied):
             found = checkpoint.damage_of(folder)
             assert found and (name in found or name == "SHA256SUMS"), (name, damage)
             file.write_bytes(before)
+    sums = folder / "SHA256SUMS"
+    for byte in range(0, len(before := sums.read_bytes()), 9):
+        sums.write_bytes(before[:byte] + bytes([before[byte] ^ 1]) + before[byte + 1 :])
+        assert checkpoint.damage_of(folder), byte
+    sums.write_bytes(before)
     (folder / "learner/more").write_text("")
     assert checkpoint.damage_of(folder) == "learner/more: not in SHA256SUMS"
 
