@@ -112,7 +112,7 @@ class Run:
         self.stop_asked: Callable[[], int] = lambda: 0
         self._stride = 1  # updates in one call
         self._epoch_so_far: dict[str, Any] | None = None  # of an epoch that is resumed
-        self._saved, self._saving = time.perf_counter(), 0.0  # when, and how long that took
+        self._saved_at, self._saving = time.perf_counter(), 0.0  # when, and how long that took
         self._kept = "there is no checkpoint yet"
 
     def go(self) -> dict[str, Any]:
@@ -149,7 +149,7 @@ class Run:
             if self.config.resume:
                 learner = self._restored(learner)
             self._checkpoints.sweep()
-            self._saved = time.perf_counter()
+            self._saved_at = time.perf_counter()
             self.observer.started(self, learner)
             for index in range(int(learner.task), len(self.scenario.task_sizes)):
                 learner = yield from self._learn(learner, self.task(index))
@@ -260,9 +260,8 @@ class Run:
         self._kept = f"the checkpoint {place(learner)} is kept"
         self.folder.cut(record["n_lines"])
         if int(learner.task) and int(learner.epoch) == int(learner.step) == 0:
-            self.folder.write_results(
-                self.results(learner)
-            )  # it may have been killed before it did
+            # A kill may have come between this checkpoint and its results.
+            self.folder.write_results(self.results(learner))
         return learner
 
     def _warn(self, text: str) -> None:
@@ -276,7 +275,7 @@ class Run:
     ) -> None:
         """Saves if it is time to, or if the run is asked to stop, which it then does."""
         wait = max(SECONDS_UNSAVED, self._saving / SAVING_SHARE)
-        is_due = time.perf_counter() - self._saved >= wait
+        is_due = time.perf_counter() - self._saved_at >= wait
         asked, is_due = devices.largest(self.stop_asked(), int(is_due))
         if (asked or is_due) and not is_saved:
             self._save(learner, epoch_so_far)
@@ -301,8 +300,8 @@ class Run:
         record = {"history": self.history, "epoch_so_far": epoch_so_far, "n_lines": n_lines}
         with self.folder.writing():
             self._checkpoints.save(learner, record)
-        self._saved = time.perf_counter()
-        self._saving = self._saved - start
+        self._saved_at = time.perf_counter()
+        self._saving = self._saved_at - start
         self._kept = f"the checkpoint {place(learner)} is kept"
 
     def _diverged(self, what: str) -> UserError:

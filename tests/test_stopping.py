@@ -167,6 +167,16 @@ def test_if_all_are_gone_a_run_with_results_is_not_begun_anew(copied):
     assert content(copied) == before
 
 
+def test_results_that_a_kill_kept_from_being_written_are_written(copied):
+    """It came between the last checkpoint and the file."""
+    file = copied / "results.json"
+    before = file.read_bytes()
+    for left in (None, b'{"of": "the task before"}'):
+        file.unlink() if left is None else file.write_bytes(left)
+        cil_jax.run(resumed(copied))
+        assert file.read_bytes() == before
+
+
 def test_other_formats_are_refused_by_name(finished, copied):
     *_, template = finished
     folder = copied / "checkpoints/1"
@@ -376,7 +386,7 @@ def fill(place):
             out.write(bytes(4096))
 
 
-def test_a_full_disk_is_said_and_loses_nothing(finished, small_disk):
+def test_a_full_disk_is_said_and_loses_nothing(finished, small_disk, capfd):
     _, results, template = finished
 
     class Filler(Observer):
@@ -389,6 +399,7 @@ def test_a_full_disk_is_said_and_loses_nothing(finished, small_disk):
     (line,) = refused.value.lines
     assert f"can't write to {small_disk}/run: No space left on device" in line
     assert "--resume" in line
+    assert capfd.readouterr() == ("", "")  # and nothing of the libraries below
     assert restored(small_disk / "run", template) == (1, [])
     assert checkpoints_of(small_disk / "run") == ["0"]  # and nothing half
     with pytest.raises(UserError, match="No space left"):
