@@ -123,6 +123,16 @@ def add_member_flags(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def check_several(n_at_once: int | None, is_several: bool) -> None:
+    """Refuses --parallel-members where there is one run.
+
+    Raises:
+      UserError: which flag is missing.
+    """
+    if n_at_once is not None and not is_several:
+        raise UserError("--parallel-members is for several runs: add --seeds or --orders")
+
+
 def _seeds(text: str) -> list[int]:
     try:
         return list(dict.fromkeys(int(word) for word in text.split(",")))  # each seed once
@@ -142,8 +152,7 @@ def _from_flags(method: str, default_preset: str, about: str | None) -> None:
     seeds, n_orders = given.pop("seeds", None), given.pop("orders", None)
     n_at_once = given.pop("parallel_members", None)
     is_single = seeds is None and n_orders is None
-    if n_at_once is not None and is_single:
-        raise UserError("--parallel-members is for several runs: add --seeds or --orders")
+    check_several(n_at_once, not is_single)
     if given.get("resume") and not is_single:
         raise UserError("--resume is for a single run: --seeds and --orders go on by themselves")
     config = settings(method, default_preset, given)

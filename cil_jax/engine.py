@@ -150,7 +150,9 @@ class Engine:
         """The next n updates of each of several members, as `train` makes them one by one.
 
         Each device of a mesh trains a share of the members, where these can be divided; else all
-        devices train all members, with a share of each batch.
+        devices train all members, with a share of each batch. The members of a device are written
+        out one by one in the body of one loop: under `jax.vmap` their convolutions become grouped
+        ones, which take the CPU several times as long (BENCHMARKS.md).
 
         Args:
           members: what each asks for; their `stop` is not looked at.
