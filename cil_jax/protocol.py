@@ -5,6 +5,7 @@ results = cil_jax.run(cil_jax.config.preset("icarl", "paper", dataset="digits", 
 
 import contextlib
 import copy
+import dataclasses
 import math
 import time
 from collections.abc import Generator, Iterator
@@ -173,6 +174,8 @@ class Run:
             "keeps_all_data": method.keeps_all_data,
             "class_order": list(self.scenario.class_order),
             "class_names": list(self.scenario.class_names),
+            "image_shape": list(learner.image_shape),
+            "augmentation": dataclasses.asdict(self.engine.augmentation),
             "task_sizes": list(self.scenario.task_sizes),
             "seeds": {"order": config.order_seed, "init": config.seed, "data": data_seed(config)},
             "classifiers": {

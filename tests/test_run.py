@@ -86,7 +86,7 @@ def test_the_run_folder_is_complete(uninterrupted):
     assert set(results) == {
         *("method", "preset", "dataset", "order", "backbone", "epochs", "exemplars"),
         *("keeps_all_data", "uses_all_data", "data_sha256"),
-        *("class_order", "class_names"),
+        *("class_order", "class_names", "image_shape", "augmentation"),
         "task_sizes",
         "seeds",
         "classifiers",
