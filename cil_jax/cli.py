@@ -9,7 +9,8 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NoReturn
 
-from cil_jax.config import Config, UserError, cache_dir, flag, from_plain, preset, presets
+from cil_jax.config import Config, UserError, cache_dir, flag, kind
+from cil_jax.recipes import from_plain, preset, presets
 from cil_jax.record import RunFolder
 
 FAILED = 2  # exit code for what the user can put right
@@ -201,9 +202,10 @@ def saved_settings(folder: str, **given: Any) -> Config:
     Raises:
       UserError: if there is no run, or its settings can't be read.
     """
-    stored = RunFolder(folder).settings()
+    run = RunFolder(folder)
+    stored = run.settings()
     stored.pop("versions", None)
-    return Config(**{**from_plain(stored), **given, "out": folder})
+    return Config(**{**from_plain(stored, str(run.config_file)), **given, "out": folder})
 
 
 def make_parser(method: str, default_preset: str, about: str | None = None) -> Parser:
@@ -239,13 +241,13 @@ def _reading(field: dataclasses.Field) -> dict[str, Any]:
     """How argparse reads a field's flag."""
     if field.metadata.get("choices"):
         return {"choices": field.metadata["choices"]}
-    if field.type is bool or field.type == "bool":
+    of = kind(field)
+    if of is bool:
         return {"action": argparse.BooleanOptionalAction if field.default else "store_true"}
-    if "tuple" in str(field.type):
+    if of is tuple:
         return {"type": float, "nargs": "+", "metavar": "X", "action": _Tuple}
-    kind = next((k for k in (int, float, str) if k.__name__ in str(field.type)), str)
-    metavar = field.metadata.get("metavar", {int: "N", float: "X", str: "NAME"}[kind])
-    return {"type": kind, "metavar": metavar}
+    metavar = field.metadata.get("metavar", {int: "N", float: "X", str: "NAME"}[of])
+    return {"type": of, "metavar": metavar}
 
 
 class _Tuple(argparse.Action):

@@ -1,7 +1,7 @@
-"""The settings of a run: one flat frozen dataclass, and the presets that fill it.
+"""The settings of a run: one flat frozen dataclass, and what its values must be.
 
 A field's metadata holds what `--help` says of it. Nothing here knows JAX, so flags are read before
-it starts.
+it starts. `cil_jax.recipes` fills it from presets and files.
 """
 
 import dataclasses
@@ -9,11 +9,8 @@ import difflib
 import os
 import re
 from collections.abc import Iterable, Sequence
-from importlib import resources
 from pathlib import Path
 from typing import Any
-
-import yaml
 
 
 class UserError(Exception):
@@ -57,7 +54,7 @@ class Config:
     """What a run is. Field names are the flags', with `_` for `-`; `lambda_` is `--lambda`.
 
     The defaults here are common ground, no method's recipe: those are presets. Start from
-    `preset("icarl", "paper")` rather than from a plain Config.
+    `cil_jax.recipes.preset("icarl", "paper")` rather than from a plain Config.
     """
 
     method: str = _setting("icarl", "", "a key of `cil_jax.methods.METHODS`")
@@ -334,14 +331,7 @@ class Config:
     def __post_init__(self):
         """Refuses what no data set could make sense of, and makes the data's path absolute."""
         for field in dataclasses.fields(self):
-            value, choices = getattr(self, field.name), field.metadata.get("choices")
-            if choices and value not in choices:
-                hint = nearest_name(str(value), choices)
-                raise UserError(f"unknown {flag(field.name)} {value!r}{hint}")
-            holds, bound = field.metadata.get("bound", (None, None))
-            if holds and value is not None and not holds(value):
-                are = "are {}; they" if isinstance(value, tuple) else "is {}; it"
-                raise UserError(f"{flag(field.name)} {are.format(value)} must {bound}")
+            check(field, getattr(self, field.name))
         if self.momentum >= 1:
             raise UserError(f"--momentum is {self.momentum}; it must be below 1")
         kind, _, path = self.dataset.partition(":")
@@ -387,65 +377,25 @@ def flag(name: str) -> str:
     return "--" + name.rstrip("_").replace("_", "-")
 
 
+def kind(field: dataclasses.Field) -> type:
+    """What a setting is: bool, int, float, str, or tuple, which holds floats."""
+    return next(k for k in (tuple, bool, int, float, str) if k.__name__ in str(field.type))
+
+
+def check(field: dataclasses.Field, value: Any) -> None:
+    """Refuses a value that is none of a setting's choices or outside its bounds.
+
+    Raises:
+      UserError: with what it must be.
+    """
+    choices = field.metadata.get("choices")
+    if choices and value not in choices:
+        raise UserError(f"unknown {flag(field.name)} {value!r}{nearest_name(str(value), choices)}")
+    holds, bound = field.metadata.get("bound", (None, None))
+    if holds and value is not None and not holds(value):
+        are = "are {}; they" if isinstance(value, tuple) else "is {}; it"
+        raise UserError(f"{flag(field.name)} {are.format(value)} must {bound}")
+
+
 def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
-
-
-def from_plain(values: dict[str, Any]) -> dict[str, Any]:
-    """Fields of Config from values under their flags' names, as YAML gives them.
-
-    Raises:
-      UserError: if a name is not a setting's.
-    """
-    fields = {field.name.rstrip("_"): field for field in dataclasses.fields(Config)}
-    for name in values:
-        if name not in fields:
-            raise UserError(f"unknown setting {name!r}{nearest_name(name, fields)}")
-    return {
-        fields[name].name: tuple(value) if isinstance(value, list) else value
-        for name, value in values.items()
-    }
-
-
-def presets(method: str) -> list[str]:
-    """The names of a method's presets.
-
-    Raises:
-      UserError: if it has none.
-    """
-    folder = resources.files("cil_jax") / "presets" / method
-    if not folder.is_dir():
-        raise UserError(f"{method} has no preset: write cil_jax/presets/{method}/default.yaml")
-    return sorted(f.name.removesuffix(".yaml") for f in folder.iterdir() if f.name[-5:] == ".yaml")
-
-
-def preset(method: str, name: str, **overrides: Any) -> Config:
-    """The settings of a preset, with others laid over them.
-
-    Args:
-      method: a key of `cil_jax.methods.METHODS`.
-      name: of the preset, such as paper.
-      **overrides: fields of Config. One that speaks of all tasks, such as `epochs`, also sets
-        aside what the preset says of the first task alone, `first_epochs`.
-
-    Raises:
-      UserError: if there is no such preset, or a value makes no sense.
-    """
-    known = presets(method)
-    if name not in known:
-        raise UserError(f"unknown preset {name!r} of {method}{nearest_name(name, known)}")
-    values = from_plain(_preset_values(method, name))
-    for of_all in ("epochs", "rate_steps", "weight_decay"):
-        if of_all in overrides:
-            values.pop(f"first_{of_all}", None)
-    return Config(**{**values, **overrides, "method": method, "preset": name})
-
-
-def _preset_values(method: str, name: str) -> dict[str, Any]:
-    """What a preset's file says, over what the file that it extends says."""
-    text = (resources.files("cil_jax") / "presets" / method / f"{name}.yaml").read_text()
-    values = yaml.safe_load(text)
-    if "extends" not in values:
-        return values
-    _, *base = values.pop("extends").split("/")  # such as /icarl/paper
-    return {**_preset_values(*base), **values}

@@ -1,6 +1,6 @@
 """One run: for each task begin, fit, finish, evaluate, record, save.
 
-results = cil_jax.run(cil_jax.config.preset("icarl", "paper", dataset="digits", task_size=2))
+results = cil_jax.run(cil_jax.recipes.preset("icarl", "paper", dataset="digits", task_size=2))
 """
 
 import contextlib
@@ -37,7 +37,7 @@ def run(config: Config, observer: Observer | None = None) -> dict[str, Any]:
     """Runs a method through a scenario, or the rest of a run that was interrupted.
 
     Args:
-      config: the settings; see `cil_jax.config.preset`.
+      config: the settings; see `cil_jax.recipes.preset`.
       observer: is told how it goes.
 
     Returns:

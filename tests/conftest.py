@@ -18,10 +18,11 @@ os.environ["XLA_FLAGS"] = f"--xla_backend_optimization_level=1 {os.environ.get('
 import pytest
 
 from cil_jax import metrics, models
-from cil_jax.config import Config, preset, presets
+from cil_jax.config import Config
 from cil_jax.data import cifar100
 from cil_jax.methods import METHODS
 from cil_jax.models import BasicBlock
+from cil_jax.recipes import preset, presets
 
 # A backbone that compiles in a moment. It is registered as a user's own would be.
 models.BACKBONES["tiny"] = {"block": BasicBlock, "stage_sizes": (1, 1), "widths": (4, 8)}
