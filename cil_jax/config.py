@@ -30,8 +30,8 @@ def nearest_name(name: str, known: Iterable[str]) -> str:
     known = list(known)
     close = difflib.get_close_matches(name, known, n=1)
     guess = f": did you mean {close[0]!r}?" if close else ""
-    if close and len(known) > 12:
-        return guess
+    if len(known) > 12:
+        return guess or "; --help has them all"
     return f"{guess or ':'} {'there are' if close else 'choose from'} {', '.join(known)}"
 
 
@@ -360,7 +360,7 @@ class Config:
     def decisive(self) -> dict[str, Any]:
         """The settings that decide the result, under their flags' names; plain values."""
         return {
-            field.name.rstrip("_"): _plain(getattr(self, field.name))
+            field.name.rstrip("_"): plain(getattr(self, field.name))
             for field in dataclasses.fields(self)
             if field.metadata.get("decides", True)
         }
@@ -397,5 +397,6 @@ def check(field: dataclasses.Field, value: Any) -> None:
         raise UserError(f"{flag(field.name)} {are.format(value)} must {bound}")
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """A setting's value as YAML has it."""
     return list(value) if isinstance(value, tuple) else value

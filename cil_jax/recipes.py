@@ -14,10 +14,15 @@ from typing import Any
 
 import yaml
 
-from cil_jax.config import Config, UserError, check, kind, nearest_name
+from cil_jax.config import Config, UserError, check, kind, nearest_name, plain
 
 OF_ALL_TASKS = ("epochs", "rate_steps", "weight_decay")  # of which the first may have its own
 NOT_SETTINGS = ("versions",)  # what config.yaml has beside them
+
+# Settings by where they come from, each laid over those before it.
+Layers = Mapping[str, Mapping[str, Any]]
+
+COMMENT_COLUMN = 40  # what is longer pushes its comment to the right
 
 KINDS = {
     bool: "true or false",
@@ -87,6 +92,28 @@ def over(settings: Mapping[str, Any]) -> dict[str, Any]:
     return {**set_aside, **settings}
 
 
+def config_of(layers: Layers) -> Config:
+    """The settings that layers make.
+
+    Raises:
+      UserError: if a value makes no sense.
+    """
+    return Config(**{name: value for layer in layers.values() for name, value in layer.items()})
+
+
+def commented(layers: Layers) -> str:
+    """All settings as YAML that `read` takes, each with a comment that says where it comes from."""
+    config, lines = config_of(layers), []
+    for field in dataclasses.fields(Config):
+        source = next((s for s in reversed(layers) if field.name in layers[s]), "default")
+        value = yaml.safe_dump(
+            plain(getattr(config, field.name)), default_flow_style=True, width=10**6
+        )
+        lines.append((f"{field.name.rstrip('_')}: {value.splitlines()[0]}", source))
+    column = max(len(text) for text, _ in lines if len(text) < COMMENT_COLUMN)
+    return "".join(f"{text:{column}}  # {source}\n" for text, source in lines)
+
+
 def read(file: str | os.PathLike) -> dict[str, Any]:
     """What a file of settings says, as fields of Config; `method` and `preset` may be among them.
 
@@ -100,8 +127,11 @@ def read(file: str | os.PathLike) -> dict[str, Any]:
         values = yaml.safe_load(Path(file).read_text())
     except OSError as error:
         raise UserError(f"{file}: can't be read: {error.strerror}") from error
+    except yaml.MarkedYAMLError as error:
+        where = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
+        raise UserError(f"{file}: is no YAML: {where}{error.problem}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{file}: is no YAML: {' '.join(str(error).split())}") from error
+        raise UserError(f"{file}: is no text") from error
     if not isinstance(values, dict):
         raise UserError(f"{file}: holds no settings, one a line, such as epochs: 10")
     settings = {name: value for name, value in values.items() if name not in NOT_SETTINGS}
