@@ -22,7 +22,7 @@ from cil_jax.classifiers import Counts
 from cil_jax.config import Config, UserError
 from cil_jax.data.scenario import Task
 from cil_jax.engine import Sums, Updates
-from cil_jax.learner import Learner, Normalizer, n_bytes
+from cil_jax.learner import Learner, Normalizer, n_bytes, root_keys
 from cil_jax.memory import Chunk, Pool
 from cil_jax.observer import Observer, Position
 from cil_jax.record import RunFolder, Unwritten
@@ -203,9 +203,7 @@ class Run:
             dataset.image_shape,
             sum(self.scenario.task_sizes),
             Normalizer(jnp.asarray(mean), jnp.asarray(std)),
-            # Two roots, also where the seeds are equal.
-            jax.random.fold_in(jax.random.key(config.seed), 0),
-            jax.random.fold_in(jax.random.key(data_seed(config)), 1),
+            *root_keys(config.seed, data_seed(config)),
         )
 
     def saved_learner(self) -> Learner:
