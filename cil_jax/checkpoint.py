@@ -31,7 +31,8 @@ class Checkpoints:
             # A process that is killed while saving leaves a half-made folder, which nobody reads.
             for leftover in self._folder.glob("*.orbax-checkpoint-tmp*"):
                 shutil.rmtree(leftover, ignore_errors=True)
-        options = ocp.CheckpointManagerOptions(max_to_keep=KEPT, read_only=not writes)
+        # Orbax' read_only would do the same, and warn of it on every use.
+        options = ocp.CheckpointManagerOptions(max_to_keep=KEPT, create=writes)
         self._manager = ocp.CheckpointManager(self._folder, options=options)
 
     def __enter__(self):

@@ -22,6 +22,15 @@ SMALL = ["--dataset", "digits", "--backbone", "resnet8", "--task-size", "2", "--
 SMALL += ["--epochs", "1", "--batch-size", "64", "--accelerator", "cpu"]
 
 
+COMMANDS = {  # that are no experiments, and a flag of each
+    "prepare": "--archive FILE",
+    "reproduce": "--reduced",
+    "compare": "--figure FILE",
+    "predict": "--top N",
+    "export": "--out FILE",
+}
+
+
 def command(*arguments, cwd, **environment):
     """A command in a process of its own, in a folder that does not hold the sources."""
     path = {"PYTHONPATH": str(ROOT), "COLUMNS": "100"}
@@ -329,13 +338,12 @@ def test_a_damaged_config_is_said(tmp_path):
     assert_refused(result, "run/config.yaml is damaged")
 
 
-@pytest.mark.parametrize("name", [*PRESETS, "prepare", "reproduce", "compare"])
+@pytest.mark.parametrize("name", [*PRESETS, *COMMANDS])
 def test_help_explains_each_flag_with_its_default(tmp_path, name):
     result = command(f"experiments.{name}", "--help", cwd=tmp_path)
     assert result.returncode == 0 and result.stderr == ""
     if name not in PRESETS:
-        words = {"prepare": "--archive FILE", "reproduce": "--reduced", "compare": "--figure FILE"}
-        assert words[name] in result.stdout
+        assert COMMANDS[name] in result.stdout
         return
     from cil_jax.cli import make_parser
 
