@@ -342,11 +342,7 @@ class Engine:
           For each classifier the best class, int [N], and all scores as people are shown them,
           float32 [N, room]; columns from n_seen on mean nothing.
         """
-        method, images = self.method, learner.normalizer(images)
-        features = forward(method.backbone, learner.weights, images, learner.n_seen).features
-        raw = {name: score(learner, features) for name, score in method.classifiers().items()}
-        # What is shown may round two scores to one.
-        return {name: (x.argmax(axis=1), method.scale(name).of(x)) for name, x in raw.items()}
+        return self._answers(learner, images)
 
     def exported(self, learner: Learner, classifier: str, platforms: Sequence[str]) -> bytes:
         """`answers` of one classifier as a program with its weights, for `jax.export.deserialize`.
@@ -362,12 +358,20 @@ class Engine:
         n_seen = int(learner.n_seen)
 
         def program(images):
-            _, scores = self.answers(learner, images)[classifier]
+            # Not by `answers`: what a compiled program takes is kept whole, exemplars included.
+            _, scores = self._answers(learner, images)[classifier]
             return scores[:, :n_seen]
 
         shape = export.symbolic_shape("N, " + ", ".join(map(str, learner.image_shape)))
         images = jax.ShapeDtypeStruct(shape, jnp.uint8)
         return bytes(export.export(jax.jit(program), platforms=platforms)(images).serialize())
+
+    def _answers(self, learner: Learner, images: Array) -> dict[str, tuple[Array, Array]]:
+        method, images = self.method, learner.normalizer(images)
+        features = forward(method.backbone, learner.weights, images, learner.n_seen).features
+        raw = {name: score(learner, features) for name, score in method.classifiers().items()}
+        # What is shown may round two scores to one.
+        return {name: (x.argmax(axis=1), method.scale(name).of(x)) for name, x in raw.items()}
 
 
 def _trained(learner: Learner, stop: Array, carry: Any) -> tuple[Learner, Sums]:

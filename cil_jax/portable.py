@@ -29,7 +29,7 @@ import zipfile
 import numpy as np
 from jax import export
 
-with zipfile.ZipFile({file!r}) as file:
+with zipfile.ZipFile({file}) as file:
     class_names = json.loads(file.read("about.json"))["class_names"]
     program = export.deserialize(bytearray(file.read("program.bin")))
 images = np.zeros((1, {shape}), np.uint8)  # put your own here: any number, pixels 0..255
@@ -65,7 +65,7 @@ def export(learner: SavedLearner, file: str | os.PathLike, classifier: str | Non
     }
     use = USE.format(
         version=f"jax {made_by['jax']}",
-        file=path.name,
+        file=json.dumps(path.name),
         shape=", ".join(map(str, learner.image_shape)),
         meaning=meaning,
     )

@@ -8,6 +8,7 @@ import json
 import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import chex
@@ -360,6 +361,14 @@ def test_an_exported_program_needs_neither_cil_jax_nor_flax(config, tmp_path, ca
     done = subprocess.run(python, cwd=tmp_path, check=False, capture_output=True, text=True)
     assert done.returncode == 0 and eval(done.stdout) == answers.names, done.stderr
     np.testing.assert_allclose(np.load(tmp_path / "scores.npy"), answers.scores, atol=1e-5)
+
+    if config.method == "icarl":  # its exemplars stay at home
+        with zipfile.ZipFile(file) as parts:
+            program = parts.read("program.bin")
+        state = cil_jax.load(config.out).state
+        mean, picture = np.asarray(state.means[0]), np.asarray(state.memory.images[0])
+        assert mean.tobytes() in program  # a picture would be found as well
+        assert picture.any() and picture.tobytes() not in program
 
     assert export.main([config.out, "--out", str(file)]) == 2
     assert "exists already: choose another --out" in capsys.readouterr().err
