@@ -1,8 +1,10 @@
 """What a run computes on: its name, and how much memory it took."""
 
+import functools
 import os
 import platform
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +56,30 @@ def memory_in_use() -> int | None:
     if not statistics.exists():
         return None
     return int(statistics.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+COMPILING = (
+    "/jax/core/compile/jaxpr_to_mlir_module_duration",
+    "/jax/core/compile/backend_compile_duration",
+)
+
+
+def working_time() -> float:
+    """Seconds that go by while nothing is compiled, from the first call on."""
+    return time.perf_counter() - sum(_compiling())
+
+
+@functools.cache
+def _compiling() -> list[float]:
+    """Seconds of each compilation from now on."""
+    found: list[float] = []
+
+    def note(event: str, seconds: float, **_: Any) -> None:
+        if event in COMPILING:
+            found.append(seconds)
+
+    jax.monitoring.register_event_duration_secs_listener(note)
+    return found
 
 
 def _cpu() -> str:

@@ -10,14 +10,14 @@ RECENT = 30.0  # seconds of training that the pace is taken from, about
 class Pace:
     """Learns from what happens how long an update, an evaluation and a task's end take.
 
-    The first call of a process is left out, for most of it is compiling; and the end of a task
+    The first call of a process is left out, for it takes longer than others; and the end of a task
     takes longer the more classes are seen.
 
     Args:
       updates: of each task.
       epochs: of each task.
       seen: classes seen after each task.
-      clock: seconds.
+      clock: seconds; best without those in which programs are compiled, which comes but once.
     """
 
     def __init__(

@@ -139,7 +139,7 @@ class Terminal(Observer):
             self.say(f"continuing in task {task + 1} after epoch {epoch}{within}")
         updates = [run.updates(t) for t in range(len(sizes))]
         self._epochs, self._n_tasks = epochs, len(sizes)
-        self._pace = Pace(updates, epochs, np.cumsum(sizes).tolist())
+        self._pace = Pace(updates, epochs, np.cumsum(sizes).tolist(), machine.working_time)
         self._pace.begin(task, epoch, step)
         scores = run.history["scores"][run.engine.method.headline]
         self._note_last(run, scores[-1]["seen_accuracy"] if scores else None)

@@ -17,7 +17,7 @@ import pytest
 from conftest import small_config
 from PIL import Image
 from test_cli import content
-from test_run import Interrupted, Interrupter, resumed
+from test_run import Stopper, resumed
 
 import cil_jax
 from cil_jax import assemble, data
@@ -26,6 +26,7 @@ from cil_jax.data.scenario import create
 from cil_jax.methods import METHODS
 from cil_jax.record import RunFolder
 from cil_jax.saved import Answers
+from cil_jax.signals import Stopped
 from experiments import export, predict
 
 DIGITS = data.load("digits")
@@ -56,8 +57,8 @@ def run(config, stop=None):
     """Runs until an event, or to the end."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("cil_jax.protocol.dataset_of", lambda _: DIGITS)
-        with contextlib.suppress(Interrupted):
-            cil_jax.run(config, Interrupter(*stop) if stop else None)
+        with contextlib.suppress(Stopped):
+            cil_jax.run(config, Stopper(*stop) if stop else None)
 
 
 @pytest.fixture(scope="module", params=sorted(METHODS))

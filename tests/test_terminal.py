@@ -1,8 +1,11 @@
 """What a person sees while a run goes, and how long it is said to take."""
 
 import io
+import time
 from types import SimpleNamespace
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import small_config
@@ -154,7 +157,7 @@ def watched(console, clock, **how):
 @pytest.fixture
 def clock(monkeypatch):
     clock = Clock()
-    monkeypatch.setattr(terminal, "Pace", lambda *args: Pace(*args, clock))
+    monkeypatch.setattr(terminal, "Pace", lambda *args: Pace(*args[:3], clock))
     return clock
 
 
@@ -192,6 +195,13 @@ def test_several_runs_share_a_display(clock):
         for name in ("seed 0", "seed 1"):
             tasks = watched(console, clock, name=name, live=live)
         assert [task.fields["standing"].place[:6] for task in tasks] == ["seed 0", "seed 1"]
+
+
+def test_compiling_is_no_working_time():
+    start, before = machine.working_time(), time.perf_counter()
+    jax.jit(lambda x: jnp.sort(x @ x + 1)).lower(jnp.ones((3, 3))).compile()
+    worked, passed = machine.working_time() - start, time.perf_counter() - before
+    assert 0 < worked < passed - 0.003
 
 
 def test_memory_in_use_is_below_its_peak():
