@@ -386,7 +386,7 @@ def fill(place):
             out.write(bytes(4096))
 
 
-def test_a_full_disk_is_said_and_loses_nothing(finished, small_disk, capfd):
+def test_a_full_disk_is_said_and_loses_nothing(finished, small_disk):
     _, results, template = finished
 
     class Filler(Observer):
@@ -399,13 +399,23 @@ def test_a_full_disk_is_said_and_loses_nothing(finished, small_disk, capfd):
     (line,) = refused.value.lines
     assert f"can't write to {small_disk}/run: No space left on device" in line
     assert "--resume" in line
-    assert capfd.readouterr() == ("", "")  # and nothing of the libraries below
     assert restored(small_disk / "run", template) == (1, [])
     assert checkpoints_of(small_disk / "run") == ["0"]  # and nothing half
     with pytest.raises(UserError, match="No space left"):
         cil_jax.run(resumed(small_disk / "run"))
     (small_disk / "filler").unlink()
     assert decided(cil_jax.run(resumed(small_disk / "run"))) == decided(results)
+
+
+def test_arrays_that_are_larger_than_the_disk_are_said_by_us_alone(finished, small_disk, caplog):
+    large = finished[2].replace(means=jax.random.normal(jax.random.key(0), (1000, 1000)))
+    with (
+        Checkpoints(small_disk / "checkpoints") as checkpoints,
+        pytest.raises(OSError, match="No space left on device"),
+    ):
+        checkpoints.save(large, {})
+    assert not caplog.records  # of the libraries below
+    assert checkpoints_of(small_disk) == []
 
 
 def test_each_file_of_a_run_survives_a_full_disk(small_disk):
