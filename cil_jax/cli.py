@@ -5,15 +5,17 @@ import contextlib
 import dataclasses
 import difflib
 import os
+import shlex
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NoReturn
 
+from cil_jax import signals
 from cil_jax.config import Config, UserError, cache_dir, flag, from_plain, preset, presets
 from cil_jax.record import RunFolder
 
 FAILED = 2  # exit code for what the user can put right
-INTERRUPTED = 130
+STOPPING = "stopping: saving at the next step (once more: at once, without saving)"
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # read when JAX is imported
 
@@ -58,7 +60,7 @@ def main(method: str, default_preset: str, about: str | None = None) -> None:
 
 def leave(code: int) -> NoReturn:
     """Ends the process."""
-    if code == INTERRUPTED:
+    if code > 128:  # a signal's
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)  # the compiler's threads may still run, and crash an orderly exit
@@ -68,14 +70,15 @@ def leave(code: int) -> NoReturn:
 def guarded(action: Callable[[], None]) -> int:
     """The exit code of an action, with a UserError said in one line, or one for each thing."""
     try:
-        action()
+        with signals.raised():
+            action()
     except UserError as error:
         lines = [" ".join(line.split()) for line in error.lines]
         print("error: " + "\n  ".join(lines), file=sys.stderr)
         return FAILED
-    except KeyboardInterrupt:
-        print("\nstopped", file=sys.stderr)
-        return INTERRUPTED
+    except KeyboardInterrupt as stop:
+        print(f"\n{str(stop) or 'stopped'}", file=sys.stderr)
+        return signals.exit_code(stop)
     return 0
 
 
@@ -120,6 +123,16 @@ def add_member_flags(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def check_several(n_at_once: int | None, is_several: bool) -> None:
+    """Refuses --parallel-members where there is one run.
+
+    Raises:
+      UserError: which flag is missing.
+    """
+    if n_at_once is not None and not is_several:
+        raise UserError("--parallel-members is for several runs: add --seeds or --orders")
+
+
 def _seeds(text: str) -> list[int]:
     try:
         return list(dict.fromkeys(int(word) for word in text.split(",")))  # each seed once
@@ -139,8 +152,7 @@ def _from_flags(method: str, default_preset: str, about: str | None) -> None:
     seeds, n_orders = given.pop("seeds", None), given.pop("orders", None)
     n_at_once = given.pop("parallel_members", None)
     is_single = seeds is None and n_orders is None
-    if n_at_once is not None and is_single:
-        raise UserError("--parallel-members is for several runs: add --seeds or --orders")
+    check_several(n_at_once, not is_single)
     if given.get("resume") and not is_single:
         raise UserError("--resume is for a single run: --seeds and --orders go on by themselves")
     config = settings(method, default_preset, given)
@@ -274,7 +286,7 @@ def _run(config: Config) -> None:
     from cil_jax import devices, report
 
     folder = RunFolder(config.folder())
-    again = f"--resume --out {folder.path}"
+    again = resume_command(config)
     if not devices.is_first_process():
         _run_one(config, Console(quiet=True), again)
         return
@@ -288,6 +300,17 @@ def _run(config: Config) -> None:
         f"page:    {folder.report_file}",
     ):
         console.print(line, soft_wrap=True, highlight=False)
+
+
+def resume_command(config: Config) -> str:
+    """What a shell takes to continue a run: what decides its result is in its folder."""
+    words = ["python", "-m", f"experiments.{config.method}", "--resume", "--out", config.folder()]
+    for field in dataclasses.fields(Config):
+        value = getattr(config, field.name)
+        is_said = field.metadata.get("decides", True) or field.name in ("resume", "out")
+        if not is_said and value != field.default:
+            words += [flag(field.name)] if value is True else [flag(field.name), str(value)]
+    return shlex.join(words)
 
 
 def _run_one(config: Config, console: Any, how_to_continue: str) -> dict[str, Any]:
@@ -313,14 +336,21 @@ def _run_together(
                 terminal = Terminal(console, "" if is_alone else folder.path.name, live)
                 others = stack.enter_context(logs.opened(config, terminal.say))
                 runs.append(Run(config, folder, Several([terminal, *others])))
+            asked = stack.enter_context(signals.noted(STOPPING))
+            for run in runs:
+                run.stop_asked = asked
             results = [runs[0].go()] if is_alone else together.go(runs)
-    except KeyboardInterrupt:
-        if any(folder.holds_a_run for folder in folders):
-            print(f"\nto continue: {how_to_continue}", end="", file=sys.stderr)
-        raise
-    if devices.is_first_process():
-        for folder in folders:
-            _draw(folder)
+        if asked():  # after the last step
+            raise signals.Stopped(asked())
+        if devices.is_first_process():
+            for folder in folders:
+                _draw(folder)
+    except KeyboardInterrupt as stop:
+        if not (any(folder.holds_a_run for folder in folders) and devices.is_first_process()):
+            raise
+        said = (str(stop) if is_alone else "") or "stopped"
+        number = signals.exit_code(stop) - 128
+        raise signals.Stopped(number, f"{said}; to continue: {how_to_continue}") from None
     return results
 
 
@@ -329,8 +359,11 @@ def _draw(folder: RunFolder) -> None:
     from cil_jax import report
 
     try:
-        report.draw(folder)
-        report.write_page(folder)
+        with folder.writing():
+            report.draw(folder)
+            report.write_page(folder)
+    except UserError:
+        raise
     except Exception as error:  # the run is done and saved
         said = f"{type(error).__name__}: {' '.join(str(error).split())}"
         print(f"no report: {said}", file=sys.stderr)
@@ -372,6 +405,8 @@ def run_members(
     for number, member in enumerate(found, start=1):
         if members.is_complete(RunFolder(member.folder())):
             say(number, member, " is done")
+            if not report.is_drawn(RunFolder(member.folder())):  # it was killed while it drew
+                _draw(RunFolder(member.folder()))
         else:
             missing.append((number, member))
     while missing:

@@ -297,8 +297,8 @@ class Config:
     devices: int | None = _setting(
         None,
         "run",
-        "devices among which every batch is divided; the result is the same to rounding (default: "
-        "all that this process has, 1 on the CPU)",
+        "devices among which every batch is divided, or with --parallel-members the members; the "
+        "result is the same to rounding (default: all that this process has, 1 on the CPU)",
         bound=_COUNT,
         decides=False,
     )

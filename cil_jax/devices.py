@@ -74,6 +74,15 @@ def is_first_process() -> bool:
     return jax.process_index() == 0
 
 
+def largest(*numbers: int) -> list[int]:
+    """The largest of each number over all processes, so that all decide alike."""
+    if jax.process_count() == 1:
+        return list(numbers)
+    from jax.experimental import multihost_utils
+
+    return multihost_utils.process_allgather(np.array(numbers)).max(axis=0).tolist()
+
+
 def spread(batch: Array) -> Array:
     """The same batch [B, ...], cut along its images; inside a compiled program."""
     return _constrained(batch, PartitionSpec(AXIS))

@@ -108,7 +108,7 @@ class Engine:
 
     def no_sums(self) -> Sums:
         """Running sums before an epoch's first step."""
-        names = ("steps", "loss", "n_new", "n_new_right", *self.method.parts)
+        names = ("steps", "loss", "n_new", "n_new_right", "largest_gradient", *self.method.parts)
         return {name: jnp.zeros(()) for name in names}
 
     @FastProgram
@@ -135,8 +135,10 @@ class Engine:
           stop: the step before which to stop.
 
         Returns:
-          The learner after the last step, and the sums over all steps of the epoch so far: steps,
-          loss and its parts, images of new classes and how many of them the head got right.
+          The learner after the last step, and the sums over all steps of the epoch so far: loss and
+          its parts, images of new classes and how many of them the head got right; and `steps`, how
+          many there were before the loss was not finite. If it ceased to be, all that comes after
+          means nothing, and `largest_gradient` is that step's largest |entry|; it is 0 otherwise.
         """
         update, carry = self._updates(learner, pool, sums, rate, weight_decay)
         return _trained(learner, stop, lax.fori_loop(learner.step, stop, update, carry))
@@ -148,7 +150,9 @@ class Engine:
         """The next n updates of each of several members, as `train` makes them one by one.
 
         Each device of a mesh trains a share of the members, where these can be divided; else all
-        devices train all members, with a share of each batch.
+        devices train all members, with a share of each batch. The members of a device are written
+        out one by one in the body of one loop: under `jax.vmap` their convolutions become grouped
+        ones, which take the CPU several times as long (BENCHMARKS.md).
 
         Args:
           members: what each asks for; their `stop` is not looked at.
@@ -198,7 +202,11 @@ class Engine:
             is_new = batch.labels >= learner.n_old
             is_right = is_new & (output.logits.argmax(axis=1) == batch.labels)
             new = {"loss": loss, "n_new": is_new.sum(), "n_new_right": is_right.sum(), **parts}
-            new["steps"] = 1.0
+            was_finite, is_finite = jnp.isfinite(sums["loss"]), jnp.isfinite(sums["loss"] + loss)
+            new["steps"] = 1.0 * is_finite
+            new["largest_gradient"] = lax.cond(
+                was_finite & ~is_finite, largest_entry, lambda _: 0.0, grads
+            )
             return weights, momentum, jax.tree.map(jnp.add, sums, new)
 
         return update, (learner.weights, learner.momentum, sums)
@@ -317,6 +325,11 @@ def _trained(learner: Learner, stop: Array, carry: Any) -> tuple[Learner, Sums]:
     """After the updates before `stop`, and the sums so far."""
     weights, momentum, sums = whole(carry)
     return learner.replace(weights=weights, momentum=momentum, step=stop), sums
+
+
+def largest_entry(tree: Any) -> Array:
+    """The largest absolute value in a tree of arrays, NaN if one is."""
+    return jnp.stack([jnp.abs(leaf).max() for leaf in jax.tree.leaves(tree)]).max()
 
 
 def _learned(learner: Learner) -> Learner:

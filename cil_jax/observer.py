@@ -37,6 +37,9 @@ class Observer:
     def started(self, run: "Run", learner: Learner) -> None:
         """Before the first update, also on resuming."""
 
+    def warned(self, run: "Run", text: str) -> None:
+        """Of something that the user should know and that does not stop the run."""
+
     def trained(self, run: "Run", position: Position) -> None:
         """After some updates, about every second."""
 
@@ -56,6 +59,10 @@ class Several(Observer):
     def started(self, run: "Run", learner: Learner) -> None:
         for one in self._observers:
             one.started(run, learner)
+
+    def warned(self, run: "Run", text: str) -> None:
+        for one in self._observers:
+            one.warned(run, text)
 
     def trained(self, run: "Run", position: Position) -> None:
         for one in self._observers:

@@ -49,10 +49,10 @@ class Pace:
             return self.total
         return self._before[self._task] + min(self._done, self._updates[self._task])
 
-    def begin(self, task: int, epoch: int) -> None:
+    def begin(self, task: int, epoch: int, step: int = 0) -> None:
         """Where the run stands when it begins or goes on."""
         self._task, self._epochs_done, self._last = task, epoch, self._clock()
-        self._done = self._updates[task] * epoch // self._epochs[task] if epoch else 0
+        self._done = self._updates[task] * epoch // self._epochs[task] + step
 
     def trained(self, task: int, epoch: int, step: int, steps: int) -> None:
         """After some updates; see `cil_jax.observer.Position`."""

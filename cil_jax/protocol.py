@@ -4,11 +4,10 @@ results = cil_jax.run(cil_jax.config.preset("icarl", "paper", dataset="digits", 
 """
 
 import contextlib
-import copy
 import math
 import sys
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -28,10 +27,16 @@ from cil_jax.memory import Chunk, Pool, kept
 from cil_jax.observer import Observer, Position, Several
 from cil_jax.record import RunFolder, Unwritten
 from cil_jax.selection import unit
+from cil_jax.signals import Stopped
 from cil_jax.stream import HostPool, Streamed
 from cil_jax.typing import Array
 
 SECONDS_A_CALL = 1.0  # of training between two signs of life
+# Of work that a kill may cost. A ResNet-32 and 2000 exemplars take half a second to save on two
+# busy cores, and a minute an epoch; on an accelerator an epoch may take no longer than saving. So
+# saving goes by time, not by epochs, and takes no more than a twentieth of it.
+SECONDS_UNSAVED = 30.0
+SAVING_SHARE = 1 / 20
 
 
 def run(config: Config, observer: Observer | None = None) -> dict[str, Any]:
@@ -81,6 +86,8 @@ class Run:
       engine: the compiled programs.
       folder: where the run is recorded.
       history: accuracies and times so far, saved with every checkpoint.
+      stop_asked: the number of the signal that asks the run to stop, or 0; it is called after all
+        updates. The run then saves and raises Stopped, out of `steps` as well.
     """
 
     def __init__(self, config: Config, folder: RunFolder, observer: Observer):
@@ -110,7 +117,11 @@ class Run:
             "seconds": {"train": 0.0, "end_task": 0.0, "evaluate": 0.0},
             "peak_bytes": None,
         }
+        self.stop_asked: Callable[[], int] = lambda: 0
         self._stride = 1  # updates in one call
+        self._epoch_so_far: dict[str, Any] | None = None  # of an epoch that is resumed
+        self._saved_at, self._saving = time.perf_counter(), 0.0  # when, and how long that took
+        self._kept = "there is no checkpoint yet"
 
     def go(self) -> dict[str, Any]:
         """From where it stands to the end. Returns what results.json holds."""
@@ -129,16 +140,24 @@ class Run:
         """The run, which leaves its updates to whoever goes through it and returns its results.
 
         To be called before the run's mesh is in use, and gone through while it is.
+
+        Raises:
+          Stopped: once it has saved, if `stop_asked`.
         """
-        if not self.config.resume:
-            self.folder.start(self.config)
         return self._steps_from(self.new_learner())
 
     def _steps_from(self, learner: Learner) -> Steps:
-        with Checkpoints(self.folder.checkpoints) as self._checkpoints:
+        with (
+            self.folder.locked(),
+            Checkpoints(self.folder.checkpoints) as self._checkpoints,
+        ):
+            if not self.config.resume:
+                self.folder.start(self.config)
             learner = devices.everywhere(learner)
             if self.config.resume:
                 learner = self._restored(learner)
+            self._checkpoints.sweep()
+            self._saved_at = time.perf_counter()
             self.observer.started(self, learner)
             for index in range(int(learner.task), len(self.scenario.task_sizes)):
                 learner = yield from self._learn(learner, self.task(index))
@@ -222,16 +241,21 @@ class Run:
         """
         restored = None
         if self.folder.checkpoints.is_dir():
-            with Checkpoints(self.folder.checkpoints, writes=False) as checkpoints:
-                restored = checkpoints.restore(self.new_learner())
+            with Checkpoints(self.folder.checkpoints) as checkpoints:
+                restored = checkpoints.restore(self.new_learner(), self._warn)
         if restored is None:
             raise UserError(f"{self.folder.path} has no checkpoint")
         return restored[0]
 
     def _restored(self, learner: Learner) -> Learner:
         """The learner as it was saved last, or the given one if that never happened."""
-        restored = self._checkpoints.restore(learner)
+        restored = self._checkpoints.restore(learner, self._warn)
         if restored is None:
+            if self.folder.results_file.exists():  # which are written after a checkpoint
+                raise UserError(
+                    f"{self.folder.path} has results and no checkpoint to continue from: bring "
+                    f"{self.folder.checkpoints} back, or start anew in another --out"
+                )
             self.folder.cut(0)
             return learner
         learner, record = restored
@@ -241,26 +265,68 @@ class Run:
                 f"can't resume {self.folder.path}: {self.config.dataset} holds other images, "
                 "labels or names than when the run began"
             )
-        self.history = stored
+        self.history, self._epoch_so_far = stored, record["epoch_so_far"]
+        self._kept = f"the checkpoint {place(learner)} is kept"
         self.folder.cut(record["n_lines"])
+        if int(learner.task) and int(learner.epoch) == int(learner.step) == 0:
+            # A kill may have come between this checkpoint and its results.
+            self.folder.write_results(self.results(learner))
         return learner
 
-    def _save(self, learner: Learner) -> None:
-        # A copy: it is written in the background, while the run goes on.
-        record = {"history": copy.deepcopy(self.history), "n_lines": self.folder.n_lines}
-        self._checkpoints.save(learner, record)
+    def _warn(self, text: str) -> None:
+        self.observer.warned(self, text)
+
+    def _pause(
+        self,
+        learner: Learner,
+        epoch_so_far: dict[str, Any] | None = None,
+        is_saved: bool = False,
+    ) -> None:
+        """Saves if it is time to, or if the run is asked to stop, which it then does."""
+        wait = max(SECONDS_UNSAVED, self._saving / SAVING_SHARE)
+        is_due = time.perf_counter() - self._saved_at >= wait
+        asked, is_due = devices.largest(self.stop_asked(), int(is_due))
+        if (asked or is_due) and not is_saved:
+            self._save(learner, epoch_so_far)
+        if asked:
+            raise Stopped(asked, f"saved {place(learner)}")
+
+    def _save(self, learner: Learner, epoch_so_far: dict[str, Any] | None = None) -> None:
+        """Saves the learner with what the run knows beside it.
+
+        Args:
+          learner: between two updates, or two tasks.
+          epoch_so_far: what an epoch that is not done knows: its sums and its seconds.
+
+        Raises:
+          UserError: if it can't be written, or should not be.
+        """
+        start = time.perf_counter()
+        weights = jax.tree.leaves(jax.device_get(learner.weights))
+        if not all(np.isfinite(leaf).all() for leaf in weights):
+            raise self._diverged(f"the network is no longer finite {place(learner)}")
+        n_lines = self.folder.n_lines
+        record = {"history": self.history, "epoch_so_far": epoch_so_far, "n_lines": n_lines}
+        with self.folder.writing():
+            self._checkpoints.save(learner, record)
+        self._saved_at = time.perf_counter()
+        self._saving = self._saved_at - start
+        self._kept = f"the checkpoint {place(learner)} is kept"
+
+    def _diverged(self, what: str) -> UserError:
+        return UserError(f"{what}; {self._kept}: start anew with a lower --rate, in another --out")
 
     def _learn(self, learner: Learner, task: Task) -> Steps:
         """One task, or what is left of it."""
-        if int(learner.epoch) == 0:
+        if int(learner.epoch) == int(learner.step) == 0:
             learner = self.engine.begin_task(learner, jnp.int32(task.n_classes))
         pool = self.pool(learner, task)
         n_images = int(pool.count())
         for epoch in range(int(learner.epoch), recipe_of(self.config, task.index).epochs):
             learner, line = yield from self._epoch(learner, pool, n_images, task.index, epoch)
             self.folder.append(line)
-            self._save(learner)
             self.observer.epoch_done(self, line)
+            self._pause(learner)
         with self._clock("end_task"):
             learner = jax.block_until_ready(self._programs.end_task(learner, pool))
         line = self._evaluation(learner, task.index)
@@ -269,9 +335,11 @@ class Run:
         self.folder.append(line)
         if self.engine.method.memory_size:
             self.folder.write_exemplars(*kept(learner.memory), self.scenario.class_names)
-        self.folder.write_results(self.results(learner))
         self._save(learner)
+        # After the checkpoint: results are never ahead of what a run can be continued from.
+        self.folder.write_results(self.results(learner))
         self.observer.task_done(self, line)
+        self._pause(learner, is_saved=True)
         return learner
 
     def pool(self, learner: Learner, task: Task) -> Pool | HostPool:
@@ -291,29 +359,36 @@ class Run:
         """One pass over the pool, and its line of metrics.jsonl."""
         recipe = recipe_of(self.config, task)
         rate, weight_decay = recipe.rate_at(epoch), jnp.float32(recipe.weight_decay)
-        steps = self._steps(n_images)
-        sums, step, seconds = self.engine.no_sums(), 0, 0.0
+        steps, step = self._steps(n_images), int(learner.step)
+        sums, seconds = self.engine.no_sums(), 0.0
+        if step:
+            so_far, seconds = self._epoch_so_far["sums"], self._epoch_so_far["seconds"]
+            sums = {name: jnp.full((), so_far[name], total.dtype) for name, total in sums.items()}
         start = time.perf_counter()
         for piece, stop in self._pieces(learner, pool, steps):
             took = time.perf_counter() - start  # to read the piece
             learner, sums, trained = yield Updates(
                 learner, piece, sums, jnp.float32(rate), weight_decay, jnp.int32(stop)
             )
+            so_far = {name: float(total) for name, total in sums.items()}
             took += trained
             seconds += took
-            means = {name: float(total) / stop for name, total in sums.items()}
             self._stride = max(1, round((stop - step) * SECONDS_A_CALL / took))
             step = stop
-            if not math.isfinite(means["loss"]):
-                raise UserError(
-                    f"the loss is no longer finite in task {task + 1}, epoch {epoch + 1}, at "
-                    f"learning rate {rate:g}: try a lower --rate"
+            if not math.isfinite(so_far["loss"]):
+                raise self._diverged(
+                    f"the loss is no longer finite in task {task + 1}, epoch {epoch + 1}, step "
+                    f"{int(so_far['steps']) + 1}, at learning rate {rate:g} and a largest gradient "
+                    f"of {so_far['largest_gradient']:g}"
                 )
-            speed = step * self.config.batch_size / seconds
-            parts = {name: means[name] for name in self.engine.method.parts}
-            now = Position(task, epoch, step, steps, means["loss"], speed, rate, parts)
-            self.observer.trained(self, now)
+            speed, loss = step * self.config.batch_size / seconds, so_far["loss"] / step
+            parts = {name: so_far[name] / step for name in self.engine.method.parts}
+            self.observer.trained(
+                self, Position(task, epoch, step, steps, loss, speed, rate, parts)
+            )
+            self._pause(learner, {"sums": so_far, "seconds": seconds})
             start = time.perf_counter()
+        means = {name: total / steps for name, total in so_far.items()}
         learner = learner.replace(epoch=jnp.int32(epoch + 1), step=jnp.int32(0))
         self.history["seconds"]["train"] += seconds
 
@@ -327,8 +402,8 @@ class Run:
             "train_accuracy": means["n_new_right"] / max(means["n_new"], 1e-9),
             "test_loss": test_loss,
             "test_accuracy": metrics.accuracy(counts["linear"].confusion),
-            "parts": parts,
-            "images_per_second": round(speed, 1),
+            "parts": {name: means[name] for name in self.engine.method.parts},
+            "images_per_second": round(steps * self.config.batch_size / seconds, 1),
         }
         return learner, line
 
@@ -339,7 +414,7 @@ class Run:
         if self._streamed:
             yield from self._streamed.chunks(learner, pool, steps)
             return
-        stop = 0
+        stop = int(learner.step)
         while stop < steps:
             stop = min(stop + self._stride, steps)
             yield pool, stop
@@ -399,3 +474,11 @@ class Run:
         start = time.perf_counter()
         yield
         self.history["seconds"][name] += time.perf_counter() - start
+
+
+def place(learner: Learner) -> str:
+    """Where a run stands: such as 'after task 2' or 'in task 3, after epoch 4 and step 5'."""
+    task, epoch, step = int(learner.task), int(learner.epoch), int(learner.step)
+    if epoch == step == 0:
+        return f"after task {task}"
+    return f"in task {task + 1}, after epoch {epoch}" + (f" and step {step}" if step else "")

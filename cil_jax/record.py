@@ -5,25 +5,28 @@ runs/NAME/
   metrics.jsonl   one line an epoch and one an evaluation
   results.json    the accuracy matrix and summary of each classifier
   exemplars.npz   images kept, their classes and the classes' names
-  checkpoints/    Orbax
+  checkpoints/    see `cil_jax.checkpoint`
   figures/*.png   report.html
+  .lock           held by the process that writes
 """
 
+import contextlib
 import json
 import os
 import platform
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import filelock
 import numpy as np
 import yaml
 
 import cil_jax
 from cil_jax.config import Config, UserError
 
-UNBORN = {"config.yaml.tmp"}  # all that a run leaves which was killed while it was made
+UNBORN = {"config.yaml.tmp", ".lock"}  # all that a run leaves which was killed while it was made
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
@@ -50,6 +53,7 @@ class RunFolder:
         self.checkpoints = self.path / "checkpoints"
         self.figures = self.path / "figures"
         self.report_file = self.path / "report.html"
+        self.lock_file = self.path / ".lock"
 
     @property
     def holds_a_run(self) -> bool:
@@ -108,19 +112,56 @@ class RunFolder:
         """Makes the folder and writes the settings.
 
         Raises:
-          UserError: if it can't be written.
+          UserError: if it can't be written, as with all that writes here.
         """
-        try:
+        settings = {**config.decisive(), "versions": versions()}
+        with self.writing():
             self.path.mkdir(parents=True, exist_ok=True)
-            settings = {**config.decisive(), "versions": versions()}
             replace_text(self.config_file, yaml.safe_dump(settings, sort_keys=False))
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """A context in which no other process, nor another run in this one, writes here.
+
+        The system gives the lock back when a process ends, however it does.
+
+        Raises:
+          UserError: if the folder is in use, by whom.
+        """
+        lock = filelock.FileLock(self.lock_file)
+        with self.writing():
+            self.path.mkdir(parents=True, exist_ok=True)
+            try:
+                lock.acquire(timeout=0)
+            except filelock.Timeout:
+                raise UserError(
+                    f"{self.path} is in use by another process ({self.lock_file.read_text()}): "
+                    "wait until it ends, or stop it"
+                ) from None
+        try:
+            with self.writing():
+                self.lock_file.write_text(f"process {os.getpid()} on {platform.node()}")
+            yield
+        finally:
+            lock.release()
+
+    @contextlib.contextmanager
+    def writing(self) -> Iterator[None]:
+        """A context in which what the system refuses is said in the user's words."""
+        try:
+            yield
         except OSError as error:
-            raise UserError(f"can't write to {self.path}: {error.strerror}") from error
+            then = ": put that right and continue the run with --resume, nothing saved is lost"
+            raise UserError(
+                f"can't write to {self.path}: {error.strerror}{then if self.holds_a_run else ''}"
+            ) from error
 
     def append(self, line: dict[str, Any]) -> None:
         """Adds a line to metrics.jsonl."""
-        with self.metrics_file.open("a") as out:
+        with self.writing(), self.metrics_file.open("a") as out:
             out.write(json.dumps(line, separators=(",", ":")) + "\n")
+            out.flush()
+            os.fsync(out.fileno())
 
     @property
     def n_lines(self) -> int:
@@ -130,7 +171,8 @@ class RunFolder:
     def cut(self, n_lines: int) -> None:
         """Drops the lines that a resumed run will write again."""
         if self.metrics_file.exists():  # the last line may be half written: it goes as well
-            replace_text(self.metrics_file, "".join(self._lines()[:n_lines]))
+            with self.writing():
+                replace_text(self.metrics_file, "".join(self._lines()[:n_lines]))
 
     def measurements(self) -> list[dict[str, Any]]:
         """The lines of metrics.jsonl."""
@@ -138,7 +180,8 @@ class RunFolder:
 
     def write_results(self, results: dict[str, Any]) -> None:
         """Writes results.json, whole or not at all."""
-        replace_text(self.results_file, json.dumps(results, indent=1) + "\n")
+        with self.writing():
+            replace_text(self.results_file, json.dumps(results, indent=1) + "\n")
 
     def results(self) -> dict[str, Any]:
         """What results.json holds."""
@@ -152,10 +195,10 @@ class RunFolder:
           labels: int [N], classes in the order in which they came.
           names: of all classes, in that order.
         """
-        temporary = self.exemplars_file.with_name("exemplars.npz.tmp")
-        with temporary.open("wb") as out:
-            np.savez(out, images=images, labels=labels, names=np.array(names, dtype=np.str_))
-        temporary.replace(self.exemplars_file)
+        arrays = {"images": images, "labels": labels, "names": np.array(names, dtype=np.str_)}
+        file = self.exemplars_file
+        with self.writing(), replaced(file) as temporary, temporary.open("wb") as out:
+            np.savez(out, **arrays)
 
     def exemplars(self) -> tuple[np.ndarray, np.ndarray]:
         """Images uint8 [N, H, W, C] that were kept, and their classes [N]; none if N is 0."""
@@ -177,6 +220,11 @@ class Unwritten(RunFolder):
     def start(self, config: Config) -> None:
         """Nothing."""
 
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Nothing."""
+        yield
+
     def append(self, line: dict[str, Any]) -> None:
         """Nothing."""
 
@@ -192,11 +240,21 @@ class Unwritten(RunFolder):
 
 def replace_text(file: Path, text: str) -> None:
     """Writes a file so that a reader sees the old text or the new one."""
-    temporary = file.with_name(file.name + ".tmp")
-    with temporary.open("w") as out:
+    with replaced(file) as temporary, temporary.open("w") as out:
         out.write(text)
         out.flush()
         os.fsync(out.fileno())
+
+
+@contextlib.contextmanager
+def replaced(file: Path) -> Iterator[Path]:
+    """A context in which to write a temporary file, which then takes the file's place at once."""
+    temporary = file.with_name(file.name + ".tmp")
+    try:
+        yield temporary
+    except OSError:  # of a disk that is full: half a file is no use
+        temporary.unlink(missing_ok=True)
+        raise
     temporary.replace(file)
 
 

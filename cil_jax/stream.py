@@ -166,6 +166,8 @@ class Streamed:
 
 def ahead(items: Sequence[Any], make: Any) -> Iterator[Any]:
     """make(item) of each item in order, made before it is asked for."""
+    if not items:
+        return iter(())
     import grain  # only a run that streams waits for it
 
     made = grain.MapDataset.source(items).map(make)

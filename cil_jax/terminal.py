@@ -128,24 +128,28 @@ class Terminal(Observer):
         later = f", then {epochs[1]}" if len(sizes) > 1 and epochs[1] != epochs[0] else ""
         self.say(f"{config.backbone}, {epochs[0]} epochs a task{later}, on {n_devices}{device}")
         self.say(f"run folder: {run.folder.path}")
-        task, epoch = int(learner.task), int(learner.epoch)
+        task, epoch, step = int(learner.task), int(learner.epoch), int(learner.step)
         if len(sizes) == 1:
             self.say("one task only, so nothing to forget: --task-size makes more")
         if task == len(sizes):
             self.say("this run is complete")
             return
-        if task or epoch:
-            self.say(f"continuing in task {task + 1} after epoch {epoch}")
+        if task or epoch or step:
+            within = f", step {step} of the next" if step else ""
+            self.say(f"continuing in task {task + 1} after epoch {epoch}{within}")
         updates = [run.updates(t) for t in range(len(sizes))]
         self._epochs, self._n_tasks = epochs, len(sizes)
         self._pace = Pace(updates, epochs, np.cumsum(sizes).tolist(), machine.working_time)
-        self._pace.begin(task, epoch)
+        self._pace.begin(task, epoch, step)
         scores = run.history["scores"][run.engine.method.headline]
         self._note_last(run, scores[-1]["seen_accuracy"] if scores else None)
         self._show(self._place(task, epoch), ["compiling"])
         names = run.classifiers
         seen = "".join(f"{name:>9}" for name in names)
         self.say(f" task  seen{seen}  own task  old tasks     time")
+
+    def warned(self, run: Run, text: str) -> None:
+        self.say(f"warning: {text}")
 
     def trained(self, run: Run, position: Position) -> None:
         self._pace.trained(position.task, position.epoch, position.step, position.steps)

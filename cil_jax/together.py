@@ -1,9 +1,8 @@
 """Several runs at once: one program makes the updates of all, and each does the rest by itself.
 
 Runs that differ in their seeds or class orders only have equal engines. Each leaves its updates to
-whoever goes through it, so that they can be made together; where one stands does not matter to the
-others. The updates of all in the body of one loop take no longer than one after the other and
-leave no device waiting; see BENCHMARKS.md.
+whoever goes through it, so that they can be made together, wherever each stands. How they are
+made, and why, is said at `Engine.train_together`.
 """
 
 import contextlib

@@ -10,7 +10,14 @@ was interrupted goes on.
 
 from pathlib import Path
 
-from cil_jax.cli import add_member_flags, command_parser, guarded, leave, run_members
+from cil_jax.cli import (
+    add_member_flags,
+    check_several,
+    command_parser,
+    guarded,
+    leave,
+    run_members,
+)
 from cil_jax.config import UserError, flag
 
 
@@ -44,6 +51,7 @@ def _reproduce(arguments: list[str] | None) -> None:
     for name in ("seeds", "orders", "parallel_members", "data_dir", "accelerator"):
         if getattr(flags, name) is not None and not flags.protocol:
             raise UserError(f"{flag(name)} is for runs: add --full or --reduced")
+    check_several(flags.parallel_members, bool(flags.seeds or flags.orders))
     rows = reproduction.rows(flags.rows)
     runs = list({row.run: row for row in rows}.values())  # several rows may share one
     if flags.protocol:

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -262,28 +263,54 @@ def test_flags_are_read_before_jax_is_imported(tmp_path):
     )
 
 
-def test_a_killed_run_is_resumed_from_its_folder(a_run, tmp_path):
-    """SIGKILL in the second task; the results are those of a run that was left alone."""
-    flags = [*SMALL, "--memory", "20", "--epochs", "3", "--out", "runs/one"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+def stopped(arguments, cwd, sign, number):
+    """What a command said on stderr that was sent a signal when it printed something."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "experiments.icarl", *flags],
-        cwd=tmp_path,
-        env=environment,
+        [sys.executable, *arguments],
+        cwd=cwd,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
         stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
     )
-    for line in process.stdout:
-        if line.startswith("task 2/2  epoch 1/3"):
-            process.kill()
-            break
-    process.stdout.close()
-    assert process.wait() == -signal.SIGKILL
-    result = command("experiments.icarl", "--resume", "--out", "runs/one", cwd=tmp_path)
-    assert result.returncode == 0 and "continuing in task" in result.stdout, result.stderr
-    alone = command("experiments.icarl", *flags[:-1], "runs/alone", cwd=tmp_path)
+    with process:
+        for line in process.stdout:
+            if line.startswith(sign):
+                process.send_signal(number)
+                break
+        process.stdout.read()
+        said = process.stderr.read()
+    assert process.returncode == 128 + number, said
+    return [line for line in said.split("\n") if line]
+
+
+def test_a_stopped_run_says_how_to_go_on_and_ends_the_same(a_run, tmp_path):
+    """Ctrl-C, then SIGTERM, each in the second task."""
+    flags = [*SMALL, "--memory", "20", "--epochs", "3"]
+    start = ["-m", "experiments.icarl", *flags, "--out", "runs/a run"]
+    first, last = stopped(start, tmp_path, "task 2/2  epoch 1/3", signal.SIGINT)
+    assert first.startswith("stopping: saving at the next step")
+    place, said = last.split("; to continue: python ")
+    assert place.startswith("saved in task 2, after epoch ")
+    assert said == "-m experiments.icarl --resume --out 'runs/a run' --accelerator cpu"
+    again = shlex.split(said)
+    _, last = stopped(again, tmp_path, "continuing in task 2 after epoch", signal.SIGTERM)
+    assert last.endswith(said)
+    result = command(*again[1:], cwd=tmp_path)
+    assert result.returncode == 0 and "continuing in task 2" in result.stdout, result.stderr
+    alone = command("experiments.icarl", *flags, "--out", "runs/alone", cwd=tmp_path)
     assert alone.returncode == 0, alone.stderr
     one, two = (
-        json.loads((tmp_path / f"runs/{n}/results.json").read_text()) for n in ("one", "alone")
+        json.loads((tmp_path / f"runs/{n}/results.json").read_text()) for n in ("a run", "alone")
     )
     assert one["classifiers"] == two["classifiers"]
+
+
+def test_the_command_that_resumes_has_what_the_folder_has_not():
+    config = cli.settings(
+        *("icarl", "paper"),
+        {"out": "a b", "stream": True, "data_dir": "d", "devices": 2, "seed": 3},
+    )
+    assert cli.resume_command(config) == (
+        "python -m experiments.icarl --resume --out 'a b' --data-dir d --devices 2 --stream"
+    )

@@ -3,11 +3,13 @@
 Each is made in a process of its own, whose CPU poses as several devices.
 """
 
+import dataclasses
 import json
 import logging
 import os
 import pickle
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -75,6 +77,26 @@ def told(configs):
         }
         for run, one in zip(runs, results, strict=True)
     ]
+
+
+def told_of_a_stop(configs):
+    """The same of a run that is stopped and resumed; of several processes the last one is asked."""
+    from cil_jax import protocol
+    from cil_jax.observer import Observer
+    from cil_jax.signals import Stopped
+
+    class Stop(Observer):
+        def trained(self, run, position):
+            is_last = jax.process_index() == jax.process_count() - 1
+            is_there = position.task == 1 and position.step == 4
+            run.stop_asked = lambda: signal.SIGTERM if is_last and is_there else 0
+
+    (config,) = configs
+    try:
+        protocol.run(config, Stop())
+    except Stopped as stop:
+        (again,) = told([dataclasses.replace(config, resume=True)])
+        return [{**again, "stop": str(stop)}]
 
 
 def left(config):
@@ -201,11 +223,15 @@ def test_two_processes_that_feed_a_share_each_do_what_one_does(spread_out, tmp_p
         address = f"localhost:{probe.getsockname()[1]}"
     quick = "--xla_backend_optimization_level=0"  # to compile: the second process keeps no cache
     hosts = [{"coordinator": address, "num_processes": 2, "process_id": i} for i in (0, 1)]
-    two = made(tmp_path, {"two": {}}, [start(tmp_path, quick, {"two": {}}, h) for h in hosts])
+    named = {"two": {}, "stopped": {}}
+    two = made(tmp_path, named, [start(tmp_path, quick, named, h) for h in hosts])
     for process in two:
         assert_same_run(spread_out["one"], process["two"], rtol=1e-5)
-    lines = (tmp_path / "two" / "metrics.jsonl").read_text().splitlines()
-    assert len(lines) == 6  # written once
+        assert process["stopped"]["stop"] == "saved in task 2, after epoch 0 and step 4"
+        assert_same_run(spread_out["one"], process["stopped"], rtol=1e-5)
+    for name in named:
+        lines = (tmp_path / name / "metrics.jsonl").read_text().splitlines()
+        assert len(lines) == 6  # written once
 
 
 if __name__ == "__main__":
@@ -215,6 +241,7 @@ if __name__ == "__main__":
     found = {}
     for runs in (apart(name, more) for name, more in wanted.items()):
         configs = [settings_of(place, name, more) for name, more in runs.items()]
-        found |= dict(zip(runs, told(configs), strict=True))
+        tell = told_of_a_stop if "stopped" in runs else told
+        found |= dict(zip(runs, tell(configs), strict=True))
     number = host["process_id"] if host else 0
     (place / f"told{number}").write_bytes(pickle.dumps(found))

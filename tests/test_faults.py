@@ -12,7 +12,7 @@ import pytest
 from conftest import small_config
 
 import cil_jax
-from cil_jax import data
+from cil_jax import data, protocol
 from cil_jax.checkpoint import Checkpoints
 from cil_jax.observer import Observer
 from cil_jax.protocol import Run
@@ -89,10 +89,12 @@ def test_means_are_of_plain_exemplars_in_evaluation_mode(finished):
 def test_the_memory_never_holds_more_than_it_says(tmp_path, monkeypatch):
     """Whenever it is saved, whatever the number of classes; and no class has more than another."""
     kept = []
+    monkeypatch.setattr(protocol, "SECONDS_UNSAVED", 0.0)
     monkeypatch.setattr(Checkpoints, "save", lambda _, learner, record: kept.append(learner))
     cil_jax.run(small_config("replay", tmp_path / "run", memory=MEMORY, epochs=1))
     seen = [(int(learner.task), learner.memory.counts.tolist()) for learner in kept]
+    assert len(kept) >= 9  # within each epoch, after it and after the task
     shares = {0: [0] * 5, 1: [11, 11, 0, 0, 0], 2: [5, 5, 5, 5, 0], 3: [4] * 5}
     assert [counts for _, counts in seen] == [shares[task] for task, _ in seen]
-    assert [task for task, _ in seen] == [0, 1, 1, 2, 2, 3]
+    assert sorted({task for task, _ in seen}) == [0, 1, 2, 3]
     assert all(sum(counts) <= MEMORY for _, counts in seen)

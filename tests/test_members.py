@@ -90,6 +90,16 @@ def test_an_interrupted_member_goes_on(group, tmp_path):
     assert values == summary["classifiers"]["linear"]["last_accuracy"]["values"][1:]
 
 
+def test_figures_that_a_kill_kept_from_being_drawn_are_drawn(group):
+    config, _ = group
+    folder = RunFolder(members.group_folder(config) / "order1993-seed1")
+    figure = folder.figures / "curves.png"  # the last
+    figure.unlink()
+    results = folder.results_file.stat().st_mtime_ns
+    cli.run_members(config, [0, 1], 1)
+    assert figure.exists() and folder.results_file.stat().st_mtime_ns == results
+
+
 def test_a_member_of_other_settings_is_refused(group):
     config, _ = group
     other = small_config("finetune", config.out, epochs=3)

@@ -136,7 +136,11 @@ def test_the_command_shows_what_is_run_and_what_is_not(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    "flags", [["--seeds", "0"], ["--orders", "2"], ["--data-dir", "x"], ["--accelerator", "cpu"]]
+    "flags",
+    [
+        *(["--seeds", "0"], ["--orders", "2"], ["--parallel-members", "2"]),
+        *(["--data-dir", "x"], ["--accelerator", "cpu"]),
+    ],
 )
 def test_flags_of_runs_are_refused_where_nothing_is_run(flags, capsys):
     assert reproduce.main(flags) == 2

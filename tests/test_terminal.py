@@ -123,7 +123,7 @@ def made_up_run(method="icarl", n_tasks=2):
     )
 
 
-LEARNER = SimpleNamespace(task=0, epoch=0)
+LEARNER = SimpleNamespace(task=0, epoch=0, step=0)
 PARTS = {"classification": 0.25, "distillation": 0.125}
 EPOCH = {
     **{"task": 0, "epoch": 0, "train_loss": 0.375, "parts": PARTS, "rate": 0.02},

@@ -1,5 +1,7 @@
 """Runs that are trained together: each is what it is alone, wherever it stands."""
 
+import signal
+
 import chex
 import jax
 import pytest
@@ -12,6 +14,7 @@ from cil_jax.engine import Engine
 from cil_jax.observer import Observer
 from cil_jax.protocol import Run
 from cil_jax.record import RunFolder
+from cil_jax.signals import Stopped
 
 
 class PiecesOf(Run):
@@ -126,6 +129,20 @@ def test_an_interrupt_of_one_ends_the_others_when_they_have_got_their_updates(
         together.go(list(map(PiecesOf, configs.values(), sizes, watchers)))
     assert [watcher.n_trained for watcher in watchers] == n_trained
     assert Engine.train_together._cache_size() <= before + 1  # none for the one that was left
+    configs = {name: again(config) for name, config in configs.items()}
+    together.go([PiecesOf(config, 9) for config in configs.values()])
+    assert_as_alone(configs, alone)
+
+
+def test_a_signal_stops_each_where_it_has_got_its_updates(alone, tmp_path):
+    configs = {name: settings(tmp_path / name, **MEMBERS[name]) for name in ("first", "other seed")}
+    runs = list(map(PiecesOf, configs.values(), (3, 2)))
+    for run in runs:
+        run.stop_asked = lambda: signal.SIGTERM
+    with pytest.raises(Stopped, match="saved in task 1, after epoch 0 and step 2"):
+        together.go(runs)
+    learners = [Run(c, RunFolder(c.folder()), Observer()).saved_learner() for c in configs.values()]
+    assert [int(learner.step) for learner in learners] == [3, 2]
     configs = {name: again(config) for name, config in configs.items()}
     together.go([PiecesOf(config, 9) for config in configs.values()])
     assert_as_alone(configs, alone)

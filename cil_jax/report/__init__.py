@@ -1,6 +1,6 @@
 """Tables and figures, made from a run folder alone. Nothing here needs a device."""
 
-from cil_jax.report.figures import draw, pictures
+from cil_jax.report.figures import draw, is_drawn, pictures
 from cil_jax.report.page import write_page
 from cil_jax.report.tables import (
     caption,
@@ -15,6 +15,7 @@ __all__ = [
     "caption",
     "draw",
     "group_summary",
+    "is_drawn",
     "pictures",
     "reproduction",
     "reproduction_markdown",

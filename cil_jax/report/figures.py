@@ -14,7 +14,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from cil_jax.record import RunFolder
+from cil_jax.record import RunFolder, replaced
 from cil_jax.report.tables import caption, column_name, protocol, sample
 
 # Okabe and Ito's colours, which people with any colour vision can tell apart.
@@ -61,9 +61,15 @@ def draw(folder: RunFolder) -> list[Path]:
     with _styled():
         for name, figure in {**_of_task(results, last), "curves": curves(results, epochs)}.items():
             file = folder.figures / f"{name}.png"
-            figure.savefig(file, bbox_inches="tight")
+            with replaced(file) as temporary:
+                figure.savefig(temporary, format="png", bbox_inches="tight")
             files.append(file)
     return files
+
+
+def is_drawn(folder: RunFolder) -> bool:
+    """Whether all figures of a run are there."""
+    return (folder.figures / "curves.png").exists()  # which is drawn last
 
 
 def pictures(results: dict[str, Any], evaluation: dict[str, Any]) -> dict[str, np.ndarray]:
