@@ -8,15 +8,16 @@ import importlib
 import pkgutil
 from typing import Any
 
+_FUNCTIONS = {"run": "cil_jax.protocol", "load": "cil_jax.saved"}
 _MODULES = tuple(module.name for module in pkgutil.iter_modules(__path__))
 
-__all__ = ["run", *_MODULES]  # noqa: PLE0604
+__all__ = [*_FUNCTIONS, *_MODULES]  # noqa: PLE0604
 __version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> Any:
-    if name == "run":
-        return importlib.import_module("cil_jax.protocol").run
+    if name in _FUNCTIONS:
+        return getattr(importlib.import_module(_FUNCTIONS[name]), name)
     if name in _MODULES:
         return importlib.import_module(f"cil_jax.{name}")
     raise AttributeError(f"module 'cil_jax' has no attribute {name!r}")

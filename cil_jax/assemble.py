@@ -55,8 +55,11 @@ def scenario_of(config: Config, dataset: data.Dataset) -> data.Scenario:
     )
 
 
-def augmentation_of(config: Config, dataset: data.Dataset) -> Augmentation:
-    """How training images are varied; what a config leaves open, the data set says."""
+def augmentation_of(config: Config, dataset: data.Dataset | None) -> Augmentation:
+    """How training images are varied; what a config leaves open, the data set says.
+
+    A config that leaves nothing open needs none.
+    """
     return Augmentation(
         pad=dataset.pad if config.pad is None else config.pad,
         mirror=dataset.mirror if config.mirror == "auto" else config.mirror == "yes",
@@ -65,8 +68,13 @@ def augmentation_of(config: Config, dataset: data.Dataset) -> Augmentation:
     )
 
 
-def engine_of(config: Config, dataset: data.Dataset) -> Engine:
-    """The compiled programs that a config asks for, on this machine.
+def engine_of(config: Config, dataset: data.Dataset | None, platform: str | None = None) -> Engine:
+    """The compiled programs that a config asks for.
+
+    Args:
+      config: the settings.
+      dataset: see `augmentation_of`.
+      platform: where they shall run; "any" for everywhere (default: JAX's own here).
 
     Raises:
       UserError: if settings do not go together.
@@ -74,7 +82,7 @@ def engine_of(config: Config, dataset: data.Dataset) -> Engine:
     augmentation = augmentation_of(config, dataset)
     same = config.mirror_means == "auto"
     mirror_means = augmentation.mirror if same else config.mirror_means == "yes"
-    convolution = models.convolution_for(jax.default_backend())
+    convolution = models.convolution_for(platform or jax.default_backend())
     backbone = models.build(
         config.backbone,
         last_relu=config.last_relu,

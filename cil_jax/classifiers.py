@@ -3,6 +3,9 @@
 A classifier scores features against classes; the class with the highest score is its answer.
 """
 
+from collections.abc import Callable
+from typing import NamedTuple
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -11,6 +14,24 @@ from flax import struct
 from cil_jax import heads
 from cil_jax.selection import EXACT, unit
 from cil_jax.typing import Array
+
+
+class Scale(NamedTuple):
+    """How the scores of a classifier are shown to people; the order of classes stays as it is.
+
+    Attributes:
+      meaning: what they are then.
+      of: scores [B, C], CLOSED for classes not seen, to what is shown.
+    """
+
+    meaning: str
+    of: Callable[[Array], Array]
+
+
+PROBABILITY = Scale("probability, over all classes known", jax.nn.softmax)
+PROBABILITY_EACH = Scale("probability of each class by itself", jax.nn.sigmoid)
+# Of features and means of length 1, minus the squared distance is 2 cos - 2.
+COSINE = Scale("cosine to the mean of the class' exemplars", lambda scores: 1.0 + scores / 2.0)
 
 
 def nearest_mean(features: Array, means: Array) -> Array:

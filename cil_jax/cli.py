@@ -10,8 +10,8 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NoReturn
 
-from cil_jax import signals
-from cil_jax.config import Config, UserError, cache_dir, flag, from_plain, preset, presets
+from cil_jax import recipes, signals
+from cil_jax.config import Config, UserError, cache_dir, flag, kind, nearest_name
 from cil_jax.record import RunFolder
 
 FAILED = 2  # exit code for what the user can put right
@@ -155,36 +155,70 @@ def _from_flags(method: str, default_preset: str, about: str | None) -> None:
     check_several(n_at_once, not is_single)
     if given.get("resume") and not is_single:
         raise UserError("--resume is for a single run: --seeds and --orders go on by themselves")
-    config = settings(method, default_preset, given)
+    file, only_print = given.pop("config", None), given.pop("print_config", False)
+    laid = layers(method, default_preset, given, file)
+    config = recipes.config_of(laid)
+    if only_print:
+        print(recipes.commented(laid), end="")
+        return None
     check_effect(config, given)
     if is_single:
         return _run(config)
     run_members(config, seeds, n_orders, n_at_once or 1)
 
 
-def settings(method: str, default_preset: str, given: dict[str, Any]) -> Config:
-    """The settings that flags make: the preset's, with the flags laid over them.
+def settings(
+    method: str, default_preset: str, given: dict[str, Any], file: str | None = None
+) -> Config:
+    """The settings that flags make; see `layers`."""
+    return recipes.config_of(layers(method, default_preset, given, file))
+
+
+def layers(
+    method: str, default_preset: str, given: dict[str, Any], file: str | None = None
+) -> recipes.Layers:
+    """What the settings are made of: the preset, the file over it, the flags over both.
 
     Args:
       method: a key of `cil_jax.methods.METHODS`.
-      default_preset: where no --preset is given.
-      given: fields of Config, and "preset".
+      default_preset: where neither --preset nor the file names one.
+      given: the fields of Config that flags said.
+      file: of --config.
 
-    With --resume the run's own settings take the preset's place, so that no flag need be said
-    twice; one that is said must agree.
+    With --resume the run's own settings take the preset's place, so that nothing need be said
+    twice; what is said, in a file or by a flag, must agree.
 
     Raises:
-      UserError: if a flag or a value makes no sense.
+      UserError: if a flag or a value makes no sense, or they contradict each other.
     """
-    config = preset(method, **{"name": given.get("preset", default_preset), **given})
+    from_file = recipes.read(file) if file else {}
+    if from_file.get("method", method) != method:
+        other = from_file["method"]
+        raise UserError(f"{file} is for {other}, not for {method}: python -m experiments.{other}")
+    named, asked = from_file.get("preset"), given.get("preset")
+    if named and named not in (known := recipes.presets(method)):
+        raise UserError(f"{file}: unknown preset {named!r} of {method}{nearest_name(named, known)}")
+    if None not in (named, asked) and named != asked:
+        raise UserError(f"{file} is laid over preset {named!r}: leave out --preset {asked}")
+    name = next(x for x in (asked, named, default_preset) if x is not None)
+    of_file = {str(file): from_file} if file else {}
+    laid = {
+        "default": {"method": method, "preset": name},
+        # A run that was made from Python may have none.
+        f"preset {method}/{name}": recipes.preset_values(method, name) if name else {},
+        **{file: recipes.over(values) for file, values in of_file.items()},
+        "flag": recipes.over(given),
+    }
+    config = recipes.config_of(laid)
     if not config.resume:
-        return config
-    if not RunFolder(config.folder()).holds_a_run:
-        raise UserError(f"{config.folder()} holds no run: leave out --resume to start one")
+        return laid
+    run = RunFolder(config.folder())
+    if not run.holds_a_run:
+        raise UserError(f"{run.path} holds no run: leave out --resume to start one")
     stored = saved_settings(config.folder())
     if stored.method != method:
-        raise UserError(f"can't resume {config.folder()}: it is a run of {stored.method}")
-    return dataclasses.replace(stored, **given)
+        raise UserError(f"can't resume {run.path}: it is a run of {stored.method}")
+    return {str(run.config_file): vars(stored), **of_file, "flag": given}
 
 
 def check_effect(config: Config, given: Iterable[str]) -> None:
@@ -213,21 +247,33 @@ def saved_settings(folder: str, **given: Any) -> Config:
     Raises:
       UserError: if there is no run, or its settings can't be read.
     """
-    stored = RunFolder(folder).settings()
+    run = RunFolder(folder)
+    stored = run.settings()
     stored.pop("versions", None)
-    return Config(**{**from_plain(stored), **given, "out": folder})
+    return Config(**{**recipes.from_plain(stored, str(run.config_file)), **given, "out": folder})
 
 
 def make_parser(method: str, default_preset: str, about: str | None = None) -> Parser:
     """The parser of an experiment's flags, made from the fields of Config."""
-    defaults = preset(method, default_preset)
+    defaults = recipes.preset(method, default_preset)
     parser = command_parser(
         method, about, formatter_class=_Help, argument_default=argparse.SUPPRESS
     )
     parser.add_argument(
         "--preset",
-        choices=presets(method),
-        help=f"file of settings that the other flags are laid over (default: {default_preset})",
+        choices=recipes.presets(method),
+        help=f"recipe that all else is laid over (default: --config's, else {default_preset})",
+    )
+    parser.add_argument(
+        "--config",
+        metavar="FILE",
+        help="YAML file of settings under their flags' names, laid over the preset and under the "
+        "flags; config.yaml of any run is one, and repeats it",
+    )
+    parser.add_argument(
+        "--print-config",
+        action="store_true",
+        help="print the settings that come of it, each with where it comes from, and run nothing",
     )
     add_member_flags(parser)
     groups: dict[str, Any] = {}
@@ -251,15 +297,15 @@ def _reading(field: dataclasses.Field) -> dict[str, Any]:
     """How argparse reads a field's flag."""
     if field.metadata.get("choices"):
         return {"choices": field.metadata["choices"]}
-    if field.type is bool or field.type == "bool":
+    of = kind(field)
+    if of is bool:
         return {"action": argparse.BooleanOptionalAction if field.default else "store_true"}
     if field.metadata.get("several"):
         return {"metavar": field.metadata["metavar"], "action": _Joined}
-    if "tuple" in str(field.type):
+    if of is tuple:
         return {"type": float, "nargs": "+", "metavar": "X", "action": _Tuple}
-    kind = next((k for k in (int, float, str) if k.__name__ in str(field.type)), str)
-    metavar = field.metadata.get("metavar", {int: "N", float: "X", str: "NAME"}[kind])
-    return {"type": kind, "metavar": metavar}
+    metavar = field.metadata.get("metavar", {int: "N", float: "X", str: "NAME"}[of])
+    return {"type": of, "metavar": metavar}
 
 
 class _Tuple(argparse.Action):

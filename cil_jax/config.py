@@ -1,7 +1,7 @@
-"""The settings of a run: one flat frozen dataclass, and the presets that fill it.
+"""The settings of a run: one flat frozen dataclass, and what its values must be.
 
 A field's metadata holds what `--help` says of it. Nothing here knows JAX, so flags are read before
-it starts.
+it starts. `cil_jax.recipes` fills it from presets and files.
 """
 
 import dataclasses
@@ -9,13 +9,9 @@ import difflib
 import importlib.util
 import os
 import re
-import shlex
 from collections.abc import Iterable, Sequence
-from importlib import resources
 from pathlib import Path
 from typing import Any
-
-import yaml
 
 
 class UserError(Exception):
@@ -35,8 +31,8 @@ def nearest_name(name: str, known: Iterable[str]) -> str:
     known = list(known)
     close = difflib.get_close_matches(name, known, n=1)
     guess = f": did you mean {close[0]!r}?" if close else ""
-    if close and len(known) > 12:
-        return guess
+    if len(known) > 12:
+        return guess or "; --help has them all"
     return f"{guess or ':'} {'there are' if close else 'choose from'} {', '.join(known)}"
 
 
@@ -59,7 +55,7 @@ class Config:
     """What a run is. Field names are the flags', with `_` for `-`; `lambda_` is `--lambda`.
 
     The defaults here are common ground, no method's recipe: those are presets. Start from
-    `preset("icarl", "paper")` rather than from a plain Config.
+    `cil_jax.recipes.preset("icarl", "paper")` rather than from a plain Config.
     """
 
     method: str = _setting("icarl", "", "a key of `cil_jax.methods.METHODS`")
@@ -345,23 +341,7 @@ class Config:
     def __post_init__(self):
         """Refuses what no data set could make sense of, and makes the data's path absolute."""
         for field in dataclasses.fields(self):
-            value, choices = getattr(self, field.name), field.metadata.get("choices")
-            if choices and value not in choices:
-                hint = nearest_name(str(value), choices)
-                raise UserError(f"unknown {flag(field.name)} {value!r}{hint}")
-            known = field.metadata.get("several")
-            for word in filter(None, value.split(",") if known else ()):
-                if word not in known:
-                    hint = nearest_name(word, known)
-                    raise UserError(f"unknown {flag(field.name)} {word!r}{hint}")
-                if importlib.util.find_spec(known[word]) is None:
-                    raise UserError(
-                        f"{flag(field.name)} {word} needs a package: pip install {known[word]}"
-                    )
-            holds, bound = field.metadata.get("bound", (None, None))
-            if holds and value is not None and not holds(value):
-                are = "are {}; they" if isinstance(value, tuple) else "is {}; it"
-                raise UserError(f"{flag(field.name)} {are.format(value)} must {bound}")
+            check(field, getattr(self, field.name))
         if self.momentum >= 1:
             raise UserError(f"--momentum is {self.momentum}; it must be below 1")
         kind, _, path = self.dataset.partition(":")
@@ -390,7 +370,7 @@ class Config:
     def decisive(self) -> dict[str, Any]:
         """The settings that decide the result, under their flags' names; plain values."""
         return {
-            field.name.rstrip("_"): _plain(getattr(self, field.name))
+            field.name.rstrip("_"): plain(getattr(self, field.name))
             for field in dataclasses.fields(self)
             if field.metadata.get("decides", True)
         }
@@ -407,103 +387,33 @@ def flag(name: str) -> str:
     return "--" + name.rstrip("_").replace("_", "-")
 
 
-def command(config: Config) -> str | None:
-    """The command that repeats a run: its method, its preset, and a flag for all else that decides.
+def kind(field: dataclasses.Field) -> type:
+    """What a setting is: bool, int, float, str, or tuple, which holds floats."""
+    return next(k for k in (tuple, bool, int, float, str) if k.__name__ in str(field.type))
 
-    None where no flags make these settings, as may be of a Config that Python made.
+
+def check(field: dataclasses.Field, value: Any) -> None:
+    """Refuses a value that is none of a setting's choices, outside its bounds or not installed.
+
+    Raises:
+      UserError: with what it must be.
     """
-    name = config.preset or presets(config.method)[0]
-    fields = [field for field in dataclasses.fields(config) if field.metadata["group"]]
-    fields = [field for field in fields if field.metadata.get("decides", True)]
-    given: dict[str, Any] = {}
-    while True:
-        # A flag that is said may set aside what the preset says of the first task alone.
-        made = preset(config.method, name, **given)
-        missing = [f.name for f in fields if getattr(made, f.name) != getattr(config, f.name)]
-        # And what it says so is set aside by saying the flag.
-        missing = [
-            key.removeprefix("first_") if getattr(config, key) is None else key for key in missing
-        ]
-        if not missing:
-            break
-        if set(missing) <= given.keys():
-            return None
-        given.update((key, getattr(config, key)) for key in missing)
-    words = ["python", "-m", f"experiments.{config.method}", "--preset", name]
-    for field in fields:  # in the order of --help
-        if field.name in given:
-            words += _words(field, given[field.name])
-    return None if None in words else shlex.join(words)
+    choices = field.metadata.get("choices")
+    if choices and value not in choices:
+        raise UserError(f"unknown {flag(field.name)} {value!r}{nearest_name(str(value), choices)}")
+    several = field.metadata.get("several")
+    for word in filter(None, value.split(",") if several else ()):
+        if word not in several:
+            raise UserError(f"unknown {flag(field.name)} {word!r}{nearest_name(word, several)}")
+        if importlib.util.find_spec(several[word]) is None:
+            needed = several[word]
+            raise UserError(f"{flag(field.name)} {word} needs a package: pip install {needed}")
+    holds, bound = field.metadata.get("bound", (None, None))
+    if holds and value is not None and not holds(value):
+        are = "are {}; they" if isinstance(value, tuple) else "is {}; it"
+        raise UserError(f"{flag(field.name)} {are.format(value)} must {bound}")
 
 
-def _words(field: dataclasses.Field, value: Any) -> list[Any]:
-    """The flag that gives a field a value; None where there is none."""
-    if isinstance(value, bool):
-        there = value or field.default
-        return [flag(field.name) if value else f"--no-{flag(field.name)[2:]}" if there else None]
-    values = value if isinstance(value, tuple) else (value,)
-    return [flag(field.name), *(None if one is None else str(one) for one in values)]
-
-
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """A setting's value as YAML has it."""
     return list(value) if isinstance(value, tuple) else value
-
-
-def from_plain(values: dict[str, Any]) -> dict[str, Any]:
-    """Fields of Config from values under their flags' names, as YAML gives them.
-
-    Raises:
-      UserError: if a name is not a setting's.
-    """
-    fields = {field.name.rstrip("_"): field for field in dataclasses.fields(Config)}
-    for name in values:
-        if name not in fields:
-            raise UserError(f"unknown setting {name!r}{nearest_name(name, fields)}")
-    return {
-        fields[name].name: tuple(value) if isinstance(value, list) else value
-        for name, value in values.items()
-    }
-
-
-def presets(method: str) -> list[str]:
-    """The names of a method's presets.
-
-    Raises:
-      UserError: if it has none.
-    """
-    folder = resources.files("cil_jax") / "presets" / method
-    if not folder.is_dir():
-        raise UserError(f"{method} has no preset: write cil_jax/presets/{method}/default.yaml")
-    return sorted(f.name.removesuffix(".yaml") for f in folder.iterdir() if f.name[-5:] == ".yaml")
-
-
-def preset(method: str, name: str, **overrides: Any) -> Config:
-    """The settings of a preset, with others laid over them.
-
-    Args:
-      method: a key of `cil_jax.methods.METHODS`.
-      name: of the preset, such as paper.
-      **overrides: fields of Config. One that speaks of all tasks, such as `epochs`, also sets
-        aside what the preset says of the first task alone, `first_epochs`.
-
-    Raises:
-      UserError: if there is no such preset, or a value makes no sense.
-    """
-    known = presets(method)
-    if name not in known:
-        raise UserError(f"unknown preset {name!r} of {method}{nearest_name(name, known)}")
-    values = from_plain(_preset_values(method, name))
-    for of_all in ("epochs", "rate_steps", "weight_decay"):
-        if of_all in overrides:
-            values.pop(f"first_{of_all}", None)
-    return Config(**{**values, **overrides, "method": method, "preset": name})
-
-
-def _preset_values(method: str, name: str) -> dict[str, Any]:
-    """What a preset's file says, over what the file that it extends says."""
-    text = (resources.files("cil_jax") / "presets" / method / f"{name}.yaml").read_text()
-    values = yaml.safe_load(text)
-    if "extends" not in values:
-        return values
-    _, *base = values.pop("extends").split("/")  # such as /icarl/paper
-    return {**_preset_values(*base), **values}

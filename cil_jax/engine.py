@@ -5,20 +5,20 @@ compiled once, whatever the number of tasks. Two engines with equal settings sha
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
-from jax import lax
+from jax import export, lax
 
 from cil_jax import memory as memory_lib
 from cil_jax.classifiers import Counts, class_sums, nearest_class_mean
 from cil_jax.data.augment import Augmentation
 from cil_jax.devices import shared_out, spread, whole
-from cil_jax.learner import Learner, Normalizer, Purpose, Weights, create, embed, views
+from cil_jax.learner import Learner, Normalizer, Purpose, Weights, create, embed, forward, views
 from cil_jax.memory import Chunk, Memory, Pool
 from cil_jax.methods.base import Batch, Method
 from cil_jax.programs import FastProgram, OnceProgram
@@ -73,6 +73,22 @@ class Engine:
         data_key: Key,
     ) -> Learner:
         """A learner that knows nothing yet."""
+        return self._created(image_shape, n_classes, normalizer, init_key, data_key)
+
+    def blank(
+        self, image_shape: tuple[int, int, int], n_classes: int, normalizer: Normalizer
+    ) -> Learner:
+        """A learner of the form that `create` makes, all zeros; nothing is compiled for it."""
+        key = jax.random.key(0)
+        form = jax.eval_shape(lambda: self._created(image_shape, n_classes, normalizer, key, key))
+
+        def zeros(leaf):
+            is_key = jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+            return key if is_key else jnp.zeros(leaf.shape, leaf.dtype)
+
+        return jax.tree.map(zeros, form)
+
+    def _created(self, image_shape, n_classes, normalizer, init_key, data_key) -> Learner:
         return create(
             self.method.backbone,
             image_shape=image_shape,
@@ -319,6 +335,51 @@ class Engine:
         n_batches = -(-(stop - start) // size)
         counts, total = lax.fori_loop(0, n_batches, add, (counts, jnp.zeros(())))
         return whole((counts, total / (stop - start)))
+
+    # What a learner answers, outside the measurements of a run.
+
+    @_program
+    def answers(self, learner: Learner, images: Array) -> dict[str, tuple[Array, Array]]:
+        """What each of the method's classifiers says.
+
+        Args:
+          learner: who answers.
+          images: uint8 [N, H, W, C].
+
+        Returns:
+          For each classifier the best class, int [N], and all scores as people are shown them,
+          float32 [N, room]; columns from n_seen on mean nothing.
+        """
+        return self._answers(learner, images)
+
+    def exported(self, learner: Learner, classifier: str, platforms: Sequence[str]) -> bytes:
+        """`answers` of one classifier as a program with its weights, for `jax.export.deserialize`.
+
+        It takes images uint8 [N, H, W, C] of any N, and gives float32 [N, n_seen].
+
+        Args:
+          learner: who answers.
+          classifier: one of the method's.
+          platforms: where it shall run, of "cpu", "cuda", "rocm" and "tpu". The backbone must not
+            be one for the CPU alone.
+        """
+        n_seen = int(learner.n_seen)
+
+        def program(images):
+            # Not by `answers`: what a compiled program takes is kept whole, exemplars included.
+            _, scores = self._answers(learner, images)[classifier]
+            return scores[:, :n_seen]
+
+        shape = export.symbolic_shape("N, " + ", ".join(map(str, learner.image_shape)))
+        images = jax.ShapeDtypeStruct(shape, jnp.uint8)
+        return bytes(export.export(jax.jit(program), platforms=platforms)(images).serialize())
+
+    def _answers(self, learner: Learner, images: Array) -> dict[str, tuple[Array, Array]]:
+        method, images = self.method, learner.normalizer(images)
+        features = forward(method.backbone, learner.weights, images, learner.n_seen).features
+        raw = {name: score(learner, features) for name, score in method.classifiers().items()}
+        # What is shown may round two scores to one.
+        return {name: (x.argmax(axis=1), method.scale(name).of(x)) for name, x in raw.items()}
 
 
 def _trained(learner: Learner, stop: Array, carry: Any) -> tuple[Learner, Sums]:

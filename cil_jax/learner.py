@@ -19,6 +19,8 @@ from cil_jax import memory as memory_lib
 from cil_jax.devices import spread, whole
 from cil_jax.typing import Array, Key, Params
 
+TO_COME, SPARE = -1, -2  # in task_of: of a class that no task has brought
+
 
 class Purpose(enum.IntEnum):
     """What a random key is for. Keys are addressed by this, task, epoch and step."""
@@ -72,7 +74,8 @@ class Learner:
       normalizer: how pixels are normalised.
       task, epoch, step: int32 [], tasks learned, epochs done of the task, updates of the epoch.
       n_old, n_seen: int32 [], classes before this task, and with it.
-      task_of: int32 [room], the task that brought a class, -1 for one still to come.
+      task_of: int32 [room], the task that brought a class; TO_COME for one that is expected, SPARE
+        for room beyond these.
       init_key, data_key: root keys of initial weights, and of all else that is random.
     """
 
@@ -118,6 +121,60 @@ def n_bytes(learner: Learner) -> dict[str, int]:
         **{name: sum(x.nbytes for x in jax.tree.leaves(w)) for name, w in held.items()},
         "exemplars": n_kept * math.prod(learner.image_shape),
     }
+
+
+def root_keys(seed: int, data_seed: int) -> tuple[Key, Key]:
+    """init_key and data_key of a learner: two roots, also where the seeds are equal."""
+    return (
+        jax.random.fold_in(jax.random.key(seed), 0),
+        jax.random.fold_in(jax.random.key(data_seed), 1),
+    )
+
+
+def with_room(learner: Learner, n_classes: int) -> Learner:
+    """The same learner with room for n_classes, more than it has: it says and learns the same.
+
+    Where all outputs are open from the start, those of the new room are not: they open with their
+    classes.
+    """
+    more = n_classes - learner.means.shape[0]
+
+    def wider(path, array):
+        of_head = any(getattr(key, "key", None) == "head" for key in path)
+        return jnp.pad(array, [(0, 0)] * (array.ndim - 1) + [(0, more)]) if of_head else array
+
+    nets = (learner.weights, learner.teacher, learner.momentum)
+    weights, teacher, momentum = jax.tree_util.tree_map_with_path(wider, nets)
+    memory = learner.memory.replace(counts=jnp.pad(learner.memory.counts, (0, more)))
+    return learner.replace(
+        weights=weights,
+        teacher=teacher,
+        momentum=momentum,
+        memory=memory,
+        means=jnp.pad(learner.means, ((0, more), (0, 0))),
+        task_of=jnp.pad(learner.task_of, (0, more), constant_values=SPARE),
+    )
+
+
+def with_whole_tasks(learner: Learner) -> Learner:
+    """The learner as it was when its last task was learned, whatever it has begun since.
+
+    The teacher is the network of that time; memory and means change at a task's end only.
+    """
+    is_known = (learner.task_of >= 0) & (learner.task_of < learner.task)
+    is_newest = is_known & (learner.task_of == learner.task - 1)
+    n_seen = is_known.sum().astype(jnp.int32)
+    if bool(n_seen == learner.n_seen):
+        return learner
+    zero = jnp.int32(0)
+    return learner.replace(
+        weights=learner.teacher,
+        epoch=zero,
+        step=zero,
+        n_old=n_seen - is_newest.sum().astype(jnp.int32),
+        n_seen=n_seen,
+        task_of=jnp.where(is_known | (learner.task_of < 0), learner.task_of, TO_COME),
+    )
 
 
 @struct.dataclass
@@ -237,7 +294,7 @@ def create(
         step=zero,
         n_old=zero,
         n_seen=zero,
-        task_of=jnp.full(n_classes, -1, jnp.int32),
+        task_of=jnp.full(n_classes, TO_COME, jnp.int32),
         init_key=init_key,
         data_key=data_key,
     )

@@ -15,9 +15,10 @@ import yaml
 from cil_jax import devices, report
 from cil_jax.assemble import recipe_of
 from cil_jax.background import Background
-from cil_jax.config import Config, command
+from cil_jax.config import Config
 from cil_jax.learner import Learner
 from cil_jax.observer import Observer
+from cil_jax.recipes import command
 from cil_jax.record import RunFolder
 
 

@@ -1,9 +1,10 @@
 """One run: for each task begin, fit, finish, evaluate, record, save.
 
-results = cil_jax.run(cil_jax.config.preset("icarl", "paper", dataset="digits", task_size=2))
+results = cil_jax.run(cil_jax.recipes.preset("icarl", "paper", dataset="digits", task_size=2))
 """
 
 import contextlib
+import dataclasses
 import math
 import sys
 import time
@@ -22,7 +23,7 @@ from cil_jax.classifiers import Counts
 from cil_jax.config import Config, UserError
 from cil_jax.data.scenario import Task
 from cil_jax.engine import Sums, Updates
-from cil_jax.learner import Learner, Normalizer, n_bytes
+from cil_jax.learner import Learner, Normalizer, n_bytes, root_keys
 from cil_jax.memory import Chunk, Pool, kept
 from cil_jax.observer import Observer, Position, Several
 from cil_jax.record import RunFolder, Unwritten
@@ -43,7 +44,7 @@ def run(config: Config, observer: Observer | None = None) -> dict[str, Any]:
     """Runs a method through a scenario, or the rest of a run that was interrupted.
 
     Args:
-      config: the settings; see `cil_jax.config.preset`.
+      config: the settings; see `cil_jax.recipes.preset`.
       observer: is told how it goes.
 
     Returns:
@@ -200,6 +201,8 @@ class Run:
             "keeps_all_data": method.keeps_all_data,
             "class_order": list(self.scenario.class_order),
             "class_names": list(self.scenario.class_names),
+            "image_shape": list(learner.image_shape),
+            "augmentation": dataclasses.asdict(self.engine.augmentation),
             "task_sizes": list(self.scenario.task_sizes),
             "seeds": {"order": config.order_seed, "init": config.seed, "data": data_seed(config)},
             "classifiers": {
@@ -228,9 +231,7 @@ class Run:
             dataset.image_shape,
             sum(self.scenario.task_sizes),
             Normalizer(jnp.asarray(mean), jnp.asarray(std)),
-            # Two roots, also where the seeds are equal.
-            jax.random.fold_in(jax.random.key(config.seed), 0),
-            jax.random.fold_in(jax.random.key(data_seed(config)), 1),
+            *root_keys(config.seed, data_seed(config)),
         )
 
     def saved_learner(self) -> Learner:

@@ -10,7 +10,8 @@ from typing import Any
 import yaml
 
 from cil_jax import members
-from cil_jax.config import Config, UserError, flag, nearest_name, preset
+from cil_jax.config import Config, UserError, flag, nearest_name
+from cil_jax.recipes import preset
 
 FULL: dict[str, Any] = {}
 REDUCED = {"backbone": "resnet8", "epochs": 10}

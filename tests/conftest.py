@@ -19,10 +19,11 @@ import numpy as np
 import pytest
 
 from cil_jax import members, metrics, models
-from cil_jax.config import Config, preset, presets
+from cil_jax.config import Config
 from cil_jax.data import cifar100
 from cil_jax.methods import METHODS
 from cil_jax.models import BasicBlock
+from cil_jax.recipes import preset, presets
 from cil_jax.record import RunFolder
 
 # A backbone that compiles in a moment. It is registered as a user's own would be.

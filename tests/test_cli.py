@@ -1,5 +1,6 @@
 """The commands as a user runs them: what they print, and how they refuse."""
 
+import dataclasses
 import hashlib
 import json
 import os
@@ -10,13 +11,26 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 from conftest import PRESETS
 
-from cil_jax import cli
+from cil_jax import cli, members, recipes
+from cil_jax.config import Config
+from cil_jax.record import RunFolder
 
 ROOT = Path(__file__).parents[1]
 SMALL = ["--dataset", "digits", "--backbone", "resnet8", "--task-size", "2", "--classes", "4"]
 SMALL += ["--epochs", "1", "--batch-size", "64", "--accelerator", "cpu"]
+
+
+COMMANDS = {  # that are no experiments, and a flag of each
+    "prepare": "--archive FILE",
+    "reproduce": "--reduced",
+    "compare": "--page FILE",
+    "report": "runs/icarl",
+    "predict": "--top N",
+    "export": "--out FILE",
+}
 
 
 def command(*arguments, cwd, **environment):
@@ -153,8 +167,9 @@ REFUSALS = [
 def refusal(monkeypatch, tmp_path, capsys):
     """The one line that a method's flags are refused with, in this process: it is faster."""
 
+    monkeypatch.chdir(tmp_path)
+
     def of(method, *flags):
-        monkeypatch.chdir(tmp_path)
         monkeypatch.setattr(sys, "argv", [method, *SMALL, "--out", "runs/new", *flags])
         with pytest.raises(SystemExit) as ended:
             cli.main(method, PRESETS[method])
@@ -217,6 +232,99 @@ def test_flags_with_an_effect_are_taken():
         cli.check_effect(cli.settings(method, PRESETS[method], dict(given)), given)
 
 
+def test_defaults_preset_file_and_flags_are_laid_over_each_other_in_this_order(tmp_path, capsys):
+    file = tmp_path / "mine.yaml"
+    file.write_text("epochs: 3\nrate: 1\nmemory: 50\n")
+    given = {"preset": "pycil", "memory": 30, "first_epochs": 9}
+    laid = cli.layers("icarl", "paper", given, str(file))
+    config = recipes.config_of(laid)
+    assert (config.preset, config.memory, config.rate, config.epochs) == ("pycil", 30, 1.0, 3)
+    assert (config.weight_decay, config.task_size, config.first_epochs) == (2e-4, 10, 9)
+    # What a layer says of all tasks sets aside what those below it say of the first.
+    assert cli.settings("icarl", "paper", {"preset": "pycil"}).first_epochs == 200
+    assert cli.settings("icarl", "paper", {"preset": "pycil"}, str(file)).first_epochs is None
+    assert cli.settings("lwf", "pycil", {"weight_decay": 0.1}).first_weight_decay is None
+
+    shown = recipes.commented(laid)
+    lines = {line.split(":")[0]: line.split("# ")[1] for line in shown.splitlines()}
+    assert [lines[x] for x in ("task_size", "rate_factor", "rate", "memory", "first_epochs")] == [
+        *("default", "preset icarl/pycil", str(file), "flag", "flag")
+    ]
+    file.write_text(shown)
+    assert recipes.read(file) == vars(config)
+
+
+def test_settings_are_printed_and_jax_is_not_started(tmp_path):
+    code = (
+        "import sys; from cil_jax import cli;"
+        "sys.argv = ['icarl', '--epochs', '3', '--print-config'];"
+        "code = cli.guarded(lambda: cli._from_flags('icarl', 'paper', None));"
+        "assert 'jax' not in sys.modules; sys.exit(code)"
+    )
+    path = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=path,
+        cwd=tmp_path,
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0 and not list(tmp_path.iterdir()), done.stderr
+    settings = yaml.safe_load(done.stdout)
+    assert settings["epochs"] == 3 and settings["preset"] == "paper" and settings["rate"] == 2.0
+
+
+@pytest.mark.parametrize("preset", ["paper", "pycil", ""])
+def test_the_config_of_a_run_given_back_is_the_same_settings(tmp_path, preset):
+    """So that the run is repeated: nothing else decides it."""
+    more = {"first_epochs": 4, "epochs": 2, "seed": 5, "lambda_": 0.5}
+    values = recipes.preset_values("icarl", preset) if preset else {}
+    config = Config(**{**values, **more, "preset": preset, "out": str(tmp_path / "run")})
+    RunFolder(config.folder()).start(config)
+    file = str(tmp_path / "run/config.yaml")
+    assert cli.settings("icarl", "hybrid1", {}, file).decisive() == config.decisive()
+    # Resuming needs it no more, and takes it if it agrees.
+    given = {"resume": True, "out": config.out}
+    assert cli.settings("icarl", "paper", given, file) == dataclasses.replace(config, resume=True)
+    # Members of a group are laid over it as over flags.
+    common = cli.settings("icarl", "paper", {"out": str(tmp_path / "group")}, file)
+    assert [m.seed for m in members.members(common, [0, 1], None)] == [0, 1]
+    assert {m.first_epochs for m in members.members(common, [0, 1], None)} == {4}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("epoch: 3", "mine.yaml: unknown setting 'epoch': did you mean 'epochs'?"),
+        ("7: 3", "mine.yaml: unknown setting 7; --help has them all"),
+        ("epochs: 0", "mine.yaml: --epochs is 0; it must be at least 1"),
+        ("epochs: '3'", "mine.yaml: epochs is '3'; it must be a whole number: write 3"),
+        ("epochs: true", "mine.yaml: epochs is true; it must be a whole number"),
+        ("epochs:", "mine.yaml: epochs has no value"),
+        ("rate: 2e-5", "mine.yaml: rate is '2e-5'; it must be a number: write 2.0e-05"),
+        ("mirror: yes", "mine.yaml: mirror is true; it must be text: write it in quotes"),
+        ("last_relu: 1", "mine.yaml: last_relu is 1; it must be true or false"),
+        ("rate_steps: 0.5", "mine.yaml: rate_steps is 0.5; it must be a list of numbers"),
+        ("selection: herdin", "mine.yaml: unknown --selection 'herdin': did you mean 'herding'?"),
+        ("method: lwf", "mine.yaml is for lwf, not for icarl: python -m experiments.lwf"),
+        ("preset: pycli", "mine.yaml: unknown preset 'pycli' of icarl: did you mean 'pycil'?"),
+        ("preset: pycil", "mine.yaml is laid over preset 'pycil': leave out --preset paper"),
+        ("epochs: [", "mine.yaml: is no YAML: line 1"),
+        ("- epochs", "mine.yaml: holds no settings, one a line, such as epochs: 10"),
+        ("", "mine.yaml: holds no settings"),
+        (b"\xff\xfe\x00", "mine.yaml: is no text"),
+        (None, "mine.yaml: can't be read: No such file"),
+    ],
+    ids=str,
+)
+def test_a_file_of_settings_is_refused_by_its_name_and_the_settings(refusal, text, message):
+    if text is not None:
+        text = text.encode() if isinstance(text, str) else text
+        Path("mine.yaml").write_bytes(text)
+    assert message in refusal("icarl", "--preset", "paper", "--config", "mine.yaml")
+
+
 def test_a_folder_of_something_else_is_left_alone(tmp_path):
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "chapter.tex").write_text("dear reader")
@@ -233,19 +341,17 @@ def test_a_damaged_config_is_said(tmp_path):
     assert_refused(result, "run/config.yaml is damaged")
 
 
-@pytest.mark.parametrize("name", [*PRESETS, "prepare", "reproduce", "compare", "report"])
+@pytest.mark.parametrize("name", [*PRESETS, *COMMANDS])
 def test_help_explains_each_flag_with_its_default(tmp_path, name):
     result = command(f"experiments.{name}", "--help", cwd=tmp_path)
     assert result.returncode == 0 and result.stderr == ""
     if name not in PRESETS:
-        words = {"prepare": "--archive FILE", "reproduce": "--reduced", "report": "runs/icarl"}
-        words["compare"] = "--page FILE"
-        assert words[name] in result.stdout
+        assert COMMANDS[name] in result.stdout
         return
     from cil_jax.cli import make_parser
 
     for flag in make_parser(name, PRESETS[name])._actions:
-        no_default = ("help", "resume", "seeds", "orders")
+        no_default = ("help", "resume", "seeds", "orders", "config", "print_config")
         assert flag.help and ("default" in flag.help or flag.dest in no_default), flag
     assert f"python -m experiments.{name} " in result.stdout
     assert "--accelerator gpu" in result.stdout

@@ -7,8 +7,9 @@ import pytest
 from conftest import PRESETS
 
 from cil_jax import cli
-from cil_jax.config import Config, UserError, command, flag, from_plain, preset, presets
+from cil_jax.config import Config, UserError, flag
 from cil_jax.methods import METHODS
+from cil_jax.recipes import command, from_plain, preset, presets
 
 
 def test_the_papers_preset_is_the_papers():
@@ -45,12 +46,12 @@ def test_an_unknown_preset_or_setting_is_named():
     with pytest.raises(UserError, match="unknown preset 'papr' of icarl: did you mean 'paper'"):
         preset("icarl", "papr")
     with pytest.raises(UserError, match="unknown setting 'epoch': did you mean 'epochs'"):
-        from_plain({"epoch": 3})
+        from_plain({"epoch": 3}, "mine.yaml")
 
 
 def test_settings_survive_being_written_and_read():
     config = preset("lwf", "pycil", lambda_=2.5, first_task=50)
-    assert Config(**from_plain(config.decisive())) == config
+    assert Config(**from_plain(config.decisive(), "config.yaml")) == config
 
 
 def test_every_setting_with_a_flag_has_a_text():

@@ -12,7 +12,7 @@ from cil_jax import heads, memory, models, schedules
 from cil_jax.config import Config
 from cil_jax.data.augment import Augmentation
 from cil_jax.engine import Engine
-from cil_jax.learner import Normalizer
+from cil_jax.learner import Normalizer, with_room
 from cil_jax.methods import METHODS, Batch, build
 from cil_jax.stream import Streamed
 
@@ -131,6 +131,36 @@ def test_a_padded_head_is_a_resized_head_in_loss_and_gradient(engine):
     chex.assert_trees_all_close(padded_loss, loss, rtol=1e-6)
     padded = {**padded, "head": {k: v[..., :4] for k, v in padded["head"].items()}}
     chex.assert_trees_all_close(padded, grads, rtol=1e-5, atol=1e-7)
+
+
+def test_more_room_changes_nothing_and_opens_with_its_classes(engine):
+    """Where all outputs are open from the start, which those of the new room are not."""
+    method = dataclasses.replace(engine.method, outputs="fixed")
+    key = jax.random.key(5)
+    narrow = method.begin_task(new_learner(engine), jnp.int32(2), key)
+    wide = with_room(narrow, 9)
+    chex.assert_trees_all_equal_shapes(wide, engine.blank(SHAPE, 9, narrow.normalizer))
+    narrow, wide = (method.begin_task(x, jnp.int32(2), key) for x in (narrow, wide))
+    assert int(method.n_open(wide)) == int(method.n_open(narrow)) == ROOM
+    batch = batch_of(wide, [2, 3, 2, 3])
+    fixed = dataclasses.replace(engine, method=method)
+    (loss, _), grads = loss_and_grads(fixed, narrow, batch)
+    (wide_loss, _), wide_grads = loss_and_grads(fixed, wide, batch)
+    chex.assert_trees_all_close(wide_loss, loss, rtol=1e-6)
+    assert all(np.all(np.asarray(g[..., ROOM:]) == 0) for g in wide_grads["head"].values())
+    cut = {k: v[..., :ROOM] for k, v in wide_grads["head"].items()}
+    chex.assert_trees_all_close({**wide_grads, "head": cut}, grads, rtol=1e-5, atol=1e-7)
+
+    features = jax.random.normal(key, (5, wide.means.shape[1]))
+    for score in method.classifiers().values():
+        same = score(wide, features)[:, :ROOM], score(narrow, features)
+        chex.assert_trees_all_close(*same, rtol=1e-6)
+
+    more = method.begin_task(wide, jnp.int32(4), key)
+    assert int(method.n_open(more)) == int(more.n_seen) == 8
+    kernel = np.asarray(more.weights.params["head"]["kernel"])
+    assert np.all(np.any(kernel[:, :8] != 0, axis=0)) and np.all(kernel[:, 8:] == 0)
+    assert np.array_equal(more.task_of, [0, 0, 0, 0, 0, 0, 0, 0, -2])
 
 
 def test_the_teacher_is_in_evaluation_mode(engine):

@@ -4,8 +4,9 @@ import pytest
 from conftest import results_of
 
 from cil_jax import reproduction
-from cil_jax.config import UserError, preset, presets
+from cil_jax.config import UserError
 from cil_jax.methods import METHODS
+from cil_jax.recipes import preset, presets
 from cil_jax.record import RunFolder
 from experiments import reproduce
 

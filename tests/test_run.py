@@ -12,7 +12,7 @@ import yaml
 from conftest import PRESETS, small_config
 
 import cil_jax
-from cil_jax import protocol
+from cil_jax import cli, protocol
 from cil_jax.checkpoint import Checkpoints
 from cil_jax.config import UserError
 from cil_jax.engine import Engine
@@ -92,7 +92,7 @@ def test_the_run_folder_is_complete(uninterrupted):
     assert set(results) == {
         *("method", "preset", "dataset", "order", "backbone", "epochs", "exemplars"),
         *("keeps_all_data", "uses_all_data", "data_sha256"),
-        *("class_order", "class_names"),
+        *("class_order", "class_names", "image_shape", "augmentation"),
         "task_sizes",
         "seeds",
         "classifiers",
@@ -242,6 +242,15 @@ def test_results_repeat_and_seeds_matter(uninterrupted, tmp_path):
     assert without_times(again) == without_times(results)
     other = cil_jax.run(small_config(config.method, tmp_path / "other", seed=1))
     assert other["classifiers"] != results["classifiers"]
+
+
+@icarl_only
+def test_the_config_of_a_run_repeats_it_bit_for_bit(uninterrupted, tmp_path):
+    config, results, _ = uninterrupted
+    given = {"out": str(tmp_path / "again")}
+    again = cli.settings("icarl", "hybrid2", given, RunFolder(config.folder()).config_file)
+    assert without_times(cil_jax.run(again)) == without_times(results)
+    chex.assert_trees_all_equal(final_learner(again), final_learner(config))
 
 
 def test_old_data_reaches_the_learner_through_the_memory_only(tmp_path, uninterrupted):

@@ -7,7 +7,7 @@ import pytest
 
 from cil_jax import schedules
 from cil_jax.assemble import recipe_of
-from cil_jax.config import preset
+from cil_jax.recipes import preset
 
 
 def test_the_papers_rate_falls_after_epochs_49_and_63():

@@ -17,12 +17,13 @@ from cil_jax import assemble, protocol
 from cil_jax.benchmark import flops
 from cil_jax.benchmark.settings import Settings
 from cil_jax.classifiers import nearest_mean
-from cil_jax.config import Config, preset
+from cil_jax.config import Config
 from cil_jax.data import Dataset
 from cil_jax.engine import Engine
 from cil_jax.learner import Learner, Normalizer, embed
 from cil_jax.memory import Memory, Pool
 from cil_jax.methods import Batch
+from cil_jax.recipes import preset
 from cil_jax.selection import herding, herding_of_classes, unit
 from cil_jax.typing import Array
 

@@ -6,10 +6,11 @@ from cil_jax.config import UserError, flag, nearest_name
 from cil_jax.data import cifar100, digits, folder, npz, tfds
 from cil_jax.data.augment import Augmentation
 from cil_jax.data.dataset import Dataset
+from cil_jax.data.folder import read_folder
 from cil_jax.data.own import Reading
 from cil_jax.data.scenario import Scenario, Task
 
-__all__ = ["DATASETS", "Augmentation", "Dataset", "Scenario", "Task", "load"]
+__all__ = ["DATASETS", "Augmentation", "Dataset", "Scenario", "Task", "load", "read_folder"]
 
 DATASETS: dict[str, Callable[[str | None], Dataset]] = {
     "cifar100": cifar100.load,

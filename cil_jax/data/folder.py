@@ -11,6 +11,7 @@ of their names.
 import os
 import unicodedata
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -72,6 +73,57 @@ def load(path: str, reading: Reading) -> Dataset:
     )
 
 
+class Labelled(NamedTuple):
+    """Images uint8 [N, H, W, C], labels int [N] in 0..classes-1, and the classes' names."""
+
+    images: np.ndarray
+    labels: np.ndarray
+    class_names: list[str]
+
+
+def read_folder(path: str | os.PathLike, image_shape: tuple[int, int, int]) -> Labelled:
+    """All pictures of a folder that has a folder for each class: nothing is held out.
+
+    Args:
+      path: of the folder; DIR/CLASS/picture.png.
+      image_shape: (H, W, C) that each picture is brought to.
+
+    Raises:
+      UserError: with all that is wrong with it.
+    """
+    root = _folder(path)
+    problems = Problems(root)
+    classes = _classes(root, root, problems)
+    names = sorted(classes)
+    check_names(names, problems)
+    if not names:
+        problems.add("there are no folders in it, one for each class")
+    for name in names:
+        if not classes[name]:
+            problems.add(f"class {name!r} has no picture")
+    files, labels = _in_order(classes, names)
+    named = [(_relative(file, root), file) for file in files]
+    images = pictures.read_all(named, image_shape[:2], problems, channels=image_shape[2])
+    problems.check()
+    return Labelled(images, labels, names)
+
+
+def files_in(path: str | os.PathLike, problems: Problems) -> list[Path]:
+    """All files in a folder and the folders in it but hidden ones; what is no file is a problem.
+
+    Raises:
+      UserError: if there is no such folder.
+    """
+    return _pictures(_folder(path), _folder(path), problems)
+
+
+def _folder(path: str | os.PathLike) -> Path:
+    root = Path(path).expanduser()
+    if not os.path.isdir(root):
+        raise UserError(f"there is no folder {root}")
+    return root
+
+
 def _images(
     root: Path, files: list[Path], image_size: int | None, problems: Problems
 ) -> np.ndarray:
@@ -128,7 +180,7 @@ def _classes(folder: Path, root: Path, problems: Problems) -> Split:
 
 def _pictures(folder: Path, root: Path, problems: Problems) -> list[Path]:
     """All files in a class folder and the folders in it. What is no file is a problem."""
-    seen = {_identity(root), _identity(folder.parent)}
+    seen = set() if folder == root else {_identity(root), _identity(folder.parent)}
     found, folders = [], [folder]
     while folders:
         here = folders.pop()

@@ -4,7 +4,7 @@ import io
 import os
 import warnings
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 
@@ -21,6 +21,9 @@ THREADS = 8
 BATCH = 256  # pictures in work at once
 NAMED = 20  # pictures of other sizes, each with a line of its own
 
+Source = str | os.PathLike | bytes  # a file, or what it holds
+Size = int | tuple[int, int] | None  # pixels of a side, or (height, width)
+
 
 class Unreadable(Exception):
     """A picture can't be used, and why."""
@@ -31,16 +34,17 @@ def suffixes() -> frozenset[str]:
     return frozenset(s for s, name in Image.registered_extensions().items() if name in FORMATS)
 
 
-def read(source: str | os.PathLike | bytes, image_size: int | None = None) -> np.ndarray:
-    """A picture as uint8 [H, W, 1] if it is grey, else [H, W, 3].
+def read(source: Source, image_size: Size = None, channels: int | None = None) -> np.ndarray:
+    """A picture as uint8 [H, W, C].
 
     Turned as its EXIF orientation says, the first of several frames, on white where it is
     transparent, 16-bit grey scaled to 8 bits. With `image_size` the shorter side is brought to it
-    and the middle square is taken.
+    and the middle square is taken, or the middle of that form.
 
     Args:
       source: a file, or what it holds.
-      image_size: pixels of a side.
+      image_size: pixels of a side, or (height, width); as it is where none is given.
+      channels: 1 for grey, 3 for colour; where none is given, 1 if it is grey, else 3.
 
     Raises:
       Unreadable: if it is none of FORMATS, damaged, or larger than Pillow takes to be safe.
@@ -51,12 +55,14 @@ def read(source: str | os.PathLike | bytes, image_size: int | None = None) -> np
             if picture.width * picture.height > (Image.MAX_IMAGE_PIXELS or float("inf")):
                 raise Image.DecompressionBombError  # where Pillow would only warn
             if image_size:
-                picture.draft(None, (2 * image_size, 2 * image_size))  # a JPEG need not be whole
+                height, width = (image_size,) * 2 if isinstance(image_size, int) else image_size
+                picture.draft(None, (2 * width, 2 * height))  # a JPEG need not be whole
             kind = picture.format
             pixels = _grey_or_colour(ImageOps.exif_transpose(picture), kind)
+            if channels:
+                pixels = pixels.convert({1: "L", 3: "RGB"}[channels])
             if image_size:
-                side = (image_size, image_size)
-                pixels = ImageOps.fit(pixels, side, Image.Resampling.BICUBIC)
+                pixels = ImageOps.fit(pixels, (width, height), Image.Resampling.BICUBIC)
             array = np.array(pixels, np.uint8)
     except Unreadable:
         raise
@@ -85,37 +91,58 @@ def _grey_or_colour(picture: Image.Image, kind: str | None) -> Image.Image:
     return picture.convert("L" if mode in ("1", "L", "LA", "La") else "RGB")
 
 
+def read_each(
+    pictures: Iterable[tuple[str, Source]], image_size: Size = None, channels: int | None = None
+) -> Iterator[tuple[str, np.ndarray | Unreadable]]:
+    """What `read` gives for each, in order and a little ahead; or why it gives nothing.
+
+    Args:
+      pictures: what each is called, and its source.
+      image_size, channels: as for `read`.
+    """
+    Image.init()  # not by several threads at once
+
+    def read_or_why(one):
+        try:
+            return read(one[1], image_size, channels)
+        except Unreadable as error:
+            return error
+
+    pictures = iter(pictures)
+    with ThreadPoolExecutor(min(THREADS, os.cpu_count() or 1)) as pool:
+        while batch := list(islice(pictures, BATCH)):
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # on damage that does not matter
+                found = list(pool.map(read_or_why, batch))
+            yield from zip((name for name, _ in batch), found, strict=True)
+
+
 def read_all(
-    pictures: Iterable[tuple[str, str | os.PathLike | bytes]],
-    image_size: int | None,
+    pictures: Iterable[tuple[str, Source]],
+    image_size: Size,
     problems: Problems,
+    channels: int | None = None,
 ) -> np.ndarray:
-    """Pictures as uint8 [N, H, W, C]: one channel if all are grey, else three.
+    """Pictures as uint8 [N, H, W, C].
 
     Args:
       pictures: what each is called in messages, and its source.
       image_size: as for `read`; without one all must have the same size.
       problems: is told of every one that can't be used. The array is then of no use.
+      channels: as for `read`; where none is given, 1 if all are grey, else 3.
 
     Raises:
       UserError: if they do not fit the memory.
     """
-    Image.init()  # not by several threads at once
     names, arrays, n_bytes = [], [], 0
-    pictures = iter(pictures)
-    with warnings.catch_warnings(), ThreadPoolExecutor(min(THREADS, os.cpu_count() or 1)) as pool:
-        warnings.simplefilter("ignore")  # on damage that does not matter
-        while batch := list(islice(pictures, BATCH)):
-            for (name, _), found in zip(
-                batch, pool.map(lambda one: _read_or_why(one[1], image_size), batch), strict=True
-            ):
-                if isinstance(found, Unreadable):
-                    problems.add(f"{name}: {found}")
-                    continue
-                names.append(name)
-                arrays.append(found)
-                n_bytes += found.nbytes
-            check_memory(n_bytes)
+    for name, found in read_each(pictures, image_size, channels):
+        if isinstance(found, Unreadable):
+            problems.add(f"{name}: {found}")
+            continue
+        names.append(name)
+        arrays.append(found)
+        n_bytes += found.nbytes
+        check_memory(n_bytes)
     _check_sizes(names, arrays, problems)
     if problems or not arrays:
         return np.zeros((0, 1, 1, 1), np.uint8)
@@ -124,13 +151,6 @@ def read_all(
     for i, array in enumerate(arrays):
         images[i] = array  # a grey one fills all channels
     return images
-
-
-def _read_or_why(source, image_size):
-    try:
-        return read(source, image_size)
-    except Unreadable as error:
-        return error
 
 
 def _check_sizes(names: list[str], arrays: list[np.ndarray], problems: Problems) -> None:

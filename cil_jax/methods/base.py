@@ -14,8 +14,9 @@ import jax.numpy as jnp
 from flax import struct
 
 from cil_jax import heads
+from cil_jax.classifiers import PROBABILITY, Scale
 from cil_jax.config import Config
-from cil_jax.learner import Learner, Output, Weights, forward
+from cil_jax.learner import SPARE, Learner, Output, Weights, forward
 from cil_jax.memory import Memory, Pool
 from cil_jax.typing import Array, Key, Params
 
@@ -84,7 +85,7 @@ class Method:
         """How many head columns are open: int32 []."""
         if self.outputs == "growing":
             return learner.n_seen
-        return jnp.where(learner.n_seen > 0, learner.task_of.shape[0], 0)
+        return jnp.where(learner.n_seen > 0, (learner.task_of != SPARE).sum(), 0)
 
     def trainable(self, learner: Learner) -> Params | None:
         """What updates are multiplied by, of the form of params; None where all may move."""
@@ -142,6 +143,11 @@ class Method:
     def classifiers(self) -> Mapping[str, Classifier]:
         """Score functions by name. All are reported."""
         return {"linear": linear}
+
+    def scale(self, classifier: str) -> Scale:
+        """How the scores of a classifier are shown to people."""
+        del classifier
+        return PROBABILITY
 
     def student(self, params: Params, learner: Learner, batch: Batch, train: bool) -> Output:
         """What the network that learns says of a batch."""

@@ -6,6 +6,7 @@ from typing import ClassVar
 import jax
 
 from cil_jax import heads, losses
+from cil_jax.classifiers import PROBABILITY, PROBABILITY_EACH
 from cil_jax.methods.base import Method
 
 
@@ -29,6 +30,9 @@ class Finetune(Method):
     @classmethod
     def idle(cls, config):
         return {"softmax_over" if config.objective == "sigmoid" else "divisor"}
+
+    def scale(self, classifier):
+        return PROBABILITY_EACH if self.objective == "sigmoid" else PROBABILITY
 
     def loss(self, params, learner, batch, key, train=True):
         output = self.student(params, learner, batch, train)

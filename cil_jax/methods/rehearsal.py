@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from cil_jax import memory as memory_lib
-from cil_jax.classifiers import class_means, nearest_class_mean
+from cil_jax.classifiers import COSINE, class_means, nearest_class_mean
 from cil_jax.learner import embed, views
 from cil_jax.methods.base import Method, linear
 from cil_jax.selection import herding_of_classes, uniform
@@ -78,6 +78,9 @@ class Rehearsal(Method):
     def classifiers(self):
         both = {"nme": nme, "linear": linear}
         return {self.answer: both.pop(self.answer), **both}
+
+    def scale(self, classifier):
+        return COSINE if classifier == "nme" else super().scale(classifier)
 
 
 def nme(learner, features):

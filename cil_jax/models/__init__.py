@@ -42,5 +42,5 @@ def build(name: str, **overrides: Any) -> ResNet:
 
 
 def convolution_for(platform: str) -> Convolution:
-    """The convolution that is fastest on a platform: "cpu", "gpu" or "tpu"."""
+    """The convolution that is fastest on a platform: "cpu", "gpu" or "tpu"; or "any" of them."""
     return cpu_convolution if platform == "cpu" else lax.conv_general_dilated

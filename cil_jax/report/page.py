@@ -10,7 +10,8 @@ import markupsafe
 import numpy as np
 import yaml
 
-from cil_jax.config import Config, UserError, command, from_plain
+from cil_jax.config import Config, UserError
+from cil_jax.recipes import command, from_plain
 from cil_jax.record import RunFolder, replace_text
 from cil_jax.report.tables import (
     LAST_ROWS,
@@ -132,7 +133,7 @@ def _classes(
 def _command(settings: dict[str, Any]) -> str | None:
     """The command that repeats the run, None where there is none or the settings are not ours."""
     try:
-        return command(Config(**from_plain(settings)))
+        return command(Config(**from_plain(settings, "config.yaml")))
     except UserError:
         return None
 

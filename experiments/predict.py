@@ -1,0 +1,96 @@
+"""Names what is in pictures, by the classifier of a run.
+
+  python -m experiments.predict runs/icarl photo.jpg more/ --top 3
+
+A folder stands for all pictures in it. Each picture is brought to the size that the run learned:
+the shorter side to it, and the middle square taken. The data set of the run is not needed.
+"""
+
+import json
+import os
+from collections.abc import Iterator
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+from cil_jax.cli import command_parser, guarded, leave, start_accelerator
+from cil_jax.config import UserError
+
+if TYPE_CHECKING:
+    from cil_jax.data.own import Problems
+    from cil_jax.saved import SavedLearner
+
+BATCH = 256  # pictures in memory at once
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The exit code of answering what the flags ask."""
+    return guarded(lambda: _predict(arguments))
+
+
+def _predict(arguments: list[str] | None) -> None:
+    parser = command_parser("predict", __doc__)
+    parser.add_argument("run", metavar="RUN", help="folder of a run, or of a saved learner")
+    parser.add_argument("pictures", nargs="+", metavar="PICTURE", help="file, or folder of them")
+    parser.add_argument(
+        "--top", type=int, default=3, metavar="N", help="best classes that are named (default: 3)"
+    )
+    parser.add_argument("--classifier", metavar="NAME", help="who answers (default: the run's own)")
+    parser.add_argument("--json", action="store_true", help="answer in JSON")
+    parser.add_argument(
+        "--accelerator", choices=("auto", "cpu", "gpu", "tpu"), default="auto",
+        help="where to compute (default: auto)",
+    )  # fmt: skip
+    flags = parser.parse_args(arguments)
+    if flags.top < 1:
+        raise UserError(f"--top is {flags.top}; it must be at least 1")
+    start_accelerator(flags.accelerator)
+
+    import cil_jax
+    from cil_jax.data.own import Problems
+
+    learner = cil_jax.load(flags.run)
+    classifier = learner.checked_classifier(flags.classifier)
+    scores = learner.engine.method.scale(classifier).meaning
+    head = {"run": flags.run, "classifier": classifier, "scores": scores}
+    problems = Problems("pictures")
+    answers = _answers(learner, classifier, flags.pictures, flags.top, problems)
+    if flags.json:
+        pictures = [{"file": f, "answers": _plain(best)} for f, best in answers]
+        print(json.dumps({**head, "pictures": pictures, "unread": problems.found}, indent=1))
+    else:
+        n_classes = len(learner.class_names)
+        print(f"{flags.run}: {n_classes} classes, answered by {classifier} ({scores})")
+        for file, best in answers:
+            print("  ".join([file, *(f"{name} {score:.3f}" for name, score in best)]))
+    if problems:
+        raise UserError(f"{len(problems.found)} of the pictures could not be read:", problems.found)
+
+
+def _answers(
+    learner: "SavedLearner", classifier: str, paths: list[str], top: int, problems: "Problems"
+) -> Iterator[tuple[str, list[tuple[str, float]]]]:
+    """Each picture that can be read, and its best classes; the problems are told of the others."""
+    from cil_jax.data import pictures
+    from cil_jax.data.folder import files_in
+
+    files = []
+    for path in paths:
+        files += map(str, files_in(path, problems)) if os.path.isdir(path) else [path]
+    shape = learner.image_shape
+    found = pictures.read_each(((f, f) for f in files), shape[:2], shape[2])
+    while batch := list(islice(found, BATCH)):
+        read = [(name, image) for name, image in batch if not isinstance(image, Exception)]
+        for name, why in batch:
+            if isinstance(why, Exception):
+                problems.add(f"{name}: {why}")
+        if read:
+            names, images = zip(*read, strict=True)
+            yield from zip(names, learner.predict(images, classifier).top(top), strict=True)
+
+
+def _plain(best: list[tuple[str, float]]) -> list[dict[str, Any]]:
+    return [{"class": name, "score": score} for name, score in best]
+
+
+if __name__ == "__main__":
+    leave(main())
