@@ -3,7 +3,6 @@
 python docs/pictures.py runs/icarl/report.html compare.html
 """
 
-import io
 import sys
 import tempfile
 from pathlib import Path
@@ -15,37 +14,47 @@ sys.path.append(str(DOCS.parent / "tests"))
 
 import browser  # noqa: E402
 
-WIDTH, SHOWN, COLORS = 1000, 800, 128  # pixels of the window and of the picture
-# For each picture, the windows that it has below each other: where one begins, and its height.
-WINDOWS = {
-    "report.png": (("header", 1350), ("#classes", 370)),
-    "compare.png": (("header", 830),),
+WIDTH, SHOWN, COLORS = 1000, 800, 96  # pixels of the window and of the picture
+# For each picture, the parts of its page that it has: from which element to which.
+PARTS = {
+    "report.png": (("header", "#figure-tasks"), ("#classes", ".class:nth-child(3)")),
+    "compare.png": (("header", "#numbers + .wide"),),
 }
 
 
 def main(pages: list[str]) -> None:
     """Writes each picture from its page."""
-    for (name, windows), page in zip(WINDOWS.items(), pages, strict=True):
-        with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-            parts = [part(page, *window, folder) for window in windows]
-        whole = Image.new("RGB", (WIDTH, sum(one.height for one in parts)), "white")
-        for number, one in enumerate(parts):
-            whole.paste(one, (0, sum(above.height for above in parts[:number])))
-        whole = whole.resize((SHOWN, whole.height * SHOWN // WIDTH), Image.Resampling.LANCZOS)
-        few = whole.quantize(COLORS, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
-        few.save(DOCS / name, optimize=True)
+    for (name, parts), page in zip(PARTS.items(), pages, strict=True):
+        found = [part(page, *ends) for ends in parts]
+        whole = Image.new("RGB", (SHOWN, sum(one.height for one in found)), "white")
+        palette: list[int] = []  # each part has its share: photographs do not change the lines
+        for number, one in enumerate(found):
+            whole.paste(one, (0, sum(above.height for above in found[:number])))
+            few = one.quantize(COLORS // len(found), Image.Quantize.FASTOCTREE)
+            palette += few.getpalette()
+        colors = Image.new("P", (1, 1))
+        colors.putpalette(palette)
+        whole.quantize(palette=colors, dither=Image.Dither.NONE).save(DOCS / name, optimize=True)
 
 
-def part(page: str, begins: str, height: int, folder: str) -> Image.Image:
-    """A window of a page, from an element on."""
-    with browser.page(Path(folder) / begins) as tab:
-        tab.open(page, width=WIDTH, height=height)
-        if begins != "header":
+def part(page: str, first: str, last: str) -> Image.Image:
+    """A page from an element to another."""
+    with (
+        tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder,
+        browser.page(Path(folder) / "profile") as tab,
+    ):
+        tab.open(page, width=WIDTH, height=2000)
+        if first != "header":
             tab.run("document.querySelector('nav').remove()")
-            tab.run("document.documentElement.style.scrollPadding = '0'")
-            tab.run(f"document.querySelector('{begins}').scrollIntoView()")
-        tab.picture(Path(folder) / "window.png")
-    return Image.open(io.BytesIO((Path(folder) / "window.png").read_bytes())).convert("RGB")
+        tab.run(f"document.querySelector('{first}').scrollIntoView()")
+        top, bottom = (
+            tab.run(f"document.querySelector('{name}').getBoundingClientRect().{side}")
+            for name, side in ((first, "top"), (last, "bottom"))
+        )
+        file = Path(folder) / "window.png"
+        tab.picture(file)
+        cut = Image.open(file).convert("RGB").crop((0, max(top - 24, 0), WIDTH, bottom + 12))
+    return cut.resize((SHOWN, cut.height * SHOWN // WIDTH), Image.Resampling.LANCZOS)
 
 
 if __name__ == "__main__":
