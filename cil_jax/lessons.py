@@ -174,7 +174,7 @@ def _epoch(
         jnp.float32(weight_decay),
         jnp.int32(steps),
     )
-    loss = float(sums["loss"]) / steps
+    loss, *parts = (float(sums[name]) / steps for name in ("loss", *engine.method.parts))
     if not math.isfinite(loss):
         raise UserError(
             f"the loss is no longer finite in epoch {epoch + 1}, at learning rate {rate:g}: the "
@@ -182,4 +182,7 @@ def _epoch(
         )
     speed = steps * engine.batch_size / (time.perf_counter() - start)
     learner = learner.replace(epoch=jnp.int32(epoch + 1), step=jnp.int32(0))
-    return learner, Position(task, epoch, steps, steps, loss, speed)
+    return learner, Position(
+        *(task, epoch, steps, steps, loss, speed, rate),
+        parts=dict(zip(engine.method.parts, parts, strict=True)),
+    )

@@ -4,6 +4,7 @@ None of it reads the data set of the run.
 """
 
 import contextlib
+import dataclasses
 import json
 import shutil
 import subprocess
@@ -239,6 +240,9 @@ def test_a_lesson_that_can_not_be_learned_is_refused_and_changes_nothing(config)
         learner.learn(images, labels, names, epochs=0)
     with pytest.raises(UserError, match="unknown classifier 'nmee': did you mean 'nme'"):
         learner.predict(images, "nmee")
+    learner.config = dataclasses.replace(learner.config, rate=1e30)
+    with pytest.raises(UserError, match=r"no longer finite in epoch 1, .* as it was"):
+        learner.learn(images, labels, names, epochs=1)
     assert learner.class_names == known and learner.state is state
 
 
