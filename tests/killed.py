@@ -95,9 +95,9 @@ def go(folder, phase=None, n=0, wait=0.0):
             killer.before(owner, name)
     run = RunFolder(folder)
     config = small_config("icarl", folder, classes=4, epochs=EPOCHS, resume=run.holds_a_run)
-    results = cil_jax.run(config)
-    report.draw(run, results["class_names"])
-    report.write_page(run, results["class_names"])
+    cil_jax.run(config)
+    report.draw(run)
+    report.write_page(run)
 
 
 def ended(folder, *moment):
