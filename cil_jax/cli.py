@@ -1,30 +1,18 @@
-"""From flags to a run: settings, the accelerator, and error messages for people."""
+"""From flags to settings, and error messages for people."""
 
 import argparse
-import contextlib
 import dataclasses
 import difflib
 import os
-import shlex
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any, NoReturn
 
-from cil_jax import recipes, signals
-from cil_jax.config import Config, UserError, cache_dir, flag, kind, nearest_name
+from cil_jax import launch, recipes, signals
+from cil_jax.config import Config, UserError, flag, kind, nearest_name
 from cil_jax.record import RunFolder
 
 FAILED = 2  # exit code for what the user can put right
-STOPPING = "stopping: saving at the next step (once more: at once, without saving)"
-
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # read when JAX is imported
-
-EXTRAS = {
-    "gpu": "for CUDA: pip install 'cil_jax[cuda13]' (or, for older drivers, 'cil_jax[cuda12]')",
-    "tpu": "install its support: pip install 'cil_jax[tpu]'",
-    "cpu": "check the JAX_PLATFORMS environment variable",
-}
-PLATFORMS = {"cpu": "cpu", "gpu": "cuda", "tpu": "tpu"}
 
 
 class Parser(argparse.ArgumentParser):
@@ -80,6 +68,11 @@ def guarded(action: Callable[[], None]) -> int:
         print(f"\n{str(stop) or 'stopped'}", file=sys.stderr)
         return signals.exit_code(stop)
     return 0
+
+
+def warn(text: str) -> None:
+    """Says what the user should know and what stops nothing."""
+    print(f"warning: {text}", file=sys.stderr)
 
 
 def command_parser(
@@ -163,8 +156,8 @@ def _from_flags(method: str, default_preset: str, about: str | None) -> None:
         return None
     check_effect(config, given)
     if is_single:
-        return _run(config)
-    run_members(config, seeds, n_orders, n_at_once or 1)
+        return launch.run(config)
+    launch.run_members(config, seeds, n_orders, n_at_once or 1)
 
 
 def settings(
@@ -320,187 +313,3 @@ class _Joined(argparse.Action):
         before = getattr(namespace, self.dest, "").split(",")
         names = dict.fromkeys(filter(None, [*before, *values.replace(" ", "").split(",")]))
         setattr(namespace, self.dest, ",".join(names))
-
-
-def _run(config: Config) -> None:
-    if config.coordinator is None:
-        RunFolder(config.folder()).check(config)  # before JAX starts, which takes a while
-    start_accelerator(config.accelerator, config)
-
-    from rich.console import Console
-
-    from cil_jax import devices, report
-
-    folder = RunFolder(config.folder())
-    again = resume_command(config)
-    if not devices.is_first_process():
-        _run_one(config, Console(quiet=True), again)
-        return
-    folder.check(config)
-    console = Console()
-    console.print(report.summary(_run_one(config, console, again)))
-    names = ", ".join(sorted(file.name for file in folder.figures.glob("*")))
-    for line in (
-        f"results: {folder.results_file}",
-        f"figures: {folder.figures} ({names})",
-        f"page:    {folder.report_file}",
-    ):
-        console.print(line, soft_wrap=True, highlight=False)
-
-
-def resume_command(config: Config) -> str:
-    """What a shell takes to continue a run: what decides its result is in its folder."""
-    words = ["python", "-m", f"experiments.{config.method}", "--resume", "--out", config.folder()]
-    for field in dataclasses.fields(Config):
-        value = getattr(config, field.name)
-        is_said = field.metadata.get("decides", True) or field.name in ("resume", "out")
-        if not is_said and value != field.default:
-            words += [flag(field.name)] if value is True else [flag(field.name), str(value)]
-    return shlex.join(words)
-
-
-def _run_one(config: Config, console: Any, how_to_continue: str) -> dict[str, Any]:
-    """One run to its end, its figures and its page. What results.json holds."""
-    return _run_together([config], console, how_to_continue)[0]
-
-
-def _run_together(
-    configs: Sequence[Config], console: Any, how_to_continue: str
-) -> list[dict[str, Any]]:
-    """Runs to their end, several in one program, their figures and pages; and their results."""
-    from cil_jax import devices, logs, together
-    from cil_jax.observer import Several
-    from cil_jax.protocol import Run
-    from cil_jax.terminal import Terminal, progress
-
-    folders = [RunFolder(config.folder()) for config in configs]
-    is_alone, runs = len(configs) == 1, []
-    try:
-        with contextlib.ExitStack() as stack:
-            live = stack.enter_context(progress(console))
-            for config, folder in zip(configs, folders, strict=True):
-                terminal = Terminal(console, "" if is_alone else folder.path.name, live)
-                others = stack.enter_context(logs.opened(config, terminal.say))
-                runs.append(Run(config, folder, Several([terminal, *others])))
-            asked = stack.enter_context(signals.noted(STOPPING))
-            for run in runs:
-                run.stop_asked = asked
-            results = [runs[0].go()] if is_alone else together.go(runs)
-        if asked():  # after the last step
-            raise signals.Stopped(asked())
-        if devices.is_first_process():
-            for folder in folders:
-                _draw(folder)
-    except KeyboardInterrupt as stop:
-        if not (any(folder.holds_a_run for folder in folders) and devices.is_first_process()):
-            raise
-        said = (str(stop) if is_alone else "") or "stopped"
-        number = signals.exit_code(stop) - 128
-        raise signals.Stopped(number, f"{said}; to continue: {how_to_continue}") from None
-    return results
-
-
-def _draw(folder: RunFolder) -> None:
-    """The figures of a run and then its page."""
-    from cil_jax import report
-
-    try:
-        with folder.writing():
-            report.draw(folder)
-            report.write_page(folder)
-    except UserError:
-        raise
-    except Exception as error:  # the run is done and saved
-        said = f"{type(error).__name__}: {' '.join(str(error).split())}"
-        print(f"no report: {said}", file=sys.stderr)
-        print(f"to try again: python -m experiments.report {folder.path}", file=sys.stderr)
-
-
-def run_members(
-    config: Config, seeds: list[int] | None, n_orders: int | None, n_at_once: int = 1
-) -> dict[str, Any]:
-    """Runs what is not done of several members, and prints and writes the summary of all.
-
-    Args:
-      config: what they have in common; `out` is the folder of all.
-      seeds, n_orders: see `cil_jax.members.members`.
-      n_at_once: how many are trained in one program.
-
-    Raises:
-      UserError: before anything is run, if a member's folder does not allow it.
-    """
-    from cil_jax import members
-
-    if config.coordinator:
-        raise UserError("--coordinator is for a single run: leave out --seeds and --orders")
-    found = members.members(config, seeds, n_orders)
-    for member in found:
-        RunFolder(member.folder()).check(member)
-    start_accelerator(config.accelerator)
-
-    from rich.console import Console
-
-    from cil_jax import report
-
-    console, missing = Console(), []
-
-    def say(number, member, more=""):
-        title = f"member {number} of {len(found)}: {member.folder()}{more}"
-        console.print(title, highlight=False, soft_wrap=True)
-
-    for number, member in enumerate(found, start=1):
-        if members.is_complete(RunFolder(member.folder())):
-            say(number, member, " is done")
-            if not report.is_drawn(RunFolder(member.folder())):  # it was killed while it drew
-                _draw(RunFolder(member.folder()))
-        else:
-            missing.append((number, member))
-    while missing:
-        group, missing = missing[:n_at_once], missing[n_at_once:]
-        for number, member in group:
-            say(number, member)
-        _run_together([member for _, member in group], console, "the same command again")
-    summary = members.summarize(members.done(config)[0])
-    file = members.write_summary(members.group_folder(config), summary)
-    console.print(report.group_summary(summary))
-    console.print(f"summary: {file}", soft_wrap=True, highlight=False)
-    return summary
-
-
-def start_accelerator(name: str, hosts: Config | None = None) -> None:
-    """Makes JAX use an accelerator; to be called before anything else touches a backend.
-
-    Args:
-      name: auto, cpu, gpu or tpu; auto leaves the choice to JAX.
-      hosts: the settings that say how several hosts meet, if they do.
-
-    Raises:
-      UserError: if there is none of that kind, with what to install; or if the hosts don't meet.
-    """
-    import jax
-
-    # A second process then starts in seconds. JAX's own variable names another folder.
-    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        jax.config.update("jax_compilation_cache_dir", os.fspath(cache_dir() / "programs"))
-    if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
-    if name != "auto":
-        jax.config.update("jax_platforms", PLATFORMS[name])
-    if hosts and hosts.coordinator:
-        _meet(hosts)
-    try:
-        jax.devices()
-    except (RuntimeError, AssertionError) as error:
-        hint = EXTRAS.get(name, EXTRAS["cpu"])
-        raise UserError(f"JAX finds no {name.upper()} on this machine; {hint}") from error
-
-
-def _meet(config: Config) -> None:
-    """Waits for the other processes of a run."""
-    import jax
-
-    address = None if config.coordinator == "auto" else config.coordinator
-    try:
-        jax.distributed.initialize(address, config.num_processes, config.process_id)
-    except (RuntimeError, ValueError) as error:
-        raise UserError(f"can't join --coordinator {config.coordinator}: {error}") from error

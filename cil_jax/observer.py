@@ -2,12 +2,11 @@
 
 import dataclasses
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from cil_jax.learner import Learner
 
-if TYPE_CHECKING:
-    from cil_jax.protocol import Run
+Run = Any  # a `cil_jax.protocol.Run`, which stands above this room
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,19 +33,19 @@ class Position:
 class Observer:
     """What a run tells while it goes. This one listens in silence."""
 
-    def started(self, run: "Run", learner: Learner) -> None:
+    def started(self, run: Run, learner: Learner) -> None:
         """Before the first update, also on resuming."""
 
-    def warned(self, run: "Run", text: str) -> None:
+    def warned(self, run: Run, text: str) -> None:
         """Of something that the user should know and that does not stop the run."""
 
-    def trained(self, run: "Run", position: Position) -> None:
+    def trained(self, run: Run, position: Position) -> None:
         """After some updates, about every second."""
 
-    def epoch_done(self, run: "Run", line: dict[str, Any]) -> None:
+    def epoch_done(self, run: Run, line: dict[str, Any]) -> None:
         """After an epoch, with its line of metrics.jsonl."""
 
-    def task_done(self, run: "Run", line: dict[str, Any]) -> None:
+    def task_done(self, run: Run, line: dict[str, Any]) -> None:
         """After a task's evaluation, with its line of metrics.jsonl and its files written."""
 
 
@@ -56,22 +55,22 @@ class Several(Observer):
     def __init__(self, observers: Iterable[Observer]):
         self._observers = tuple(observers)
 
-    def started(self, run: "Run", learner: Learner) -> None:
+    def started(self, run: Run, learner: Learner) -> None:
         for one in self._observers:
             one.started(run, learner)
 
-    def warned(self, run: "Run", text: str) -> None:
+    def warned(self, run: Run, text: str) -> None:
         for one in self._observers:
             one.warned(run, text)
 
-    def trained(self, run: "Run", position: Position) -> None:
+    def trained(self, run: Run, position: Position) -> None:
         for one in self._observers:
             one.trained(run, position)
 
-    def epoch_done(self, run: "Run", line: dict[str, Any]) -> None:
+    def epoch_done(self, run: Run, line: dict[str, Any]) -> None:
         for one in self._observers:
             one.epoch_done(run, line)
 
-    def task_done(self, run: "Run", line: dict[str, Any]) -> None:
+    def task_done(self, run: Run, line: dict[str, Any]) -> None:
         for one in self._observers:
             one.task_done(run, line)

@@ -204,11 +204,12 @@ class SavedLearner:
         return lessons.checked_images(images, self.image_shape)
 
 
-def load(folder: str | os.PathLike) -> SavedLearner:
+def load(folder: str | os.PathLike, warn: Callable[[str], None] = warnings.warn) -> SavedLearner:
     """The learner of a run, as it was after its last whole task; or one that was saved.
 
     Args:
       folder: of a run, finished or not, or what `SavedLearner.save` wrote.
+      warn: is told of a damaged checkpoint that was passed over.
 
     Raises:
       UserError: if there is no such learner, or the run has not learned a task yet.
@@ -224,7 +225,7 @@ def load(folder: str | os.PathLike) -> SavedLearner:
     if not (path / "checkpoints").is_dir():
         raise UserError(f"{path} has no checkpoints")
     with Checkpoints(path / "checkpoints") as checkpoints:
-        restored = checkpoints.restore(_blank(engine, config, about), warnings.warn)
+        restored = checkpoints.restore(_blank(engine, config, about), warn)
     if restored is None:
         raise UserError(f"{path} has no checkpoints")
     learner = with_whole_tasks(restored[0])

@@ -20,8 +20,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from cil_jax.accelerator import start_accelerator
 from cil_jax.benchmark.settings import PARTS, PROGRAMS, QUICK, Settings
-from cil_jax.cli import Parser, command_parser, guarded, leave, start_accelerator
+from cil_jax.cli import Parser, command_parser, guarded, leave
 from cil_jax.config import UserError, nearest_name
 
 

@@ -6,7 +6,8 @@ takes the last network of a run and asks how well the nearest mean of so many ex
 classifies all classes seen. Exemplars are chosen anew from all training images: an analysis.
 """
 
-from cil_jax.cli import command_parser, guarded, leave, saved_settings, start_accelerator
+from cil_jax.accelerator import start_accelerator
+from cil_jax.cli import command_parser, guarded, leave, saved_settings
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -6,7 +6,8 @@ The file holds a program, with its weights, that turns uint8 images into scores,
 and the lines of Python that use both. It runs on CPUs, GPUs and TPUs.
 """
 
-from cil_jax.cli import command_parser, guarded, leave, start_accelerator
+from cil_jax.accelerator import start_accelerator
+from cil_jax.cli import command_parser, guarded, leave, warn
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -24,7 +25,7 @@ def _export(arguments: list[str] | None) -> None:
 
     import cil_jax
 
-    learner = cil_jax.load(flags.run)
+    learner = cil_jax.load(flags.run, warn)
     use = cil_jax.portable.export(learner, flags.out, flags.classifier)
     print(f"{flags.out}: {len(learner.class_names)} classes. To use it (these lines are in it):\n")
     print(use, end="")

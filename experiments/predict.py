@@ -12,7 +12,8 @@ from collections.abc import Iterator
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from cil_jax.cli import command_parser, guarded, leave, start_accelerator
+from cil_jax.accelerator import start_accelerator
+from cil_jax.cli import command_parser, guarded, leave, warn
 from cil_jax.config import UserError
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ def _predict(arguments: list[str] | None) -> None:
     import cil_jax
     from cil_jax.data.own import Problems
 
-    learner = cil_jax.load(flags.run)
+    learner = cil_jax.load(flags.run, warn)
     classifier = learner.checked_classifier(flags.classifier)
     scores = learner.engine.method.scale(classifier).meaning
     head = {"run": flags.run, "classifier": classifier, "scores": scores}

@@ -10,15 +10,9 @@ was interrupted goes on.
 
 from pathlib import Path
 
-from cil_jax.cli import (
-    add_member_flags,
-    check_several,
-    command_parser,
-    guarded,
-    leave,
-    run_members,
-)
+from cil_jax.cli import add_member_flags, check_several, command_parser, guarded, leave
 from cil_jax.config import UserError, flag
+from cil_jax.launch import run_members
 
 
 def main(arguments: list[str] | None = None) -> int:

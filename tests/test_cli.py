@@ -14,7 +14,7 @@ import pytest
 import yaml
 from conftest import PRESETS
 
-from cil_jax import cli, members, recipes
+from cil_jax import cli, launch, members, recipes
 from cil_jax.config import Config
 from cil_jax.record import RunFolder
 
@@ -417,6 +417,6 @@ def test_the_command_that_resumes_has_what_the_folder_has_not():
         *("icarl", "paper"),
         {"out": "a b", "stream": True, "data_dir": "d", "devices": 2, "seed": 3},
     )
-    assert cli.resume_command(config) == (
+    assert launch.resume_command(config) == (
         "python -m experiments.icarl --resume --out 'a b' --data-dir d --devices 2 --stream"
     )

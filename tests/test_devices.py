@@ -20,7 +20,7 @@ import jax
 import pytest
 from conftest import small_config
 
-from cil_jax.cli import start_accelerator
+from cil_jax.accelerator import start_accelerator
 from cil_jax.config import Config
 
 ROOT = Path(__file__).parents[1]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from conftest import results_of, small_config
 
-from cil_jax import cli, members
+from cil_jax import cli, launch, members
 from cil_jax.config import UserError
 from cil_jax.record import RunFolder
 from cil_jax.report import tables
@@ -39,7 +39,7 @@ def test_the_spread_is_mean_and_sample_deviation_by_hand():
 @pytest.fixture(scope="module")
 def group(tmp_path_factory):
     config = small_config("finetune", tmp_path_factory.mktemp("group") / "runs", epochs=1)
-    return config, cli.run_members(config, [0, 1], 1)
+    return config, launch.run_members(config, [0, 1], 1)
 
 
 def test_a_summary_is_made_of_the_members_results(group):
@@ -60,7 +60,7 @@ def test_what_is_done_is_not_run_again_and_what_is_missing_is(group, capsys, mon
     folder = members.group_folder(config)
     before = {s: (folder / f"order1993-seed{s}/results.json").stat().st_mtime_ns for s in (0, 1)}
     capsys.readouterr()
-    summary = cli.run_members(config, [0, 1, 2], 1)
+    summary = launch.run_members(config, [0, 1, 2], 1)
     out = capsys.readouterr().out.replace("\n", " ")
     assert "order1993-seed0 is done" in out and "order1993-seed1 is done" in out
     assert "member 3 of 3" in out and "order1993-seed2 is done" not in out
@@ -85,7 +85,7 @@ def test_an_interrupted_member_goes_on(group, tmp_path):
     with pytest.raises(InterruptedError):
         cil_jax.run(member, Stop())
     assert not members.is_complete(RunFolder(member.folder()))
-    resumed = cli.run_members(again, [1], 1)
+    resumed = launch.run_members(again, [1], 1)
     values = resumed["classifiers"]["linear"]["last_accuracy"]["values"]
     assert values == summary["classifiers"]["linear"]["last_accuracy"]["values"][1:]
 
@@ -96,7 +96,7 @@ def test_figures_that_a_kill_kept_from_being_drawn_are_drawn(group):
     figure = folder.figures / "curves.png"  # the last
     figure.unlink()
     results = folder.results_file.stat().st_mtime_ns
-    cli.run_members(config, [0, 1], 1)
+    launch.run_members(config, [0, 1], 1)
     assert figure.exists() and folder.results_file.stat().st_mtime_ns == results
 
 
@@ -104,7 +104,7 @@ def test_a_member_of_other_settings_is_refused(group):
     config, _ = group
     other = small_config("finetune", config.out, epochs=3)
     with pytest.raises(UserError, match="epochs was 1, is now 3"):
-        cli.run_members(other, [0], 1)
+        launch.run_members(other, [0], 1)
 
 
 def test_the_deviation_is_that_of_orders_each_with_the_mean_of_its_seeds():
@@ -133,7 +133,7 @@ def test_a_summary_holds_the_members_of_earlier_calls(group):
     config, _ = group
     before = {s["init"] for s in members.summarize(members.done(config)[0])["members"]}
     assert before >= {0, 1}
-    summary = cli.run_members(config, [1], 1)
+    summary = launch.run_members(config, [1], 1)
     assert {s["init"] for s in summary["members"]} == before
 
 

@@ -8,7 +8,7 @@ import pytest
 from conftest import small_config
 
 import cil_jax
-from cil_jax import cli, members, together
+from cil_jax import cli, launch, members, together
 from cil_jax.config import Config, UserError
 from cil_jax.engine import Engine
 from cil_jax.observer import Observer
@@ -168,7 +168,7 @@ def test_runs_of_other_settings_are_not_trained_together(tmp_path):
 
 def test_the_command_runs_members_in_groups_and_says_whose_lines_are_whose(tmp_path, capsys):
     config = settings(tmp_path / "runs", epochs=1)
-    summary = cli.run_members(config, [0, 1, 2], None, n_at_once=2)
+    summary = launch.run_members(config, [0, 1, 2], None, n_at_once=2)
     said = capsys.readouterr().out
     assert summary["n"] == 3
     for seed in (0, 1):

@@ -8,7 +8,7 @@ import pytest
 from conftest import small_config
 from rich.console import Console
 
-from cil_jax import cli, report
+from cil_jax import launch, report
 from cil_jax.observer import Observer
 from cil_jax.protocol import Run
 from cil_jax.record import RunFolder
@@ -28,7 +28,7 @@ def watched(tmp_path_factory):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(report, "write_page", writing)
-        cli._run_one(config, console, "")
+        launch.run_one(config, console, "")
     return config, console.file.getvalue(), pages
 
 

@@ -1,0 +1,53 @@
+"""What a command computes on, chosen before JAX starts."""
+
+import os
+
+from cil_jax.config import Config, UserError, cache_dir
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # read when JAX is imported
+
+EXTRAS = {
+    "gpu": "for CUDA: pip install 'cil_jax[cuda13]' (or, for older drivers, 'cil_jax[cuda12]')",
+    "tpu": "install its support: pip install 'cil_jax[tpu]'",
+    "cpu": "check the JAX_PLATFORMS environment variable",
+}
+PLATFORMS = {"cpu": "cpu", "gpu": "cuda", "tpu": "tpu"}
+
+
+def start_accelerator(name: str, hosts: Config | None = None) -> None:
+    """Makes JAX use an accelerator; to be called before anything else touches a backend.
+
+    Args:
+      name: auto, cpu, gpu or tpu; auto leaves the choice to JAX.
+      hosts: the settings that say how several hosts meet, if they do.
+
+    Raises:
+      UserError: if there is none of that kind, with what to install; or if the hosts don't meet.
+    """
+    import jax
+
+    # A second process then starts in seconds. JAX's own variable names another folder.
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        jax.config.update("jax_compilation_cache_dir", os.fspath(cache_dir() / "programs"))
+    if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+    if name != "auto":
+        jax.config.update("jax_platforms", PLATFORMS[name])
+    if hosts and hosts.coordinator:
+        _meet(hosts)
+    try:
+        jax.devices()
+    except (RuntimeError, AssertionError) as error:
+        hint = EXTRAS.get(name, EXTRAS["cpu"])
+        raise UserError(f"JAX finds no {name.upper()} on this machine; {hint}") from error
+
+
+def _meet(config: Config) -> None:
+    """Waits for the other processes of a run."""
+    import jax
+
+    address = None if config.coordinator == "auto" else config.coordinator
+    try:
+        jax.distributed.initialize(address, config.num_processes, config.process_id)
+    except (RuntimeError, ValueError) as error:
+        raise UserError(f"can't join --coordinator {config.coordinator}: {error}") from error

@@ -1,0 +1,168 @@
+"""How a command runs: one run or several members, shown, stopped by signals, drawn and summed up.
+
+JAX is imported once it is known that there is something to run.
+"""
+
+import contextlib
+import dataclasses
+import shlex
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from cil_jax import signals
+from cil_jax.accelerator import start_accelerator
+from cil_jax.config import Config, UserError, flag
+from cil_jax.record import RunFolder
+
+STOPPING = "stopping: saving at the next step (once more: at once, without saving)"
+
+
+def run(config: Config) -> None:
+    """One run, and what it came to.
+
+    Raises:
+      UserError: if the settings, the data, the machine or the run folder do not allow it.
+    """
+    if config.coordinator is None:
+        RunFolder(config.folder()).check(config)  # before JAX starts, which takes a while
+    start_accelerator(config.accelerator, config)
+
+    from rich.console import Console
+
+    from cil_jax import devices, report
+
+    folder = RunFolder(config.folder())
+    again = resume_command(config)
+    if not devices.is_first_process():
+        run_one(config, Console(quiet=True), again)
+        return
+    folder.check(config)
+    console = Console()
+    console.print(report.summary(run_one(config, console, again)))
+    names = ", ".join(sorted(file.name for file in folder.figures.glob("*")))
+    for line in (
+        f"results: {folder.results_file}",
+        f"figures: {folder.figures} ({names})",
+        f"page:    {folder.report_file}",
+    ):
+        console.print(line, soft_wrap=True, highlight=False)
+
+
+def resume_command(config: Config) -> str:
+    """What a shell takes to continue a run: what decides its result is in its folder."""
+    words = ["python", "-m", f"experiments.{config.method}", "--resume", "--out", config.folder()]
+    for field in dataclasses.fields(Config):
+        value = getattr(config, field.name)
+        is_said = field.metadata.get("decides", True) or field.name in ("resume", "out")
+        if not is_said and value != field.default:
+            words += [flag(field.name)] if value is True else [flag(field.name), str(value)]
+    return shlex.join(words)
+
+
+def run_one(config: Config, console: Any, how_to_continue: str) -> dict[str, Any]:
+    """One run to its end, its figures and its page. What results.json holds."""
+    return _run_together([config], console, how_to_continue)[0]
+
+
+def _run_together(
+    configs: Sequence[Config], console: Any, how_to_continue: str
+) -> list[dict[str, Any]]:
+    """Runs to their end, several in one program, their figures and pages; and their results."""
+    from cil_jax import devices, logs, together
+    from cil_jax.observer import Several
+    from cil_jax.protocol import Run
+    from cil_jax.terminal import Terminal, progress
+
+    folders = [RunFolder(config.folder()) for config in configs]
+    is_alone, runs = len(configs) == 1, []
+    try:
+        with contextlib.ExitStack() as stack:
+            live = stack.enter_context(progress(console))
+            for config, folder in zip(configs, folders, strict=True):
+                terminal = Terminal(console, "" if is_alone else folder.path.name, live)
+                others = stack.enter_context(logs.opened(config, terminal.say))
+                runs.append(Run(config, folder, Several([terminal, *others])))
+            asked = stack.enter_context(signals.noted(STOPPING))
+            for run in runs:
+                run.stop_asked = asked
+            results = [runs[0].go()] if is_alone else together.go(runs)
+        if asked():  # after the last step
+            raise signals.Stopped(asked())
+        if devices.is_first_process():
+            for folder in folders:
+                _draw(folder)
+    except KeyboardInterrupt as stop:
+        if not (any(folder.holds_a_run for folder in folders) and devices.is_first_process()):
+            raise
+        said = (str(stop) if is_alone else "") or "stopped"
+        number = signals.exit_code(stop) - 128
+        raise signals.Stopped(number, f"{said}; to continue: {how_to_continue}") from None
+    return results
+
+
+def _draw(folder: RunFolder) -> None:
+    """The figures of a run and then its page."""
+    from cil_jax import report
+
+    try:
+        with folder.writing():
+            report.draw(folder)
+            report.write_page(folder)
+    except UserError:
+        raise
+    except Exception as error:  # the run is done and saved
+        said = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        print(f"no report: {said}", file=sys.stderr)
+        print(f"to try again: python -m experiments.report {folder.path}", file=sys.stderr)
+
+
+def run_members(
+    config: Config, seeds: list[int] | None, n_orders: int | None, n_at_once: int = 1
+) -> dict[str, Any]:
+    """Runs what is not done of several members, and prints and writes the summary of all.
+
+    Args:
+      config: what they have in common; `out` is the folder of all.
+      seeds, n_orders: see `cil_jax.members.members`.
+      n_at_once: how many are trained in one program.
+
+    Raises:
+      UserError: before anything is run, if a member's folder does not allow it.
+    """
+    from cil_jax import members
+
+    if config.coordinator:
+        raise UserError("--coordinator is for a single run: leave out --seeds and --orders")
+    found = members.members(config, seeds, n_orders)
+    for member in found:
+        RunFolder(member.folder()).check(member)
+    start_accelerator(config.accelerator)
+
+    from rich.console import Console
+
+    from cil_jax import report
+
+    console, missing = Console(), []
+
+    def say(number, member, more=""):
+        title = f"member {number} of {len(found)}: {member.folder()}{more}"
+        console.print(title, highlight=False, soft_wrap=True)
+
+    for number, member in enumerate(found, start=1):
+        if members.is_complete(RunFolder(member.folder())):
+            say(number, member, " is done")
+            if not report.is_drawn(RunFolder(member.folder())):  # it was killed while it drew
+                _draw(RunFolder(member.folder()))
+        else:
+            missing.append((number, member))
+    while missing:
+        group, missing = missing[:n_at_once], missing[n_at_once:]
+        for number, member in group:
+            say(number, member)
+        _run_together([member for _, member in group], console, "the same command again")
+    summary = members.summarize(members.done(config)[0])
+    file = members.write_summary(members.group_folder(config), summary)
+    console.print(report.group_summary(summary))
+    console.print(f"summary: {file}", soft_wrap=True, highlight=False)
+    return summary
