@@ -72,7 +72,7 @@ def told(configs):
     return [
         {
             "losses": run.observer.at,
-            "results": {k: v for k, v in one.items() if k not in ("seconds", "memory")},
+            "results": {k: v for k, v in one.items() if k not in ("seconds", "memory", "machine")},
             "compiled": log.programs,
         }
         for run, one in zip(runs, results, strict=True)

@@ -60,7 +60,9 @@ def again(config):
 def left(config):
     """All that a run leaves, but for times and places."""
     folder = RunFolder(config.folder())
-    results = {k: v for k, v in folder.results().items() if k not in ("seconds", "memory")}
+    results = {
+        k: v for k, v in folder.results().items() if k not in ("seconds", "memory", "machine")
+    }
     lines = [{**line, "images_per_second": None} for line in folder.measurements()]
     learner = Run(config, folder, Observer()).saved_learner()
     data = jax.random.key_data
