@@ -53,7 +53,7 @@ def part(page: str, first: str, last: str) -> Image.Image:
         )
         file = Path(folder) / "window.png"
         tab.picture(file)
-        cut = Image.open(file).convert("RGB").crop((0, max(top - 24, 0), WIDTH, bottom + 12))
+        cut = Image.open(file).convert("RGB").crop((0, max(top - 24, 0), WIDTH, bottom + 2))
     return cut.resize((SHOWN, cut.height * SHOWN // WIDTH), Image.Resampling.LANCZOS)
 
 
