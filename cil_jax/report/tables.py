@@ -183,7 +183,7 @@ def reproduction_cells(row: Any, ours: Any, in_band: bool | None) -> list[str]:
     published = (row.average, row.last)
     said = {True: "yes", False: "no", None: "-"}[in_band]
     classifier = row.classifier + (f" ({row.note})" if row.note else "")
-    said_there = _pair(published, lambda x: f"{x:.1f}")
+    said_there = _pair(published, lambda x: f"{x:g}")
     cells = [row.run, tasks(row), classifier, said_there, row.source]
     if not ours.n:
         return [*cells, "not run", "0", "-", "-", "-"]
