@@ -44,7 +44,7 @@ def selection_by_count(run: Run, counts: list[int], n_draws: int) -> list[Select
     learner = run.saved_learner()
     n_tasks = int(learner.task)
     n_seen = run.scenario.bounds[n_tasks]
-    if n_tasks == 0 or int(learner.epoch) > 0:
+    if n_tasks == 0 or int(learner.epoch) > 0 or int(learner.step) > 0:
         raise UserError(f"{run.folder.path} is in the middle of a task: continue it with --resume")
     if n_draws < 1:
         raise UserError(f"{n_draws} draws asked for; at least 1 is needed")

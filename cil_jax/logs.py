@@ -156,10 +156,11 @@ class TensorBoard(Log):
         from tensorboardX import SummaryWriter
 
         for name, done in (("epochs", epochs), ("tasks", seen)):
-            # What was written after the last checkpoint is hidden: it is written again.
+            # What was written after the last save is hidden, for it is written again. TensorBoard
+            # takes the first file that says where it begins for a start, so that all must say it.
             self._writers[name] = SummaryWriter(
                 str(folder.path / "tensorboard" / name),
-                purge_step=done + 1 if n_lines else None,
+                purge_step=done + 1,
                 filename_suffix=f".{n_lines}",
             )
         text = f"{command(config) or ''}\n\n{yaml.safe_dump(config.decisive(), sort_keys=False)}"
@@ -214,6 +215,7 @@ class Wandb(Log):
             dir=str(folder.path),
             config=config.decisive(),
             resume="allow",
+            reinit="create_new",  # members that are trained together have a run each
             settings={"console": "off"},
         )
         self._image = wandb.Image

@@ -23,7 +23,7 @@ from cil_jax.classifiers import Counts
 from cil_jax.config import Config, UserError
 from cil_jax.data.scenario import Task
 from cil_jax.engine import Sums, Updates
-from cil_jax.learner import Learner, Normalizer, n_bytes, root_keys
+from cil_jax.learner import Learner, Normalizer, n_bytes, root_keys, with_whole_tasks
 from cil_jax.memory import Chunk, Pool, kept
 from cil_jax.observer import Observer, Position, Several
 from cil_jax.record import RunFolder, Unwritten
@@ -269,10 +269,19 @@ class Run:
         self.history, self._epoch_so_far = stored, record["epoch_so_far"]
         self._kept = f"the checkpoint {place(learner)} is kept"
         self.folder.cut(record["n_lines"])
-        if int(learner.task) and int(learner.epoch) == int(learner.step) == 0:
-            # A kill may have come between this checkpoint and its results.
-            self.folder.write_results(self.results(learner))
+        self._retell(learner)
         return learner
+
+    def _retell(self, learner: Learner) -> None:
+        """Makes results.json tell of as many tasks as the learner has learned.
+
+        It tells of fewer where a kill came between a checkpoint and its results, and of more where
+        a damaged checkpoint was passed over.
+        """
+        if int(learner.task):
+            self.folder.write_results(self.results(with_whole_tasks(learner)))
+        else:
+            self.folder.drop_results()
 
     def _warn(self, text: str) -> None:
         self.observer.warned(self, text)

@@ -183,6 +183,10 @@ class RunFolder:
         with self.writing():
             replace_text(self.results_file, json.dumps(results, indent=1) + "\n")
 
+    def drop_results(self) -> None:
+        """Removes results.json, if it is there."""
+        self.results_file.unlink(missing_ok=True)
+
     def results(self) -> dict[str, Any]:
         """What results.json holds."""
         return json.loads(self.results_file.read_text())
@@ -232,6 +236,9 @@ class Unwritten(RunFolder):
         """Nothing."""
 
     def write_results(self, results: dict[str, Any]) -> None:
+        """Nothing."""
+
+    def drop_results(self) -> None:
         """Nothing."""
 
     def write_exemplars(self, images: np.ndarray, labels: np.ndarray, names: Sequence[str]) -> None:

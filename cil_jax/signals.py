@@ -91,7 +91,9 @@ def _handled(handlers: dict[int, Callable]) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+    # What whoever started the process had it ignore, as nohup and a shell's & do, stays ignored.
+    heard = {n: h for n, h in handlers.items() if signal.getsignal(n) is not signal.SIG_IGN}
+    before = {number: signal.signal(number, handler) for number, handler in heard.items()}
     try:
         yield
     finally:

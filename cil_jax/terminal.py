@@ -143,7 +143,8 @@ class Terminal(Observer):
         self._pace.begin(task, epoch, step)
         scores = run.history["scores"][run.engine.method.headline]
         self._note_last(run, scores[-1]["seen_accuracy"] if scores else None)
-        self._show(self._place(task, epoch), ["compiling"])
+        trains = epoch < epochs[task]
+        self._show(self._place(task, epoch) if trains else self._evaluating(task), ["compiling"])
         names = run.classifiers
         seen = "".join(f"{name:>9}" for name in names)
         self.say(f" task  seen{seen}  own task  old tasks     time")
@@ -170,7 +171,7 @@ class Terminal(Observer):
         self._pace.epoch_done(task, epoch)
         if self._console.is_terminal:
             if epoch + 1 == self._epochs[task]:
-                self._show(f"task {task + 1}/{self._n_tasks}  evaluation", [self._last])
+                self._show(self._evaluating(task), [self._last])
             return
         of_task, of_run = map(_time, self._pace.left())
         self.say(
@@ -196,6 +197,9 @@ class Terminal(Observer):
 
     def _place(self, task: int, epoch: int) -> str:
         return f"task {task + 1}/{self._n_tasks}  epoch {epoch + 1}/{self._epochs[task]}"
+
+    def _evaluating(self, task: int) -> str:
+        return f"task {task + 1}/{self._n_tasks}  evaluation"
 
     def _note_last(self, run: Run, accuracy: float | None) -> None:
         """What is shown of the last evaluation: the own classifier on all classes then seen."""

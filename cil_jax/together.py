@@ -62,7 +62,7 @@ class _Member:
 def _go_through(members: Sequence[_Member], engine: Engine) -> None:
     for member in members:
         member.go_on(None)
-    interrupt = None
+    interrupt = failure = None
     while going := [member for member in members if member.updates]:
         if not interrupt:  # which is no time to compile a smaller program
             n_slots = len(going)
@@ -73,14 +73,16 @@ def _go_through(members: Sequence[_Member], engine: Engine) -> None:
             learner, sums = member.updates.learner, member.updates.sums
             try:
                 member.go_on(Trained(learner, sums, member.seconds))
-            except Exception:
-                raise
+            except Exception as error:
+                if not interrupt:
+                    raise
+                failure = failure or error  # the others save first
             except BaseException as error:  # KeyboardInterrupt and its like
                 interrupt = interrupt or error
             if interrupt:
                 member.updates = None
     if interrupt:
-        raise interrupt
+        raise failure or interrupt
 
 
 def _train(engine: Engine, members: Sequence[_Member], n_slots: int) -> None:

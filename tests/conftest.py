@@ -1,6 +1,7 @@
 """Settings of the whole suite, a tiny network, and small runs that tests share."""
 
 import os
+import signal
 from pathlib import Path
 
 # Before JAX starts: tests run on the CPU, and compiled programs and decoded data are kept in the
@@ -14,6 +15,10 @@ os.environ["JAX_COMPILATION_CACHE_DIR"] = str(CACHE / "programs")
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.5"
 # Random numbers alone take the CPU's compiler seconds at its default level, a tenth at this one.
 os.environ["XLA_FLAGS"] = f"--xla_backend_optimization_level=1 {os.environ.get('XLA_FLAGS', '')}"
+
+# Where the suite runs in the background, SIGINT may be ignored, and would be in each process that
+# a test starts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import numpy as np
 import pytest

@@ -29,6 +29,8 @@ from cil_jax.protocol import Run
 from cil_jax.record import RunFolder
 
 ROOT = Path(__file__).parents[1]
+# What TensorStore still had to write to a disk that is full ends after its event loop, at any time.
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
 
 def small(out, **more):
@@ -141,6 +143,37 @@ def test_a_run_goes_on_from_the_checkpoint_before_and_ends_the_same(finished, co
     assert decided(again) == decided(results) and "about.json" in heard[0]
     assert checkpoints_of(copied) == ["0", "2"]  # the damaged one and the leftover are gone
     assert restored(copied, template) == (2, [])
+
+
+def test_results_tell_no_more_tasks_than_a_checkpoint_that_is_taken(tmp_path):
+    """The checkpoint after the first task is damaged, the one before it is within that task."""
+
+    class Stopper(Observer):
+        def __init__(self, event):
+            self.event = event
+
+        def started(self, run, learner):
+            self.run, run.stop_asked = run, lambda: 0
+
+        def _heard(self, event):
+            if event == self.event:
+                self.run.stop_asked = lambda: signal.SIGTERM
+
+        def trained(self, run, position):
+            self._heard("trained")
+
+        def task_done(self, run, line):
+            self._heard("task_done")
+
+    out = tmp_path / "run"
+    for config, event in ((small(out), "trained"), (resumed(out), "task_done")):
+        with pytest.raises(signals.Stopped):
+            cil_jax.run(config, Stopper(event))
+    assert RunFolder(out).results_file.exists()
+    flip(max((out / "checkpoints").iterdir()) / "about.json")
+    with pytest.raises(signals.Stopped):
+        cil_jax.run(resumed(out), Stopper("trained"))
+    assert not RunFolder(out).results_file.exists()
 
 
 def test_if_all_are_damaged_the_run_stops_and_nothing_is_touched(copied):
@@ -285,16 +318,20 @@ leave(guarded(sleep if sys.argv[1] == "sleeps" else wait))
 """
 
 
+@contextlib.contextmanager
 def waiter(how):
-    process = subprocess.Popen(
+    with subprocess.Popen(
         [sys.executable, "-c", WAITER, how],
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-    )
-    assert process.stdout.readline() == "ready\n"
-    return process
+    ) as process:
+        try:
+            assert process.stdout.readline() == "ready\n"
+            yield process
+        finally:
+            process.kill()
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
@@ -318,6 +355,17 @@ def test_a_second_signal_ends_it_at_once_even_while_it_compiles(number, code):
         assert process.poll() is None
         process.send_signal(number)
         assert process.wait(timeout=30) == code
+
+
+def test_a_signal_that_is_ignored_stays_so():
+    """As for a run that was started with nohup, or with & in a script."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with signals.noted("") as asked:
+            os.kill(os.getpid(), signal.SIGINT)
+            assert asked() == 0 and signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_handlers_are_there_only_while_a_run_goes():
