@@ -90,6 +90,7 @@ def test_the_memory_never_holds_more_than_it_says(tmp_path, monkeypatch):
     """Whenever it is saved, whatever the number of classes; and no class has more than another."""
     kept = []
     monkeypatch.setattr(protocol, "SECONDS_UNSAVED", 0.0)
+    monkeypatch.setattr(protocol, "SAVING_SHARE", float("inf"))  # however long a save takes
     monkeypatch.setattr(Checkpoints, "save", lambda _, learner, record: kept.append(learner))
     cil_jax.run(small_config("replay", tmp_path / "run", memory=MEMORY, epochs=1))
     seen = [(int(learner.task), learner.memory.counts.tolist()) for learner in kept]
