@@ -45,6 +45,7 @@ _COUNT = (lambda x: x >= 1, "be at least 1")
 _POSITIVE = (lambda x: 0 < x < float("inf"), "be above 0")
 _NOT_NEGATIVE = (lambda x: 0 <= x < float("inf"), "not be negative")
 _SEED = (lambda x: 0 <= x < 2**32, f"lie in 0..{2**32 - 1}")
+ACCELERATORS = ("auto", "cpu", "gpu", "tpu")
 _PATHS = ("npz", "folder")  # data sets that are named by a path
 _LONGEST_NAME = 40  # letters of a data set's name in a folder's
 _FRACTIONS = (lambda steps: all(0 < step <= 1 for step in steps), "lie in 0..1")
@@ -287,7 +288,7 @@ class Config:
         "auto",
         "run",
         "where to compute; auto takes the best that JAX finds",
-        choices=("auto", "cpu", "gpu", "tpu"),
+        choices=ACCELERATORS,
         decides=False,
     )
     devices: int | None = _setting(

@@ -122,6 +122,10 @@ class Engine:
         """
         return memory_lib.join(images, labels, learner.memory, task_room, class_room)
 
+    def steps(self, n_images: int) -> int:
+        """Updates an epoch: a rest smaller than a batch is left out."""
+        return max(1, n_images // self.batch_size)
+
     def no_sums(self) -> Sums:
         """Running sums before an epoch's first step."""
         names = ("steps", "loss", "n_new", "n_new_right", "largest_gradient", *self.method.parts)

@@ -152,7 +152,7 @@ def taught(
         task_room=n_seen - n_old,
         class_room=int(np.bincount(lesson.labels).max()),
     )
-    steps = max(1, int(pool.count()) // engine.batch_size)
+    steps = engine.steps(int(pool.count()))
     for epoch in range(recipe.epochs):
         rate = recipe.rate_at(epoch)
         learner, position = _epoch(engine, learner, pool, rate, recipe.weight_decay, steps)

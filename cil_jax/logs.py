@@ -3,6 +3,7 @@
 All is written beside the run, in one thread, and nothing that fails there stops it.
 """
 
+import abc
 import contextlib
 import os
 import textwrap
@@ -57,7 +58,7 @@ class Pager(Observer):
         self._background.ask("report.html", lambda: report.write_page(folder), only_last=True)
 
 
-class Log(Observer):
+class Log(Observer, abc.ABC):
     """Numbers and figures for a program that shows them.
 
     Epochs are counted over all tasks, from 1. Evaluations are placed by the classes seen.
@@ -107,23 +108,23 @@ class Log(Observer):
             )
         )
 
+    @abc.abstractmethod
     def open(self, folder: RunFolder, config: Config, epochs: int, seen: int, n_lines: int) -> None:
         """Begins, or goes on after so many epochs, classes seen, and both kinds of lines."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def epoch(self, epoch: int, task: int, scalars: dict[str, float]) -> None:
         """Writes the numbers of an epoch."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def evaluation(
         self, seen: int, epoch: int, task: int, scalars: dict[str, float], figures: dict[str, Any]
     ) -> None:
         """Writes the numbers and figures, uint8 [H, W, 3], of an evaluation."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def close(self) -> None:
         """Ends."""
-        raise NotImplementedError
 
     def end(self) -> None:
         """After the last that it is told."""

@@ -34,8 +34,7 @@ def peak_memory() -> int | None:
 
     Of the fullest device's memory; where the CPU computes, of the process, libraries included.
     """
-    stats = [device.memory_stats() for device in jax.local_devices()]
-    peaks = [one["peak_bytes_in_use"] for one in stats if one and "peak_bytes_in_use" in one]
+    peaks = _of_devices("peak_bytes_in_use")
     if peaks or jax.default_backend() != "cpu":
         return max(peaks, default=None)
     try:
@@ -48,14 +47,19 @@ def peak_memory() -> int | None:
 
 def memory_in_use() -> int | None:
     """Bytes in use now, None where it is not known; whose, see `peak_memory`."""
-    stats = [device.memory_stats() for device in jax.local_devices()]
-    used = [one["bytes_in_use"] for one in stats if one and "bytes_in_use" in one]
+    used = _of_devices("bytes_in_use")
     if used or jax.default_backend() != "cpu":
         return max(used, default=None)
     statistics = Path("/proc/self/statm")  # in pages, the second number those in memory
     if not statistics.exists():
         return None
     return int(statistics.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def _of_devices(name: str) -> list[int]:
+    """A number of the devices' memory statistics, of those devices that have it."""
+    stats = [device.memory_stats() for device in jax.local_devices()]
+    return [one[name] for one in stats if one and name in one]
 
 
 COMPILING = (

@@ -176,11 +176,7 @@ class Run:
         first = 0 if self.engine.method.keeps_all_data else task
         n_images = sum(self.scenario.n_images(t) for t in range(first, task + 1))
         n_images += kept if task else 0
-        return recipe_of(self.config, task).epochs * self._steps(n_images)
-
-    def _steps(self, n_images: int) -> int:
-        """Updates an epoch: a rest smaller than a batch is left out."""
-        return max(1, n_images // self.config.batch_size)
+        return recipe_of(self.config, task).epochs * self.engine.steps(n_images)
 
     def results(self, learner: Learner) -> dict[str, Any]:
         """What results.json holds after the tasks learned so far."""
@@ -369,7 +365,7 @@ class Run:
         """One pass over the pool, and its line of metrics.jsonl."""
         recipe = recipe_of(self.config, task)
         rate, weight_decay = recipe.rate_at(epoch), jnp.float32(recipe.weight_decay)
-        steps, step = self._steps(n_images), int(learner.step)
+        steps, step = self.engine.steps(n_images), int(learner.step)
         sums, seconds = self.engine.no_sums(), 0.0
         if step:
             so_far, seconds = self._epoch_so_far["sums"], self._epoch_so_far["seconds"]

@@ -14,7 +14,7 @@ import contextlib
 import json
 import os
 import platform
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -190,6 +190,23 @@ class RunFolder:
     def results(self) -> dict[str, Any]:
         """What results.json holds."""
         return json.loads(self.results_file.read_text())
+
+    def need(self, keys: Iterable[str], so: str) -> None:
+        """Refuses results that lack keys, as an older version wrote them.
+
+        Args:
+          keys: of results.json.
+          so: what can't be done without them.
+
+        Raises:
+          UserError: which are missing.
+        """
+        missing = sorted(set(keys) - self.results().keys())
+        if missing:
+            raise UserError(
+                f"{self.results_file} does not say {', '.join(missing)}: it was written by an "
+                f"older version, {so}"
+            )
 
     def write_exemplars(self, images: np.ndarray, labels: np.ndarray, names: Sequence[str]) -> None:
         """Writes exemplars.npz, whole or not at all.

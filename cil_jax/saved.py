@@ -244,12 +244,7 @@ def _run(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     if not run.results_file.exists():
         raise _unlearned(path)
     results = _json(run.results_file)
-    missing = {"class_names", "image_shape", "augmentation"} - results.keys()
-    if missing:
-        raise UserError(
-            f"{run.results_file} does not say {', '.join(sorted(missing))}: it was written by an "
-            "older version, whose runs can't be taken up"
-        )
+    run.need(("class_names", "image_shape", "augmentation"), "whose runs can't be taken up")
     # What the settings left to the data set.
     varied = results["augmentation"]
     settings |= {"pad": varied["pad"], "mirror": "yes" if varied["mirror"] else "no"}

@@ -23,7 +23,7 @@ from typing import Any
 from cil_jax.accelerator import start_accelerator
 from cil_jax.benchmark.settings import PARTS, PROGRAMS, QUICK, Settings
 from cil_jax.cli import Parser, command_parser, guarded, leave
-from cil_jax.config import UserError, nearest_name
+from cil_jax.config import ACCELERATORS, UserError, nearest_name
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -50,7 +50,7 @@ def _parser() -> Parser:
         const=False,
         help="eager PyTorch only",
     )
-    add("--accelerator", choices=("auto", "cpu", "gpu", "tpu"), default="auto", help="(auto)")
+    add("--accelerator", choices=ACCELERATORS, default="auto", help="(auto)")
     add("--json", metavar="FILE", help="write all numbers to FILE")
     add("--markdown", metavar="FILE", help="write the table to FILE")
     add("--first-call", choices=PARTS, help=argparse.SUPPRESS)  # what a process of its own does

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from cil_jax.accelerator import start_accelerator
 from cil_jax.cli import command_parser, guarded, leave, warn
-from cil_jax.config import UserError
+from cil_jax.config import ACCELERATORS, UserError
 
 if TYPE_CHECKING:
     from cil_jax.data.own import Problems
@@ -38,7 +38,7 @@ def _predict(arguments: list[str] | None) -> None:
     parser.add_argument("--classifier", metavar="NAME", help="who answers (default: the run's own)")
     parser.add_argument("--json", action="store_true", help="answer in JSON")
     parser.add_argument(
-        "--accelerator", choices=("auto", "cpu", "gpu", "tpu"), default="auto",
+        "--accelerator", choices=ACCELERATORS, default="auto",
         help="where to compute (default: auto)",
     )  # fmt: skip
     flags = parser.parse_args(arguments)

@@ -25,12 +25,7 @@ def _report(arguments: list[str] | None) -> None:
         folder.settings()  # says so where there is no run
         if not folder.results_file.exists():
             raise UserError(f"{folder.path} has no results yet: its first task is not learned")
-        missing = {"class_names", "memory"} - folder.results().keys()
-        if missing:
-            raise UserError(
-                f"{folder.results_file} does not say {', '.join(sorted(missing))}: it was written "
-                "by an older version, whose page can't be made"
-            )
+        folder.need(("class_names", "memory"), "whose page can't be made")
     for folder in folders:
         draw(folder)
         Console().print(f"page: {write_page(folder)}", soft_wrap=True, highlight=False)

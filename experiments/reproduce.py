@@ -11,7 +11,7 @@ was interrupted goes on.
 from pathlib import Path
 
 from cil_jax.cli import add_member_flags, check_several, command_parser, guarded, leave
-from cil_jax.config import UserError, flag
+from cil_jax.config import ACCELERATORS, UserError, flag
 from cil_jax.launch import run_members
 
 
@@ -38,9 +38,7 @@ def _reproduce(arguments: list[str] | None) -> None:
     )
     parser.add_argument("--markdown", metavar="FILE", help="also write the tables to FILE")
     parser.add_argument("--data-dir", metavar="DIR", help="as for the other experiments")
-    parser.add_argument(
-        "--accelerator", choices=("auto", "cpu", "gpu", "tpu"), help="(default: auto)"
-    )
+    parser.add_argument("--accelerator", choices=ACCELERATORS, help="(default: auto)")
     flags = parser.parse_args(arguments)
     for name in ("seeds", "orders", "parallel_members", "data_dir", "accelerator"):
         if getattr(flags, name) is not None and not flags.protocol:

@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import small_config
+from test_run import Stopper
 
 import cil_jax
 from cil_jax import checkpoint, protocol, signals, stream
@@ -145,34 +146,17 @@ def test_a_run_goes_on_from_the_checkpoint_before_and_ends_the_same(finished, co
     assert restored(copied, template) == (2, [])
 
 
-def test_results_tell_no_more_tasks_than_a_checkpoint_that_is_taken(tmp_path):
+def test_results_tell_no_more_tasks_than_a_checkpoint_that_is_taken(tmp_path, monkeypatch):
     """The checkpoint after the first task is damaged, the one before it is within that task."""
-
-    class Stopper(Observer):
-        def __init__(self, event):
-            self.event = event
-
-        def started(self, run, learner):
-            self.run, run.stop_asked = run, lambda: 0
-
-        def _heard(self, event):
-            if event == self.event:
-                self.run.stop_asked = lambda: signal.SIGTERM
-
-        def trained(self, run, position):
-            self._heard("trained")
-
-        def task_done(self, run, line):
-            self._heard("task_done")
-
+    monkeypatch.setattr(protocol, "SECONDS_A_CALL", 0.0)
     out = tmp_path / "run"
-    for config, event in ((small(out), "trained"), (resumed(out), "task_done")):
+    for config, stop in ((small(out), ("trained", 0, 0)), (resumed(out), ("task_done", 0))):
         with pytest.raises(signals.Stopped):
-            cil_jax.run(config, Stopper(event))
+            cil_jax.run(config, Stopper(*stop))
     assert RunFolder(out).results_file.exists()
     flip(max((out / "checkpoints").iterdir()) / "about.json")
     with pytest.raises(signals.Stopped):
-        cil_jax.run(resumed(out), Stopper("trained"))
+        cil_jax.run(resumed(out), Stopper("epoch_done", 0, 0))
     assert not RunFolder(out).results_file.exists()
 
 

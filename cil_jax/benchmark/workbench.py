@@ -92,7 +92,7 @@ class Workbench:
 
     def steps(self, pool: Pool) -> int:
         """Updates an epoch."""
-        return max(1, int(pool.count()) // self.settings.batch_size)
+        return self.engine.steps(int(pool.count()))
 
     def train(self, learner: Learner, pool: Pool, n_steps: int) -> Array:
         """The loss summed over so many updates, always the same ones."""
