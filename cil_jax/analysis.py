@@ -58,8 +58,9 @@ def selection_by_count(run: Run, counts: list[int], n_draws: int) -> list[Select
     # Mirror images count in the means where the data set has them, as in the run itself.
     sides = (False, True) if run.engine.augmentation.mirror else (False,)
     views = [run.engine.embed(learner, images, mirrored=side) for side in sides]
-    stop = run.test_bounds[n_tasks]
-    test_features = run.engine.embed(learner, run.test_images[:stop], mirrored=False)
+    test = run.evaluation
+    stop = test.bounds[n_tasks]
+    test_features = run.engine.embed(learner, test.images[:stop], mirrored=False)
     rows = [jnp.asarray(np.flatnonzero(labels == c)) for c in range(n_seen)]
     herded = [r[herding(views[0][r], max(counts))] for r in rows]
 
@@ -67,7 +68,7 @@ def selection_by_count(run: Run, counts: list[int], n_draws: int) -> list[Select
         features = jnp.concatenate([view[c] for view in views for c in chosen])
         owners = jnp.concatenate([jnp.full(len(c), i) for _ in views for i, c in enumerate(chosen)])
         answers = nearest_mean(test_features, class_means(features, owners, n_seen))
-        return float((answers == run.test_labels[:stop]).mean())
+        return float((answers == test.labels[:stop]).mean())
 
     def draw(seed, count):
         keys = jax.random.split(jax.random.key(seed), n_seen)

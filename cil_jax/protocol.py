@@ -4,7 +4,6 @@ results = cil_jax.run(cil_jax.recipes.preset("icarl", "paper", dataset="digits",
 """
 
 import contextlib
-import dataclasses
 import math
 import sys
 import time
@@ -16,21 +15,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cil_jax import devices, machine, metrics
+from cil_jax import devices, machine
 from cil_jax.assemble import data_seed, dataset_of, engine_of, recipe_of, scenario_of
 from cil_jax.checkpoint import Checkpoints
-from cil_jax.classifiers import Counts
 from cil_jax.config import Config, UserError
 from cil_jax.data.scenario import Task
 from cil_jax.engine import Sums, Updates
-from cil_jax.learner import Learner, Normalizer, n_bytes, root_keys, with_whole_tasks
+from cil_jax.evaluation import Evaluation
+from cil_jax.learner import Learner, Normalizer, root_keys, with_whole_tasks
 from cil_jax.memory import Chunk, Pool, kept
 from cil_jax.observer import Observer, Position, Several
 from cil_jax.record import RunFolder, Unwritten
-from cil_jax.selection import unit
+from cil_jax.results import results_of
 from cil_jax.signals import Stopped
 from cil_jax.stream import HostPool, Streamed
-from cil_jax.typing import Array
 
 SECONDS_A_CALL = 1.0  # of training between two signs of life
 # Of work that a kill may cost. A ResNet-32 and 2000 exemplars take half a second to save on two
@@ -85,6 +83,7 @@ class Run:
       scenario: the tasks.
       mesh: the devices, or None for one.
       engine: the compiled programs.
+      evaluation: the test set, and who answers it.
       folder: where the run is recorded.
       history: accuracies and times so far, saved with every checkpoint.
       stop_asked: the number of the signal that asks the run to stop, or 0; it is called after all
@@ -105,16 +104,13 @@ class Run:
         size, n_classes = self.engine.method.memory_size, sum(self.scenario.task_sizes)
         if size is not None and size < n_classes:
             raise UserError(f"--memory {size} is smaller than the number of classes, {n_classes}")
-        images, labels, self.test_bounds = self.scenario.test_set()
-        if not streams:
-            with devices.used(self.mesh):
-                images, labels = jnp.asarray(images), jnp.asarray(labels)
-        self.test_images, self.test_labels = images, labels
-        # In the method's own order, which a compiled program does not keep.
-        self.classifiers = [*self.engine.method.classifiers(), *(["ncm"] if config.ncm else [])]
+        with devices.used(self.mesh):
+            self.evaluation = Evaluation(
+                self.engine, self.scenario, ncm=config.ncm, streamed=self._streamed
+            )
         self.history: dict[str, Any] = {
             "data_sha256": dataset.sha256(),
-            "scores": {name: [] for name in self.classifiers},
+            "scores": {name: [] for name in self.evaluation.classifiers},
             "seconds": {"train": 0.0, "end_task": 0.0, "evaluate": 0.0},
             "peak_bytes": None,
         }
@@ -162,7 +158,7 @@ class Run:
             self.observer.started(self, learner)
             for index in range(int(learner.task), len(self.scenario.task_sizes)):
                 learner = yield from self._learn(learner, self.task(index))
-        return self.results(learner)
+        return self._results(learner)
 
     def task(self, index: int) -> Task:
         """The images that task `index` brings: its own or, for a bound, all so far."""
@@ -177,47 +173,6 @@ class Run:
         n_images = sum(self.scenario.n_images(t) for t in range(first, task + 1))
         n_images += kept if task else 0
         return recipe_of(self.config, task).epochs * self.engine.steps(n_images)
-
-    def results(self, learner: Learner) -> dict[str, Any]:
-        """What results.json holds after the tasks learned so far."""
-        config, method = self.config, self.engine.method
-        n_seen, own = int(learner.n_seen), n_bytes(learner)
-        sizes = jax.tree.map(lambda x: x.size, learner.weights.params)
-        n_features = learner.means.shape[1]
-        n_images = np.diff(self.test_bounds).tolist()
-        return {
-            "method": config.method,
-            "preset": config.preset,
-            "dataset": config.dataset,
-            "data_sha256": self.history["data_sha256"],
-            "order": f"seeded {config.order_seed}" if config.order == "seeded" else config.order,
-            "backbone": config.backbone,
-            "epochs": [recipe_of(config, t).epochs for t in range(len(self.scenario.task_sizes))],
-            "exemplars": method.memory_size or 0,
-            "keeps_all_data": method.keeps_all_data,
-            "class_order": list(self.scenario.class_order),
-            "class_names": list(self.scenario.class_names),
-            "image_shape": list(learner.image_shape),
-            "augmentation": dataclasses.asdict(self.engine.augmentation),
-            "task_sizes": list(self.scenario.task_sizes),
-            "seeds": {"order": config.order_seed, "init": config.seed, "data": data_seed(config)},
-            "classifiers": {
-                name: metrics.summarize(
-                    [one["task_accuracy"] for one in scores],
-                    n_images,
-                    task_aware=[one["task_aware"] for one in scores],
-                    top5=[one["top5"] for one in scores],
-                )
-                for name, scores in self.history["scores"].items()
-            },
-            "headline": method.headline,
-            "uses_all_data": [name for name in ("ncm",) if name in self.classifiers],
-            "memory_bytes": own["exemplars"],
-            "memory": {**own, "peak": self.history["peak_bytes"]},
-            "parameters": sum(jax.tree.leaves(sizes["backbone"])) + n_seen * (n_features + 1),
-            "seconds": {k: round(v, 3) for k, v in self.history["seconds"].items()},
-            "machine": {k: v for k, v in machine.describe().items() if k != "load"},
-        }
 
     def new_learner(self) -> Learner:
         """A learner that knows nothing yet."""
@@ -275,7 +230,7 @@ class Run:
         a damaged checkpoint was passed over.
         """
         if int(learner.task):
-            self.folder.write_results(self.results(with_whole_tasks(learner)))
+            self.folder.write_results(self._results(with_whole_tasks(learner)))
         else:
             self.folder.drop_results()
 
@@ -335,7 +290,7 @@ class Run:
             self._pause(learner)
         with self._clock("end_task"):
             learner = jax.block_until_ready(self._programs.end_task(learner, pool))
-        line = self._evaluation(learner, task.index)
+        line = self._evaluate(learner, task.index)
         peaks = (machine.peak_memory(), self.history["peak_bytes"])
         self.history["peak_bytes"] = max((peak for peak in peaks if peak), default=None)
         self.folder.append(line)
@@ -343,7 +298,7 @@ class Run:
             self.folder.write_exemplars(*kept(learner.memory), self.scenario.class_names)
         self._save(learner)
         # After the checkpoint: results are never ahead of what a run can be continued from.
-        self.folder.write_results(self.results(learner))
+        self.folder.write_results(self._results(learner))
         self.observer.task_done(self, line)
         self._pause(learner, is_saved=True)
         return learner
@@ -398,7 +353,8 @@ class Run:
         learner = learner.replace(epoch=jnp.int32(epoch + 1), step=jnp.int32(0))
         self.history["seconds"]["train"] += seconds
 
-        counts, test_loss = self._answers(learner, *self.test_bounds[task : task + 2])
+        with self._clock("evaluate"):
+            test_accuracy, test_loss = self.evaluation.of_task(learner, task)
         line = {
             "kind": "epoch",
             "task": task,
@@ -407,7 +363,7 @@ class Run:
             "train_loss": means["loss"],
             "train_accuracy": means["n_new_right"] / max(means["n_new"], 1e-9),
             "test_loss": test_loss,
-            "test_accuracy": metrics.accuracy(counts["linear"].confusion),
+            "test_accuracy": test_accuracy,
             "parts": {name: means[name] for name in self.engine.method.parts},
             "images_per_second": round(steps * self.config.batch_size / seconds, 1),
         }
@@ -425,55 +381,23 @@ class Run:
             stop = min(stop + self._stride, steps)
             yield pool, stop
 
-    def _answers(
-        self, learner: Learner, start: int, stop: int, all_data_means: Array | None = None
-    ) -> tuple[dict[str, Counts], float]:
-        """Counts on test images start .. stop - 1 by classifier, and the loss."""
-        means = jnp.zeros_like(learner.means) if all_data_means is None else all_data_means
+    def _evaluate(self, learner: Learner, task: int) -> dict[str, Any]:
+        """All classifiers on all classes seen: the line of metrics.jsonl."""
         with self._clock("evaluate"):
-            counts, loss = self._programs.evaluate(
-                learner,
-                self.test_images,
-                self.test_labels,
-                jnp.int32(start),
-                jnp.int32(stop),
-                means,
-            )
-            return {name: jax.device_get(counts[name]) for name in self.classifiers}, float(loss)
-
-    def _all_data_means(self, learner: Learner) -> Array:
-        """Class means of all training data of the classes seen: an analysis, see `Config.ncm`.
-
-        Mirror images count where training mirrors, as in iCaRL's code.
-        """
-        mirrored, sums = self.engine.augmentation.mirror, jnp.zeros_like(learner.means)
-        with self._clock("evaluate"):
-            for index in range(int(learner.task)):
-                images, labels = self.scenario.task(index).padded(self.scenario.largest_task)
-                sums += self._programs.feature_sums(learner, images, labels, mirrored=mirrored)
-            return jax.block_until_ready(unit(sums))
-
-    def _evaluation(self, learner: Learner, task: int) -> dict[str, Any]:
-        """All classifiers on all classes seen, and the line of metrics.jsonl."""
-        n_seen = int(learner.n_seen)
-        means = self._all_data_means(learner) if self.config.ncm else None
-        counts, _ = self._answers(learner, 0, self.test_bounds[task + 1], means)
-        sizes = self.scenario.task_sizes[: task + 1]
-        scores = {name: metrics.scores(one, sizes) for name, one in counts.items()}
-        for name, one in scores.items():
-            self.history["scores"][name].append(one)
-        lines = {
-            key: {name: one[key] for name, one in scores.items()}
-            for key in ("task_accuracy", "seen_accuracy", "task_aware", "top5")
-        }
-        confusion = {n: c.confusion[:n_seen, :n_seen].tolist() for n, c in counts.items()}
+            measured = self.evaluation.of_seen(learner)
+        for name, (scores, _) in measured.items():
+            self.history["scores"][name].append(scores)
+        said = ("task_accuracy", "seen_accuracy", "task_aware", "top5")
         return {
             "kind": "evaluation",
             "task": task,
-            "n_seen": n_seen,
-            **lines,
-            "confusion": confusion,
+            "n_seen": int(learner.n_seen),
+            **{key: {name: one.scores[key] for name, one in measured.items()} for key in said},
+            "confusion": {name: one.confusion for name, one in measured.items()},
         }
+
+    def _results(self, learner: Learner) -> dict[str, Any]:
+        return results_of(self.config, self.scenario, self.engine, learner, self.history)
 
     @contextlib.contextmanager
     def _clock(self, name: str):

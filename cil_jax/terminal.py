@@ -145,7 +145,7 @@ class Terminal(Observer):
         self._note_last(run, scores[-1]["seen_accuracy"] if scores else None)
         trains = epoch < epochs[task]
         self._show(self._place(task, epoch) if trains else self._evaluating(task), ["compiling"])
-        names = run.classifiers
+        names = run.evaluation.classifiers
         seen = "".join(f"{name:>9}" for name in names)
         self.say(f" task  seen{seen}  own task  old tasks     time")
 

@@ -107,15 +107,20 @@ def test_evaluation_is_a_plain_count(run, begun):
     learner, pool = begun
     learner, _ = trained(run, learner, pool, [8])
     learner = run.engine.end_task(learner.replace(step=jnp.int32(0)), pool)
-    start, stop = 3, run.test_bounds[1]
+    start, stop = 3, run.evaluation.bounds[1]
     means = jax.random.normal(jax.random.key(1), learner.means.shape)
     counts, loss = run.engine.evaluate(
-        learner, run.test_images, run.test_labels, jnp.int32(start), jnp.int32(stop), means
+        learner,
+        run.evaluation.images,
+        run.evaluation.labels,
+        jnp.int32(start),
+        jnp.int32(stop),
+        means,
     )
     method = run.engine.method
-    images = learner.normalizer(run.test_images[start:stop])
+    images = learner.normalizer(run.evaluation.images[start:stop])
     features = forward(method.backbone, learner.weights, images, learner.n_seen).features
-    labels = np.asarray(run.test_labels[start:stop])
+    labels = np.asarray(run.evaluation.labels[start:stop])
     scorers = {**method.classifiers(), "ncm": lambda _, f: nearest_class_mean(f, means, 2)}
     assert set(counts) == set(scorers)
     for name, score in scorers.items():
@@ -134,7 +139,7 @@ def test_evaluation_is_a_plain_count(run, begun):
 def test_embedding_in_batches_is_embedding_at_once_and_mirrors(run, begun):
     learner, _ = begun
     backbone = run.engine.method.backbone
-    images = run.test_images[:23]
+    images = run.evaluation.images[:23]
     at_once = embed(backbone, learner, images)
     in_batches = embed(backbone, learner, images, batch_size=10)
     chex.assert_trees_all_close(in_batches, at_once, rtol=1e-5, atol=1e-6)

@@ -119,7 +119,7 @@ def made_up_run(method="icarl", n_tasks=2):
         updates=lambda task: 20,
         history={"scores": {"nme": []}},
         engine=SimpleNamespace(method=SimpleNamespace(headline="nme")),
-        classifiers=["nme", "linear"],
+        evaluation=SimpleNamespace(classifiers=["nme", "linear"]),
     )
 
 

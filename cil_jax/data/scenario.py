@@ -62,7 +62,7 @@ class Scenario:
     @property
     def largest_class(self) -> int:
         """Training images of the class that has most."""
-        return int(self._counts().max())
+        return int(self._counts(self.dataset.train_labels).max())
 
     @property
     def largest_task(self) -> int:
@@ -71,17 +71,24 @@ class Scenario:
 
     def n_images(self, task: int) -> int:
         """Training images of a task."""
-        first, end = self.bounds[task : task + 2]
-        return int(self._counts()[first:end].sum())
+        return self._n_images(self.dataset.train_labels, task)
+
+    def n_test_images(self, task: int) -> int:
+        """Test images of a task."""
+        return self._n_images(self.dataset.test_labels, task)
 
     @property
     def n_all_images(self) -> int:
         """Training images of all tasks."""
-        return int(self._counts().sum())
+        return int(self._counts(self.dataset.train_labels).sum())
 
-    def _counts(self) -> np.ndarray:
-        """Training images of each class, in the order in which classes come."""
-        counts = np.bincount(self.dataset.train_labels, minlength=self.dataset.n_classes)
+    def _n_images(self, labels: np.ndarray, task: int) -> int:
+        first, end = self.bounds[task : task + 2]
+        return int(self._counts(labels)[first:end].sum())
+
+    def _counts(self, labels: np.ndarray) -> np.ndarray:
+        """Images of each class, in the order in which classes come."""
+        counts = np.bincount(labels, minlength=self.dataset.n_classes)
         return counts[list(self.class_order)]
 
     def task(self, index: int) -> Task:
