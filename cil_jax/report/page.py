@@ -95,12 +95,15 @@ def render(template: str, **values: Any) -> str:
         return (resources.files("cil_jax") / "report" / name).read_text(encoding="utf-8")
 
     environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
+        loader=jinja2.FunctionLoader(text),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
     )
     environment.filters["percent"] = percent
     environment.policies["json.dumps_kwargs"] = {"sort_keys": False}
     shared = {name: markupsafe.Markup(text(name)) for name in ("style.css", "charts.js")}
-    return environment.from_string(text(template)).render(
+    return environment.get_template(template).render(
         style=shared["style.css"],
         charts=shared["charts.js"],
         made=datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M:%S %Z"),
