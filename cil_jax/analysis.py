@@ -55,8 +55,9 @@ def selection_by_count(run: Run, counts: list[int], n_draws: int) -> list[Select
     if not 1 <= min(counts) <= max(counts) <= smallest:
         raise UserError(f"counts must lie in 1..{smallest}, the images of the smallest class")
 
-    # Mirror images count in the means where the data set has them, as in the run itself.
-    sides = (False, True) if run.engine.augmentation.mirror else (False,)
+    # Mirror images count in the means as in the run's own; where it has none, as in its training.
+    mirrored = getattr(run.engine.method, "mirror_means", run.engine.augmentation.mirror)
+    sides = (False, True) if mirrored else (False,)
     views = [run.engine.embed(learner, images, mirrored=side) for side in sides]
     test = run.evaluation
     stop = test.bounds[n_tasks]

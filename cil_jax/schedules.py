@@ -71,8 +71,8 @@ def step_rate(
       epochs: of the task.
       rate: of the first epoch, per update.
       steps: fractions of the task's epochs after which the rate falls: (0.7, 0.9) of 70 epochs
-        are epochs 49 and 63.
+        are epochs 49 and 63. It never falls before the first epoch is over.
       factor: what the rate is divided by at each step.
     """
-    falls = sum(epoch >= round(step * epochs) for step in steps)
+    falls = sum(epoch >= max(1, round(step * epochs)) for step in steps)
     return rate / factor**falls

@@ -1,5 +1,7 @@
 """Herded against random exemplars under one network."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from conftest import small_config
@@ -25,6 +27,17 @@ def test_the_memory_s_own_number_gives_the_run_s_own_accuracy(run):
     (four,) = selection_by_count(run, [4], 1)
     results = run.folder.results()["classifiers"]["nme"]
     assert abs(four.herded - results["last_accuracy"]) < 0.15
+
+
+def test_mirror_images_count_in_the_means_as_in_the_runs_own(run):
+    def herded(**settings):
+        config = dataclasses.replace(run.config, **settings)
+        again = Run(config, RunFolder(config.folder()), Observer())
+        return [one.herded for one in selection_by_count(again, [1, 2, 4], 1)]
+
+    without = herded(mirror="no")
+    assert herded(mirror="yes", mirror_means="no") == without
+    assert herded(mirror="yes", mirror_means="yes") != without
 
 
 def test_with_all_images_the_choice_does_not_matter(run):

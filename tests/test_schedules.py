@@ -22,6 +22,13 @@ def test_two_steps_at_one_epoch_both_count():
     assert schedules.step_rate(0, 1, 1.0, (0.7, 0.9), 5.0) == 1.0
 
 
+@pytest.mark.parametrize("method", ["icarl", "lwf", "replay", "finetune"])
+@pytest.mark.parametrize("epochs", [1, 2, 3])
+def test_a_short_task_begins_at_the_full_rate_too(method, epochs):
+    config = preset(method, "pycil", epochs=epochs)
+    assert [recipe_of(config, task).rate_at(0) for task in (0, 1)] == [0.1, 0.1]
+
+
 def test_updates_are_pytorchs_by_hand():
     # d = g + 0.1 w for kernels, d = g for the rest; b = 0.5 b + d; the weight moves by -rate b.
     params = {"layer": {"kernel": jnp.array(1.0), "bias": jnp.array(1.0)}}
