@@ -50,4 +50,8 @@ def _meet(config: Config) -> None:
     try:
         jax.distributed.initialize(address, config.num_processes, config.process_id)
     except (RuntimeError, ValueError) as error:
-        raise UserError(f"can't join --coordinator {config.coordinator}: {error}") from error
+        hint = ""
+        if not address:
+            hint = "; no cluster was found: say --coordinator HOST:PORT, --num-processes and "
+            hint += "--process-id"
+        raise UserError(f"can't join --coordinator {config.coordinator}: {error}{hint}") from error

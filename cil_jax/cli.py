@@ -6,6 +6,7 @@ import difflib
 import os
 import sys
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any, NoReturn
 
 from cil_jax import launch, recipes, signals
@@ -19,9 +20,8 @@ class Parser(argparse.ArgumentParser):
     """A parser whose errors are one line."""
 
     def error(self, message: str) -> NoReturn:
-        known = self._option_string_actions
-        unknown = [word for word in message.split() if word.startswith("--") and word not in known]
-        guess = difflib.get_close_matches(unknown[0], known, n=1) if unknown else []
+        _, _, unknown = message.partition("unrecognized arguments: ")
+        guess = difflib.get_close_matches(unknown.split(" ")[0], self._option_string_actions, n=1)
         hint = f"did you mean {guess[0]}?" if guess else "see --help"
         raise UserError(f"{message}; {hint}")
 
@@ -73,6 +73,19 @@ def guarded(action: Callable[[], None]) -> int:
 def warn(text: str) -> None:
     """Says what the user should know and what stops nothing."""
     print(f"warning: {text}", file=sys.stderr)
+
+
+def check_writable(*files: str | None) -> None:
+    """Refuses files that can't be written, rather before the work than after it.
+
+    Raises:
+      UserError: which has no folder to lie in.
+    """
+    for file in filter(None, files):
+        if not Path(file).parent.is_dir():
+            raise UserError(f"can't write {file}: there is no folder {Path(file).parent}")
+        if Path(file).is_dir():
+            raise UserError(f"can't write {file}: it is a folder")
 
 
 def command_parser(
@@ -206,6 +219,11 @@ def layers(
     if not config.resume:
         return laid
     run = RunFolder(config.folder())
+    if run.members():
+        raise UserError(
+            f"{run.path} holds the runs of several members: they go on with the --seeds or "
+            "--orders that made them, without --resume"
+        )
     if not run.holds_a_run:
         raise UserError(f"{run.path} holds no run: leave out --resume to start one")
     stored = saved_settings(config.folder())
@@ -277,9 +295,10 @@ def make_parser(method: str, default_preset: str, about: str | None = None) -> P
         if group not in groups:
             groups[group] = parser.add_argument_group(group)
         default = getattr(defaults, field.name)
-        if default is not None and "(default" not in help:
+        if default not in (None, ""):
             shown = " ".join(map(str, default)) if isinstance(default, tuple) else default
-            help = f"{help} (default: {shown})"
+            # What the help itself says is of a preset that leaves the setting open.
+            help = f"{help.partition(' (default: ')[0]} (default: {shown})"
         groups[group].add_argument(
             flag(field.name), dest=field.name, help=help.replace("%", "%%"), **_reading(field)
         )

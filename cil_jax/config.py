@@ -42,13 +42,16 @@ def _setting(default: Any, group: str, help: str, **more: Any) -> Any:
 
 # What a setting's value must be, and how that is said; None is always allowed.
 _COUNT = (lambda x: x >= 1, "be at least 1")
-_POSITIVE = (lambda x: 0 < x < float("inf"), "be above 0")
+_POSITIVE = (lambda x: 0 < x < float("inf"), "be above 0 and finite")
 _NOT_NEGATIVE = (lambda x: 0 <= x < float("inf"), "not be negative")
 _SEED = (lambda x: 0 <= x < 2**32, f"lie in 0..{2**32 - 1}")
 ACCELERATORS = ("auto", "cpu", "gpu", "tpu")
 _PATHS = ("npz", "folder")  # data sets that are named by a path
 _LONGEST_NAME = 40  # letters of a data set's name in a folder's
-_FRACTIONS = (lambda steps: all(0 < step <= 1 for step in steps), "lie in 0..1")
+_FRACTIONS = (
+    lambda steps: all(0 < step <= 1 for step in steps) and list(steps) == sorted(steps),
+    "lie in 0..1, the smaller before the larger",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -349,6 +352,11 @@ class Config:
         if kind in _PATHS and path:  # a run is resumed from any folder
             path = os.path.abspath(os.path.expanduser(path))
             object.__setattr__(self, "dataset", f"{kind}:{path}")
+        if not re.fullmatch(r"auto|(\[[\da-fA-F:]+\]|[\w.-]+):\d{1,5}", self.coordinator or "auto"):
+            raise UserError(
+                f"--coordinator is {self.coordinator}; it must be HOST:PORT, such as host0:1234, "
+                "or auto"
+            )
         place = (self.num_processes, self.process_id)
         needed = 0 if self.coordinator in (None, "auto") else 2
         if sum(x is not None for x in place) != needed:
@@ -411,8 +419,9 @@ def check(field: dataclasses.Field, value: Any) -> None:
             raise UserError(f"{flag(field.name)} {word} needs a package: pip install {needed}")
     holds, bound = field.metadata.get("bound", (None, None))
     if holds and value is not None and not holds(value):
-        are = "are {}; they" if isinstance(value, tuple) else "is {}; it"
-        raise UserError(f"{flag(field.name)} {are.format(value)} must {bound}")
+        is_tuple = isinstance(value, tuple)
+        said = f"are {' '.join(map(str, value))}; they" if is_tuple else f"is {value}; it"
+        raise UserError(f"{flag(field.name)} {said} must {bound}")
 
 
 def plain(value: Any) -> Any:

@@ -18,6 +18,7 @@ import yaml
 from cil_jax.config import Config, UserError, check, flag, kind, nearest_name, plain
 
 OF_ALL_TASKS = ("epochs", "rate_steps", "weight_decay")  # of which the first may have its own
+FLAGS_ONLY = ("seeds", "orders", "parallel_members")  # which make several runs
 NOT_SETTINGS = ("versions",)  # what config.yaml has beside them
 
 # Settings by where they come from, each laid over those before it.
@@ -42,7 +43,11 @@ def presets(method: str) -> list[str]:
     """
     folder = resources.files("cil_jax") / "presets" / method
     if not folder.is_dir():
-        raise UserError(f"{method} has no preset: write cil_jax/presets/{method}/default.yaml")
+        known = sorted(f.name for f in folder.parent.iterdir() if f.is_dir())
+        raise UserError(
+            f"no presets of {method!r}{nearest_name(method, known)}; a method of your own needs a "
+            f"cil_jax/presets/{method}/default.yaml"
+        )
     return sorted(f.name.removesuffix(".yaml") for f in folder.iterdir() if f.name[-5:] == ".yaml")
 
 
@@ -58,6 +63,10 @@ def preset(method: str, name: str, **overrides: Any) -> Config:
       UserError: if there is no such preset, or a value makes no sense.
     """
     named = {"method": method, "preset": name}
+    fields = [field.name for field in dataclasses.fields(Config)]
+    for key in overrides:
+        if key not in fields:
+            raise UserError(f"unknown setting {key!r}{nearest_name(key, fields)}")
     return Config(**{**preset_values(method, name), **over(overrides), **named})
 
 
@@ -190,6 +199,8 @@ def from_plain(values: Mapping[str, Any], source: str) -> dict[str, Any]:
     fields = {field.name.rstrip("_"): field for field in dataclasses.fields(Config)}
     found = {}
     for name, value in values.items():
+        if name in FLAGS_ONLY:
+            raise UserError(f"{source}: {name} is no setting of a run: say {flag(name)}")
         if name not in fields:
             hint = nearest_name(str(name), fields)
             raise UserError(f"{source}: unknown setting {name!r}{hint}")

@@ -66,7 +66,9 @@ class RunFolder:
           UserError: if there is no run, or its settings can't be read.
         """
         if not self.holds_a_run:
-            raise UserError(f"{self.path} holds no run")
+            within = self.members()
+            several = f" itself, but several in it: name one, such as {within[0].path}"
+            raise UserError(f"{self.path} holds no run{several if within else ''}")
         try:
             settings = yaml.safe_load(self.config_file.read_text())
         except yaml.YAMLError as error:
@@ -176,7 +178,7 @@ class RunFolder:
 
     def measurements(self) -> list[dict[str, Any]]:
         """The lines of metrics.jsonl."""
-        return [json.loads(line) for line in self._lines()]
+        return [from_json(line, self.metrics_file) for line in self._lines()]
 
     def write_results(self, results: dict[str, Any]) -> None:
         """Writes results.json, whole or not at all."""
@@ -189,7 +191,14 @@ class RunFolder:
 
     def results(self) -> dict[str, Any]:
         """What results.json holds."""
-        return json.loads(self.results_file.read_text())
+        return from_json(self.results_file.read_text(), self.results_file)
+
+    def members(self) -> list["RunFolder"]:
+        """The runs in it, where it is the folder of several members."""
+        if self.holds_a_run:
+            return []
+        inside = map(RunFolder, sorted(self.path.glob("*/")))
+        return [run for run in inside if run.holds_a_run]
 
     def need(self, keys: Iterable[str], so: str) -> None:
         """Refuses results that lack keys, as an older version wrote them.
@@ -260,6 +269,21 @@ class Unwritten(RunFolder):
 
     def write_exemplars(self, images: np.ndarray, labels: np.ndarray, names: Sequence[str]) -> None:
         """Nothing."""
+
+
+def from_json(text: str, file: Path) -> dict[str, Any]:
+    """What a file's text says.
+
+    Raises:
+      UserError: if it is no JSON object.
+    """
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise UserError(f"{file} is damaged: {_line(error)}") from error
+    if not isinstance(value, dict):
+        raise UserError(f"{file} is damaged: it holds no JSON object")
+    return value
 
 
 def replace_text(file: Path, text: str) -> None:

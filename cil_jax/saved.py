@@ -239,6 +239,8 @@ def _run(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """What is to be known of a run's learner, and its settings as fields of Config."""
     run = RunFolder(path)
     if not run.holds_a_run:
+        if run.members():
+            run.settings()  # says which runs are in it
         raise UserError(f"{path} holds neither a run nor a saved learner")
     settings = recipes.read(run.config_file)
     if not run.results_file.exists():

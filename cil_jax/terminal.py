@@ -126,7 +126,10 @@ class Terminal(Observer):
         )
         epochs = [recipe_of(config, t).epochs for t in range(len(sizes))]
         later = f", then {epochs[1]}" if len(sizes) > 1 and epochs[1] != epochs[0] else ""
-        self.say(f"{config.backbone}, {epochs[0]} epochs a task{later}, on {n_devices}{device}")
+        plural = "s" if max(epochs) > 1 else ""
+        self.say(
+            f"{config.backbone}, {epochs[0]} epoch{plural} a task{later}, on {n_devices}{device}"
+        )
         self.say(f"run folder: {run.folder.path}")
         task, epoch, step = int(learner.task), int(learner.epoch), int(learner.step)
         if len(sizes) == 1:

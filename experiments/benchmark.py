@@ -22,7 +22,7 @@ from typing import Any
 
 from cil_jax.accelerator import start_accelerator
 from cil_jax.benchmark.settings import PARTS, PROGRAMS, QUICK, Settings
-from cil_jax.cli import Parser, command_parser, guarded, leave
+from cil_jax.cli import Parser, check_writable, command_parser, guarded, leave
 from cil_jax.config import ACCELERATORS, UserError, nearest_name
 
 
@@ -64,9 +64,7 @@ def _benchmark(arguments: Sequence[str]) -> None:
     for part in parts:
         if part not in PARTS:
             raise UserError(f"unknown part {part!r}{nearest_name(part, PARTS)}")
-    for file in filter(None, (flags.json, flags.markdown)):
-        if not Path(file).parent.is_dir():  # rather now than after all was measured
-            raise UserError(f"can't write {file}: there is no folder {Path(file).parent}")
+    check_writable(flags.json, flags.markdown)
     # PyTorch's threads spin while they wait, which made it 3 to 15 times slower where other
     # processes wanted the same cores: no fair comparison. Read when OpenMP is loaded.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from cil_jax.cli import command_parser, guarded, leave
+from cil_jax.cli import check_writable, command_parser, guarded, leave
 from cil_jax.config import UserError
 from cil_jax.report import comparison, figures
 from cil_jax.report.compare import compare, published_lines
@@ -43,6 +43,7 @@ def _compare(arguments: list[str]) -> None:
     parser.add_argument("--page", metavar="FILE", help="write a page that opens by itself (HTML)")
     parser.add_argument("--figure", metavar="FILE", help="draw the seen accuracy to FILE")
     flags = parser.parse_args(arguments)
+    check_writable(flags.page, flags.figure, *(getattr(flags, name) for name in FORMATS))
     found = compare(flags.runs, flags.common_orders)
     console = Console()
     console.width = max(console.width, 130)  # a narrow terminal breaks lines, and hides nothing
@@ -65,7 +66,7 @@ def _write(file: str, write) -> None:
     try:
         write(file)
     except (OSError, ValueError) as error:
-        raise UserError(f"can't write {file}: {error}") from error
+        raise UserError(f"can't write {file}: {getattr(error, 'strerror', error)}") from error
 
 
 if __name__ == "__main__":

@@ -77,6 +77,8 @@ def _answers(
     files = []
     for path in paths:
         files += map(str, files_in(path, problems)) if os.path.isdir(path) else [path]
+    if not files:
+        raise UserError(f"there is no file in {', '.join(paths)}")
     shape = learner.image_shape
     found = pictures.read_each(((f, f) for f in files), shape[:2], shape[2])
     while batch := list(islice(found, BATCH)):

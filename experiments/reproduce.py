@@ -10,7 +10,14 @@ was interrupted goes on.
 
 from pathlib import Path
 
-from cil_jax.cli import add_member_flags, check_several, command_parser, guarded, leave
+from cil_jax.cli import (
+    add_member_flags,
+    check_several,
+    check_writable,
+    command_parser,
+    guarded,
+    leave,
+)
 from cil_jax.config import ACCELERATORS, UserError, flag
 from cil_jax.launch import run_members
 
@@ -43,6 +50,7 @@ def _reproduce(arguments: list[str] | None) -> None:
     for name in ("seeds", "orders", "parallel_members", "data_dir", "accelerator"):
         if getattr(flags, name) is not None and not flags.protocol:
             raise UserError(f"{flag(name)} is for runs: add --full or --reduced")
+    check_writable(flags.markdown)
     check_several(flags.parallel_members, bool(flags.seeds or flags.orders))
     rows = reproduction.rows(flags.rows)
     runs = list({row.run: row for row in rows}.values())  # several rows may share one
@@ -62,7 +70,8 @@ def _reproduce(arguments: list[str] | None) -> None:
     def say(text):
         console.print(text, highlight=False, soft_wrap=True, markup=False)
 
-    for protocol in [flags.protocol] if flags.protocol else reproduction.PROTOCOLS:
+    protocols = [flags.protocol] if flags.protocol else list(reproduction.PROTOCOLS)
+    for protocol in protocols:
         about = reproduction.ABOUT[protocol]
         lines = reproduction.lines(rows, protocol, flags.folder)
         commands = [reproduction.command(row, protocol, flags.folder) for row in runs]
@@ -72,9 +81,10 @@ def _reproduce(arguments: list[str] | None) -> None:
         texts.append(report.reproduction_markdown(lines, about, commands))
     for key, source in reproduction.sources().items():
         say(f"{key}: {source}")
-    say("commands:")
-    for row in runs:
-        say(f"  {reproduction.command(row, flags.protocol or 'full', flags.folder)}")
+    for protocol in protocols:
+        say(f"commands, {protocol} protocol:")
+        for row in runs:
+            say(f"  {reproduction.command(row, protocol, flags.folder)}")
     if flags.markdown:
         Path(flags.markdown).write_text("\n\n".join(texts) + "\n")
 

@@ -17,6 +17,7 @@ from conftest import PRESETS
 from cil_jax import cli, launch, members, recipes
 from cil_jax.config import Config
 from cil_jax.record import RunFolder
+from experiments import predict, report
 
 ROOT = Path(__file__).parents[1]
 SMALL = ["--dataset", "digits", "--backbone", "resnet8", "--task-size", "2", "--classes", "4"]
@@ -148,10 +149,13 @@ REFUSALS = [
     (["--orders", "2", "--resume"], ["--resume is for a single run"]),
     (["--order", "random"], ["--order", "natural", "seeded"]),
     (["--epochs", "0"], ["--epochs is 0; it must be at least 1"]),
-    (["--epochs", "many"], ["--epochs", "'many'"]),
+    (["--epochs", "many"], ["--epochs", "'many'", "see --help"]),
+    (["--rate-steps", "0.9", "0.7"], ["--rate-steps are 0.9 0.7", "the smaller before the larger"]),
+    (["--coordinator", "host0"], ["--coordinator is host0; it must be HOST:PORT, such as"]),
+    (["--coordinator", "host0:x"], ["--coordinator is host0:x; it must be HOST:PORT"]),
     (["--log", "tensorbord"], ["unknown --log 'tensorbord': did you mean 'tensorboard'"]),
-    (["--task-size", "11"], ["task size 11 does not fit 4 classes"]),
-    (["--first-task", "5"], ["first task 5 does not fit 4 classes"]),
+    (["--task-size", "11"], ["--task-size 11 does not fit 4 classes: take one of 1..4"]),
+    (["--first-task", "5"], ["--first-task 5 does not fit 4 classes"]),
     (["--classes", "11"], ["11 classes asked for; digits has 10"]),
     (["--memory", "3"], ["--memory 3 is smaller than the number of classes, 4"]),
     (["--memory", "0"], ["--memory 0 is smaller than the number of classes, 4"]),
@@ -298,6 +302,7 @@ def test_the_config_of_a_run_given_back_is_the_same_settings(tmp_path, preset):
     [
         ("epoch: 3", "mine.yaml: unknown setting 'epoch': did you mean 'epochs'?"),
         ("7: 3", "mine.yaml: unknown setting 7; --help has them all"),
+        ("seeds: 3", "mine.yaml: seeds is no setting of a run: say --seeds"),
         ("epochs: 0", "mine.yaml: --epochs is 0; it must be at least 1"),
         ("epochs: '3'", "mine.yaml: epochs is '3'; it must be a whole number: write 3"),
         ("epochs: true", "mine.yaml: epochs is true; it must be a whole number"),
@@ -332,6 +337,24 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path):
     for out, words in (("thesis", "not empty and holds no run"), ("file", "is a file")):
         assert_refused(command("experiments.lwf", *SMALL, "--out", out, cwd=tmp_path), words)
     assert [f.name for f in (tmp_path / "thesis").iterdir()] == ["chapter.tex"]
+
+
+def test_a_folder_of_members_is_no_run_and_says_what_it_is(tmp_path, refusal, capsys):
+    for name in ("order1993-seed0", "order1993-seed1"):
+        RunFolder(tmp_path / "both" / name).start(Config())
+    error = refusal("icarl", "--resume", "--out", str(tmp_path / "both"))
+    assert "several members" in error and "--seeds" in error
+    for ask, more in ((report.main, []), (predict.main, ["picture.png"])):
+        assert ask([str(tmp_path / "both"), *more]) == 2
+        error = capsys.readouterr().err
+        assert f"name one, such as {tmp_path / 'both' / 'order1993-seed0'}" in error
+
+
+def test_help_says_what_the_preset_says_of_the_first_task():
+    text = " ".join(cli.make_parser("lwf", "pycil").format_help().split())
+    assert "epochs of the first task (default: 200)" in text
+    text = " ".join(cli.make_parser("icarl", "paper").format_help().split())
+    assert "epochs of the first task (default: as all others)" in text
 
 
 def test_a_damaged_config_is_said(tmp_path):

@@ -54,6 +54,7 @@ def test_what_is_no_finished_run_is_left_out_and_named(tmp_path, capsys):
     for name in ("done", "copy"):
         write(tmp_path / name)
     (tmp_path / "notes").mkdir()
+    write(tmp_path / "broken").results_file.write_text('{"method": ')
     write(tmp_path / "begun").results_file.unlink()
     write(tmp_path / "half", matrix=LOW[:2])
     assert compare.main([str(tmp_path / "*"), "--page", str(tmp_path / "page.html")]) == 0
@@ -61,6 +62,7 @@ def test_what_is_no_finished_run_is_left_out_and_named(tmp_path, capsys):
     for said in (
         "begun has no results yet",
         "notes holds no run",
+        "broken results.json is damaged: Expecting value",
         "half has learned 2 of 3 tasks",
         f"done has the class order and seeds of {tmp_path / 'copy'}",
     ):
@@ -89,7 +91,7 @@ def test_a_folder_of_members_is_its_members_and_a_lone_summary_itself(tmp_path):
         ({"sizes": (3, 1, 1)}, ["tasks 3 of 2 1 classes", "tasks 3 of 3 1 classes"]),
         ({"sizes": (1, 2, 2)}, ["tasks 3 of 1 2 classes"]),
         ({"dataset": "cifar100"}, ["data set digits", "data set cifar100"]),
-        ({"data_sha256": "f" * 64}, [f"data {'0' * 12}", f"data {'f' * 12}"]),
+        ({"data_sha256": "f" * 64}, [f"(SHA-256) {'0' * 12}", f"(SHA-256) {'f' * 12}"]),
     ],
     ids=str,
 )

@@ -49,6 +49,13 @@ def test_an_unknown_preset_or_setting_is_named():
         from_plain({"epoch": 3}, "mine.yaml")
 
 
+def test_an_unknown_setting_or_method_from_python_is_named():
+    with pytest.raises(UserError, match="unknown setting 'epocs': did you mean 'epochs'"):
+        preset("icarl", "paper", epocs=3)
+    with pytest.raises(UserError, match="no presets of 'icrl': did you mean 'icarl'"):
+        preset("icrl", "paper")
+
+
 def test_settings_survive_being_written_and_read():
     config = preset("lwf", "pycil", lambda_=2.5, first_task=50)
     assert Config(**from_plain(config.decisive(), "config.yaml")) == config

@@ -170,7 +170,7 @@ def test_all_faults_of_an_npz_are_said_at_once_and_each_on_a_line(tmp_path, caps
         "unknown array 'odd': choose from images, labels, names, split, test_images, test_labels",
         "images has 11 entries, labels 12",
         "labels must lie in 0..3, not be -1 (image 3), -1 (image 7), -1 (image 11)",
-        "test_labels must lie in 0..3, not be 9 (image 0)",
+        "test_labels must lie in 0..3, not be 9 (image 0); 4 classes are named",
         *(f"class {c!r} has no test image" for c in "abb"),
         "class 'd' has no training image",
         "class 'd' has no test image",

@@ -52,6 +52,8 @@ class Settings:
     run_memory: int = 100
 
     def __post_init__(self):
+        if self.limit < 0:
+            raise UserError(f"--limit is {self.limit:g}; it must not be negative")
         for name in ("batch_size", "repeat"):
             if getattr(self, name) < 1:
                 raise UserError(f"{flag(name)} is {getattr(self, name)}; it must be at least 1")

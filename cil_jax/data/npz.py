@@ -195,7 +195,8 @@ def _check_range(key: str, labels: np.ndarray, names: list[str], problems: Probl
     if len(wrong) and names:
         shown = ", ".join(f"{labels[i]} (image {i})" for i in wrong[:SHOWN])
         more = f" and {len(wrong) - SHOWN} more" if len(wrong) > SHOWN else ""
-        problems.add(f"{key} must lie in 0..{len(names) - 1}, not be {shown}{more}")
+        above = f"; {len(names)} classes are named" if labels.max() >= len(names) else ""
+        problems.add(f"{key} must lie in 0..{len(names) - 1}, not be {shown}{more}{above}")
 
 
 def _check_together(arrays: Arrays, problems: Problems) -> None:

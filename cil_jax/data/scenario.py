@@ -147,9 +147,11 @@ def split(n_classes: int, task_size: int, first_task: int | None = None) -> tupl
       UserError: if a size does not fit.
     """
     first = task_size if first_task is None else first_task
-    for name, size in (("task size", task_size), ("first task", first)):
+    for name, size in (("--task-size", task_size), ("--first-task", first)):
         if not 1 <= size <= n_classes:
-            raise UserError(f"{name} {size} does not fit {n_classes} classes")
+            raise UserError(
+                f"{name} {size} does not fit {n_classes} classes: take one of 1..{n_classes}"
+            )
     whole, rest = divmod(n_classes - first, task_size)
     return (first, *[task_size] * whole, *([rest] if rest else []))
 

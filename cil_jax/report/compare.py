@@ -12,7 +12,7 @@ import numpy as np
 
 from cil_jax import members, reproduction
 from cil_jax.config import Config, UserError
-from cil_jax.record import RunFolder
+from cil_jax.record import RunFolder, from_json
 from cil_jax.report.tables import protocol
 
 SEEDS = ("seed", "data_seed", "order_seed")  # in which the members of a group differ
@@ -44,7 +44,7 @@ class Group:
         sizes = self.summary["task_sizes"]
         return {
             "data set": self.summary["dataset"],
-            "data": self.data and self.data[:12],
+            "data (SHA-256)": self.data and self.data[:12],
             "tasks": f"{len(sizes)} of {' '.join(map(str, dict.fromkeys(sizes)))} classes",
             "task sizes": sizes,
             "tasks learned": members.n_learned(self.summary),
@@ -169,23 +169,28 @@ def _read(paths: Sequence[str | os.PathLike]) -> tuple[list, list, list]:
         if not path.exists():
             raise UserError(f"there is no {path}")
         own = RunFolder(path)
-        inside = [RunFolder(child) for child in sorted(path.glob("*/"))]
-        inside = [run for run in inside if run.holds_a_run]
+        inside = own.members()
         if own.holds_a_run or own.results_file.exists():
             found = [own]
         elif inside:
             found = inside
         elif (path / members.SUMMARY).exists():
-            summaries.append((path, json.loads((path / members.SUMMARY).read_text())))
+            file = path / members.SUMMARY
+            summaries.append((path, from_json(file.read_text(), file)))
             continue
         else:
             left_out.append((path, "holds no run"))
             continue
         for run in found:
-            if run.results_file.exists():
-                runs.append(run)
-            else:
+            if not run.results_file.exists():
                 left_out.append((run.path, "has no results yet"))
+                continue
+            try:
+                run.results()
+            except UserError as error:
+                left_out.append((run.path, str(error).removeprefix(f"{run.path}/")))
+            else:
+                runs.append(run)
     return runs, summaries, left_out
 
 

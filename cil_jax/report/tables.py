@@ -93,7 +93,8 @@ def training(results: dict[str, Any]) -> str:
     epochs = ", then ".join(map(str, dict.fromkeys(results["epochs"])))
     kept = f", {results['exemplars']} exemplars" if results["exemplars"] else ""
     kept += ", all data kept" if results["keeps_all_data"] else ""
-    return f"{results['backbone']}, {epochs} epochs a task{kept}"
+    plural = "s" if max(results["epochs"]) > 1 else ""
+    return f"{results['backbone']}, {epochs} epoch{plural} a task{kept}"
 
 
 def sample(results: dict[str, Any]) -> str:
