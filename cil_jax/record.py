@@ -66,9 +66,11 @@ class RunFolder:
           UserError: if there is no run, or its settings can't be read.
         """
         if not self.holds_a_run:
-            within = self.members()
-            several = f" itself, but several in it: name one, such as {within[0].path}"
-            raise UserError(f"{self.path} holds no run{several if within else ''}")
+            several = "".join(
+                f" itself, but several in it: name one, such as {run.path}"
+                for run in self.members()[:1]
+            )
+            raise UserError(f"{self.path} holds no run{several}")
         try:
             settings = yaml.safe_load(self.config_file.read_text())
         except yaml.YAMLError as error:

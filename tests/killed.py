@@ -28,7 +28,7 @@ import cil_jax
 from cil_jax import protocol, report
 from cil_jax.checkpoint import Checkpoints
 from cil_jax.engine import Engine
-from cil_jax.protocol import Run
+from cil_jax.evaluation import Evaluation
 from cil_jax.record import RunFolder
 
 # Who is about to do what in each phase; each call is a moment. All files of a run but Orbax' own
@@ -37,7 +37,9 @@ EPOCHS = 5
 CALLS = {
     "training": [(protocol.Run, "_pause")],
     "saving": [(Checkpoints, "save")],
-    "evaluating": [(Run, "_evaluation"), (Run, "_answers"), (Run, "_all_data_means")],
+    "evaluating": [
+        (Evaluation, name) for name in ("of_task", "of_seen", "_counts", "_all_data_means")
+    ],
     "selecting": [(Engine, "end_task")],
     "results": [(RunFolder, "write_results"), (RunFolder, "append"), (RunFolder, "cut")],
     "drawing": [(report, "draw"), (report, "write_page")],
