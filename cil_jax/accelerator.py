@@ -1,6 +1,8 @@
 """What a command computes on, chosen before JAX starts."""
 
 import os
+import sys
+from pathlib import Path
 
 from cil_jax.config import Config, UserError, cache_dir
 
@@ -12,6 +14,9 @@ EXTRAS = {
     "cpu": "check the JAX_PLATFORMS environment variable",
 }
 PLATFORMS = {"cpu": "cpu", "gpu": "cuda", "tpu": "tpu"}
+
+HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+TUNABLES = "GLIBC_TUNABLES"  # read when a process starts
 
 
 def start_accelerator(name: str, hosts: Config | None = None) -> None:
@@ -40,6 +45,24 @@ def start_accelerator(name: str, hosts: Config | None = None) -> None:
     except (RuntimeError, AssertionError) as error:
         hint = EXTRAS.get(name, EXTRAS["cpu"])
         raise UserError(f"JAX finds no {name.upper()} on this machine; {hint}") from error
+
+
+def take_huge_pages() -> None:
+    """Starts this command anew with huge pages, where Linux gives them to who asks for them.
+
+    An update of ResNet-32 writes to a gigabyte that XLA takes and gives back each time. In pages of
+    4 KiB, that is a tenth of its time on a CPU. glibc (2.35 or newer) asks for pages of 2 MiB if it
+    is told so before the process starts: so this one is replaced, under the same number. Nothing is
+    done inside of other programs, or where the variable is set already.
+    """
+    main = getattr(sys.modules["__main__"], "__spec__", None)
+    is_command = main is not None and main.name.startswith("experiments.")
+    if not is_command or TUNABLES in os.environ or not HUGE_PAGES.exists():
+        return
+    if "[madvise]" in HUGE_PAGES.read_text():
+        os.environ[TUNABLES] = "glibc.malloc.hugetlb=1"
+        sys.stdout.flush()
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
 def _meet(config: Config) -> None:

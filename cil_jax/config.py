@@ -282,9 +282,9 @@ class Config:
     fast: bool = _setting(
         False,
         "run",
-        "on a CPU, train with faster convolutions where JAX has them: equal up to rounding, but "
-        "compiled anew in each run; what changes more than rounding, as --precision does, it "
-        "leaves alone",
+        "on a CPU, train with faster convolutions where JAX has them, compiled anew in each run, "
+        "and with memory in huge pages where Linux gives them: equal up to rounding; what changes "
+        "more than that, as --precision does, it leaves alone",
     )
     resume: bool = _setting(False, "run", "continue the run in --out", decides=False)
     accelerator: str = _setting(

@@ -21,7 +21,7 @@ from cil_jax.devices import shared_out, spread, whole
 from cil_jax.learner import Learner, Normalizer, Purpose, Weights, create, embed, forward, views
 from cil_jax.memory import Chunk, Memory, Pool
 from cil_jax.methods.base import Batch, Method
-from cil_jax.programs import FastProgram, OnceProgram
+from cil_jax.programs import LESS_EFFORT, FastProgram, Program
 from cil_jax.schedules import SGD
 from cil_jax.typing import Array, Key
 
@@ -37,9 +37,6 @@ class Updates(NamedTuple):
     rate: Array
     weight_decay: Array
     stop: Array
-
-
-_program = partial(jax.jit, static_argnames="self")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +60,7 @@ class Engine:
     eval_batch_size: int = 500
     fast: bool = False
 
-    @partial(OnceProgram, static_argnames=("image_shape", "n_classes"))
+    @partial(Program, static_argnames=("image_shape", "n_classes"), options=LESS_EFFORT)
     def create(
         self,
         image_shape: tuple[int, int, int],
@@ -100,14 +97,14 @@ class Engine:
             data_key=data_key,
         )
 
-    @_program
+    @Program
     def begin_task(self, learner: Learner, n_new: Array) -> Learner:
         """Opens the task's columns, freezes the teacher, forgets the momentum."""
         learner = self.method.begin_task(learner, n_new, learner.key(Purpose.HEAD))
         fresh = self.optimizer.direction().init(learner.weights.params)
         return learner.replace(momentum=fresh)
 
-    @partial(jax.jit, static_argnames=("self", "task_room", "class_room"))
+    @partial(Program, static_argnames=("task_room", "class_room"))
     def pool(
         self,
         learner: Learner,
@@ -231,7 +228,7 @@ class Engine:
 
         return update, (learner.weights, learner.momentum, sums)
 
-    @_program
+    @Program
     def end_task(self, learner: Learner, pool: Pool) -> Learner:
         """What the method does after training on a task; the task is then learned."""
         learner = self.method.end_task(learner, pool, learner.key(Purpose.SELECT))
@@ -239,32 +236,32 @@ class Engine:
 
     # The same in parts, with images that stay on the host between them: see `cil_jax.stream`.
 
-    @_program
+    @Program
     def order(self, learner: Learner, pool: Pool) -> tuple[Array, Array]:
         """The rows int [R] of this epoch in their order, and how many of them have an image."""
         return pool.shuffled(learner.key(Purpose.SHUFFLE)), pool.count()
 
-    @_program
+    @Program
     def select(self, learner: Learner, pool: Pool, features: Array | None) -> tuple[Memory, Array]:
         """What the memory shall hold, and int [room], the rows of the pool to fill it from."""
         return self.method.select(learner, pool, features, learner.key(Purpose.SELECT))
 
-    @_program
+    @Program
     def keep(self, learner: Learner, after: Memory, new_images: Array) -> Learner:
         """The end of `end_task`, with what `select` asked for."""
         return _learned(self.method.keep(learner, after, new_images))
 
-    @_program
+    @Program
     def sums_of(self, learner: Learner, features: Array, labels: Array) -> Array:
         """`feature_sums` of features [N, D] that are there."""
         return class_sums(features, labels, learner.means.shape[0])
 
-    @partial(jax.jit, static_argnames=("self", "mirrored"))
+    @partial(Program, static_argnames=("mirrored",))
     def embed(self, learner: Learner, images: Array, mirrored: bool) -> Array:
         """Features [N, D] of pixels uint8 [N, H, W, C], in evaluation mode."""
         return embed(self.method.backbone, learner, images, mirrored=mirrored)
 
-    @partial(jax.jit, static_argnames=("self", "mirrored"))
+    @partial(Program, static_argnames=("mirrored",))
     def feature_sums(self, learner: Learner, images: Array, labels: Array, mirrored: bool) -> Array:
         """Sums [room, D] of the unit-length features of each class.
 
@@ -280,7 +277,7 @@ class Engine:
         sides = views(self.method.backbone, learner, images, mirrored)
         return sum(class_sums(features, labels, learner.means.shape[0]) for features in sides)
 
-    @_program
+    @Program
     def evaluate(
         self,
         learner: Learner,
@@ -342,7 +339,7 @@ class Engine:
 
     # What a learner answers, outside the measurements of a run.
 
-    @_program
+    @Program
     def answers(self, learner: Learner, images: Array) -> dict[str, tuple[Array, Array]]:
         """What each of the method's classifiers says.
 

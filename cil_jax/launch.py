@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from cil_jax import signals
-from cil_jax.accelerator import start_accelerator
+from cil_jax.accelerator import start_accelerator, take_huge_pages
 from cil_jax.config import Config, UserError, flag
 from cil_jax.record import RunFolder
 
@@ -26,6 +26,8 @@ def run(config: Config) -> None:
     """
     if config.coordinator is None:
         RunFolder(config.folder()).check(config)  # before JAX starts, which takes a while
+    if config.fast:
+        take_huge_pages()
     start_accelerator(config.accelerator, config)
 
     from rich.console import Console
@@ -137,6 +139,8 @@ def run_members(
     found = members.members(config, seeds, n_orders)
     for member in found:
         RunFolder(member.folder()).check(member)
+    if config.fast:
+        take_huge_pages()
     start_accelerator(config.accelerator)
 
     from rich.console import Console

@@ -1,4 +1,7 @@
-"""How a method is compiled where `jax.jit` alone does not do: two wishes, both for the CPU only.
+"""How a method is compiled where `jax.jit` alone does not do: three wishes, all for the CPU only.
+
+Every program wants its convolutions computed by all cores. YNNPACK, to which XLA gives many of
+them on jax 0.10, computes them on one.
 
 A program that draws many random numbers and runs once wants a compiler that does not try hard:
 XLA's takes two to eight times as long at its default level, for the same numbers.
@@ -19,47 +22,58 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-ONEDNN = {
+Options = dict[str, Any]  # of XLA's compiler
+
+ALL_CORES: Options = {"xla_cpu_experimental_ynn_fusion_type": ""}  # no kind of work for YNNPACK
+LESS_EFFORT: Options = {"xla_backend_optimization_level": 2}  # 3 by default; at 0 other numbers
+ONEDNN: Options = {
     "xla_cpu_experimental_onednn_custom_call": True,
     "xla_cpu_use_onednn": True,
-    "xla_cpu_experimental_ynn_fusion_type": "",  # which would take convolutions for itself
+    **ALL_CORES,  # or YNNPACK would take convolutions for itself
 }
 
 
-LESS_EFFORT = {"xla_backend_optimization_level": 2}  # 3 is the default; at 0 numbers are others
-
-
-class OnceProgram:
-    """A method that `jax.jit` compiles with self static, on the CPU with less effort.
+class Program:
+    """A method that `jax.jit` compiles with self static, on the CPU with options of its own.
 
     Read from the class, it is the compiled function of this platform.
+
+    Args:
+      method: a pure function of self and its arguments.
+      static_argnames: arguments that are static, beside self.
+      options: for the CPU, those of which this JAX knows.
     """
 
-    def __init__(self, method: Callable[..., Any], static_argnames: Sequence[str]):
+    def __init__(
+        self,
+        method: Callable[..., Any],
+        static_argnames: Sequence[str] = (),
+        options: Options = ALL_CORES,
+    ):
         compiled = functools.partial(jax.jit, method, static_argnames=("self", *static_argnames))
-        self._plain, self._quick = compiled(), compiled(compiler_options=LESS_EFFORT)
+        self._plain, self._with_options = compiled(), compiled(compiler_options=options)
+        self._options = options
 
     def __get__(self, owner: Any, _: type | None = None) -> Callable[..., Any]:
-        program = self._quick if jax.default_backend() == "cpu" else self._plain
+        on_cpu = jax.default_backend() == "cpu" and knows(**self._options)
+        program = self._with_options if on_cpu else self._plain
         return program if owner is None else functools.partial(program, owner)
 
 
-class FastProgram:
-    """A method that `jax.jit` compiles with self static; with oneDNN where `self.fast` asks for it.
+class FastProgram(Program):
+    """A `Program`; with oneDNN where `self.fast` asks for it.
 
-    Read from the class, it is the plain compiled function.
+    Read from the class, it is the compiled function without.
     """
 
     def __init__(self, method: Callable[..., Any]):
-        self.plain = jax.jit(method, static_argnames="self")
+        super().__init__(method)
         self.with_onednn = jax.jit(method, static_argnames="self", compiler_options=ONEDNN)
 
-    def __get__(self, owner: Any, _: type | None = None) -> Callable[..., Any]:
-        if owner is None:
-            return self.plain
-        if owner.fast and has_onednn():
+    def __get__(self, owner: Any, kind: type | None = None) -> Callable[..., Any]:
+        if owner is not None and owner.fast and has_onednn():
             return functools.partial(self._unsaved, owner)
-        return functools.partial(self.plain, owner)
+        return super().__get__(owner, kind)
 
     def _unsaved(self, *args: Any, **named: Any) -> Any:
         with unsaved_programs():
@@ -67,9 +81,20 @@ class FastProgram:
 
 
 @functools.cache
+def knows(**options: Any) -> bool:
+    """Whether XLA, as this JAX has it, takes these options."""
+    try:
+        with unsaved_programs():
+            jax.jit(lambda: 0, compiler_options=options).lower().compile()
+    except jax.errors.JaxRuntimeError:
+        return False
+    return True
+
+
+@functools.cache
 def has_onednn() -> bool:
     """Whether this JAX has these convolutions here: 0.12 on x86 does, 0.10 does not."""
-    if jax.default_backend() != "cpu":
+    if jax.default_backend() != "cpu" or not knows(**ONEDNN):
         return False
     x = jnp.zeros((1, 4, 4, 16))
     convolve = functools.partial(
@@ -78,13 +103,10 @@ def has_onednn() -> bool:
         padding="SAME",
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
     )
-    try:
-        with unsaved_programs():
-            program = jax.jit(convolve, compiler_options=ONEDNN)
-            compiled = program.lower(x, jnp.zeros((3, 3, 16, 16))).compile()
-        return "__onednn$convolution" in compiled.as_text()
-    except jax.errors.JaxRuntimeError:  # options that this version does not know
-        return False
+    with unsaved_programs():
+        program = jax.jit(convolve, compiler_options=ONEDNN)
+        compiled = program.lower(x, jnp.zeros((3, 3, 16, 16))).compile()
+    return "__onednn$convolution" in compiled.as_text()
 
 
 @contextlib.contextmanager

@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from cil_jax.accelerator import start_accelerator
+from cil_jax.accelerator import start_accelerator, take_huge_pages
 from cil_jax.benchmark.settings import PARTS, PROGRAMS, QUICK, Settings
 from cil_jax.cli import Parser, check_writable, command_parser, guarded, leave
 from cil_jax.config import ACCELERATORS, UserError, nearest_name
@@ -68,6 +68,8 @@ def _benchmark(arguments: Sequence[str]) -> None:
     # PyTorch's threads spin while they wait, which made it 3 to 15 times slower where other
     # processes wanted the same cores: no fair comparison. Read when OpenMP is loaded.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    if settings.fast:
+        take_huge_pages()
     if flags.first_call:
         start_accelerator(flags.accelerator)
         from cil_jax.benchmark.parts import first_call

@@ -137,7 +137,7 @@ def test_an_unknown_backbone_is_named_with_a_guess():
         models.build("resnet23")
 
 
-@pytest.mark.parametrize("batch", [3, 8, 20])  # below, equal to and above a piece, with a rest
+@pytest.mark.parametrize("batch", [3, 16, 20])  # below, equal to and above a piece, with a rest
 @pytest.mark.parametrize(("window", "stride"), [(3, 1), (3, 2), (1, 1), (1, 2)])
 def test_the_cpus_convolution_has_the_gradients_of_the_stock_one(batch, window, stride):
     images = jax.random.normal(jax.random.key(0), (batch, 9, 8, 3))

@@ -26,32 +26,49 @@ class Layer:
         return jax.value_and_grad(loss, argnums=(0, 1))(images, kernel)
 
 
-def test_a_program_that_runs_once_takes_less_effort_on_the_cpu_only(monkeypatch):
-    def layer():
-        @dataclasses.dataclass(frozen=True)
-        class Random:
-            @functools.partial(programs.OnceProgram, static_argnames=("n",))
-            def numbers(self, key, n):
-                return jax.random.normal(key, (n,))
-
-        return Random()
-
-    key = jax.random.key(0)
-    numbers = layer().numbers(key, n=1000)
-    chex.assert_trees_all_equal(numbers, jax.random.normal(key, (1000,)))
-    assert type(layer()).numbers._cache_size() == 0  # a function of its own
-    monkeypatch.setitem(programs.LESS_EFFORT, "xla_no_such_option", True)
-    with pytest.raises(jax.errors.JaxRuntimeError, match="xla_no_such_option"):
-        layer().numbers(key, n=1000)  # that is, options reach the compiler
-    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    chex.assert_trees_all_equal(layer().numbers(key, n=1000), numbers)  # and here they do not
-
-
 @pytest.fixture
 def asked_again():
-    programs.has_onednn.cache_clear()
     yield
+    programs.knows.cache_clear()
     programs.has_onednn.cache_clear()
+
+
+def random_numbers(options):
+    """An object with a program, and what the program computes without options."""
+
+    @dataclasses.dataclass(frozen=True)
+    class Random:
+        @functools.partial(programs.Program, static_argnames=("n",), options=options)
+        def numbers(self, key, n):
+            return jax.random.normal(key, (n,))
+
+    return Random(), jax.random.normal(jax.random.key(0), (1000,))
+
+
+def test_options_reach_the_compiler_of_the_cpu_only(monkeypatch):
+    effort = {"xla_backend_optimization_level": "high"}  # it is a number: this can't be compiled
+    owner, numbers = random_numbers(effort)
+    monkeypatch.setattr(programs, "knows", lambda **_: True)
+    with pytest.raises(Exception, match="xla_backend_optimization_level"):
+        owner.numbers(jax.random.key(0), n=1000)
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    chex.assert_trees_all_equal(owner.numbers(jax.random.key(0), n=1000), numbers)
+
+
+@pytest.mark.parametrize(
+    "options", [programs.LESS_EFFORT, programs.ALL_CORES, {"xla_cpu_no_such_option": True}]
+)
+def test_options_change_no_random_number_and_unknown_ones_are_left_out(options):
+    owner, numbers = random_numbers(options)
+    chex.assert_trees_all_equal(owner.numbers(jax.random.key(0), n=1000), numbers)
+    assert programs.knows(**options) == ("xla_cpu_no_such_option" not in options)
+
+
+def test_a_program_is_compiled_once():
+    owner, _ = random_numbers(programs.ALL_CORES)
+    for seed in range(2):
+        owner.numbers(jax.random.key(seed), n=1000)
+    assert type(owner).numbers._cache_size() == 1
 
 
 @pytest.mark.parametrize(("stride", "channels"), [(1, 16), (2, 16), (1, 32)])
@@ -86,6 +103,7 @@ def test_a_fast_program_is_compiled_once_and_not_saved():
 
 def test_options_that_the_compiler_does_not_know_leave_the_plain_program(monkeypatch, asked_again):
     monkeypatch.setitem(programs.ONEDNN, "xla_cpu_no_such_option", True)
+    programs.has_onednn.cache_clear()
     assert not programs.has_onednn()
     images, kernel = np.ones((12, 8, 8, 16), np.float32), np.ones((3, 3, 16, 16), np.float32)
     chex.assert_tree_all_finite(Layer(True).gradients(images, kernel))

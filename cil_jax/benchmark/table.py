@@ -16,6 +16,8 @@ COLUMNS = (
     *("compile", "cached", "memory"),
 )
 
+ENVIRONMENT = ("OMP_WAIT_POLICY", "GLIBC_TUNABLES", "XLA_FLAGS")  # what speed depends on
+
 
 def report(bench: Bench, firsts: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """All that was measured and where; plain values.
@@ -25,6 +27,7 @@ def report(bench: Bench, firsts: Mapping[str, Mapping[str, Any]]) -> dict[str, A
       firsts: by program "cold" and "cached", what `cil_jax.benchmark.parts.first_call` gave in a
         process with an empty cache of programs, and in the next.
     """
+    environment = {name: os.environ[name] for name in ENVIRONMENT if name in os.environ}
     rows = []
     for row in bench.rows:
         line = {name: _plain(value) for name, value in vars(row).items()}
@@ -34,7 +37,7 @@ def report(bench: Bench, firsts: Mapping[str, Mapping[str, Any]]) -> dict[str, A
         line["first_call"] = firsts.get(PROGRAMS[row.part], {}) if row.is_whole else {}
         rows.append(line)
     return {
-        "machine": {**bench.machine, "omp_wait_policy": os.environ.get("OMP_WAIT_POLICY")},
+        "machine": {**bench.machine, "environment": environment},
         "versions": {**record.versions(), "torch": bench.torch_version},
         "dtype": "float32, each library's default precision",
         "settings": dataclasses.asdict(bench.settings),
@@ -76,10 +79,10 @@ def remarks(report: Mapping[str, Any]) -> list[str]:
     load = f", load {machine['load']} at the start" if machine["load"] is not None else ""
     device = f"{machine['devices']} x {machine['device']}"
     device = "the CPU" if machine["platform"] == "cpu" else device
-    waiting = f", OMP_WAIT_POLICY={machine['omp_wait_policy']}"
+    environment = "".join(f", {name}={value}" for name, value in machine["environment"].items())
     own = ", ".join(f"{name} {_megabytes(n)}" for name, n in report["learner_bytes"].items())
     return [
-        f"{machine['cpu']}, {machine['cores']} cores{load}; computed on {device}{waiting}.",
+        f"{machine['cpu']}, {machine['cores']} cores{load}; computed on {device}{environment}.",
         "python {python}, jax {jax}, flax {flax}, torch {torch}.".format(**versions),
         f"iCaRL, preset paper, {sizes['backbone']}, batch {sizes['batch_size']}, "
         f"{'--fast, ' if sizes['fast'] else ''}"

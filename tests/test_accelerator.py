@@ -1,0 +1,51 @@
+"""What a command asks of the machine before JAX starts."""
+
+import os
+import sys
+from types import SimpleNamespace
+
+import pytest
+
+from cil_jax import accelerator
+
+
+@pytest.fixture
+def started_anew(monkeypatch, tmp_path):
+    """What a command is replaced by, a list; Linux gives huge pages to who asks for them."""
+    calls = []
+    monkeypatch.setattr(accelerator, "HUGE_PAGES", tmp_path / "enabled")
+    accelerator.HUGE_PAGES.write_text("always [madvise] never\n")
+    monkeypatch.setenv(accelerator.TUNABLES, "")
+    monkeypatch.delenv(accelerator.TUNABLES)  # and after the test, whatever it was set to
+    main = SimpleNamespace(__spec__=SimpleNamespace(name="experiments.icarl"))
+    monkeypatch.setitem(sys.modules, "__main__", main)
+    monkeypatch.setattr(sys, "orig_argv", ["python3", "-X", "dev", "-m", "experiments.icarl", "-x"])
+    monkeypatch.setattr(os, "execv", lambda *call: calls.append(call))
+    return calls
+
+
+def test_a_command_starts_anew_with_huge_pages_once(started_anew):
+    for _ in range(2):
+        accelerator.take_huge_pages()
+    same = [sys.executable, "-X", "dev", "-m", "experiments.icarl", "-x"]
+    assert started_anew == [(sys.executable, same)]
+    assert os.environ["GLIBC_TUNABLES"] == "glibc.malloc.hugetlb=1"
+
+
+@pytest.mark.parametrize("pages", ["[always] madvise never\n", "always madvise [never]\n", None])
+def test_nothing_starts_anew_where_asking_changes_nothing(started_anew, pages):
+    accelerator.HUGE_PAGES.unlink()
+    if pages:
+        accelerator.HUGE_PAGES.write_text(pages)
+    accelerator.take_huge_pages()
+    assert not started_anew
+
+
+@pytest.mark.parametrize(
+    "main",
+    [SimpleNamespace(__spec__=None), SimpleNamespace(__spec__=SimpleNamespace(name="pytest"))],
+)
+def test_no_other_program_is_replaced(started_anew, monkeypatch, main):
+    monkeypatch.setitem(sys.modules, "__main__", main)
+    accelerator.take_huge_pages()
+    assert not started_anew
