@@ -53,11 +53,14 @@ def take_huge_pages() -> None:
     An update of ResNet-32 writes to a gigabyte that XLA takes and gives back each time. In pages of
     4 KiB, that is a tenth of its time on a CPU. glibc (2.35 or newer) asks for pages of 2 MiB if it
     is told so before the process starts: so this one is replaced, under the same number. Nothing is
-    done inside of other programs, or where the variable is set already.
+    done in a program that is none of `experiments`, in one that reads from a pipe, which can be
+    read once only, or where the variable is set already.
     """
     main = getattr(sys.modules["__main__"], "__spec__", None)
     is_command = main is not None and main.name.startswith("experiments.")
     if not is_command or TUNABLES in os.environ or not HUGE_PAGES.exists():
+        return
+    if any(Path(word.partition("=")[2] or word).is_fifo() for word in sys.orig_argv):
         return
     if "[madvise]" in HUGE_PAGES.read_text():
         os.environ[TUNABLES] = "glibc.malloc.hugetlb=1"

@@ -82,11 +82,10 @@ def engine_of(config: Config, dataset: data.Dataset | None, platform: str | None
     augmentation = augmentation_of(config, dataset)
     same = config.mirror_means == "auto"
     mirror_means = augmentation.mirror if same else config.mirror_means == "yes"
-    convolution = models.convolution_for(platform or jax.default_backend())
     backbone = models.build(
         config.backbone,
         last_relu=config.last_relu,
-        convolution=convolution,
+        layers=models.layers_for(platform or jax.default_backend()),
         dtype=jnp.dtype(config.precision),
     )
     method = methods.build(config, backbone, mirror_means=mirror_means)

@@ -298,7 +298,8 @@ class Config:
         None,
         "run",
         "devices among which every batch is divided, or with --parallel-members the members; the "
-        "result is the same to rounding (default: all that this process has, 1 on the CPU)",
+        "result is the same to rounding (default: as many of an accelerator's as divide the batch, "
+        "1 on the CPU)",
         bound=_COUNT,
         decides=False,
     )

@@ -24,14 +24,15 @@ def mesh(n_local: int | None, batch_size: int) -> Mesh | None:
     """The mesh of a run, over all its processes; None where it has one device.
 
     Args:
-      n_local: devices of each process (default: all of an accelerator's, 1 on the CPU).
+      n_local: devices of each process (default: as many of an accelerator's as divide the batch, 1
+        on the CPU).
       batch_size: images an update, over all devices.
 
     Raises:
       UserError: if there are not so many devices, or the batch can't be cut into equal shares.
     """
     there = jax.local_device_count()
-    wanted = n_local or (1 if jax.default_backend() == "cpu" else there)
+    wanted = n_local or (1 if jax.default_backend() == "cpu" else _most(there, batch_size))
     if wanted > there:
         raise UserError(f"--devices {wanted} asked for; JAX finds {there} of {_kind()} here")
     chosen = [
@@ -47,6 +48,12 @@ def mesh(n_local: int | None, batch_size: int) -> Mesh | None:
     if len(chosen) == 1:
         return None
     return Mesh(np.array(chosen), (AXIS,), axis_types=(AxisType.Auto,))
+
+
+def _most(there: int, batch_size: int) -> int:
+    """The most of the devices of each process that a batch can be divided among."""
+    shares = [n for n in range(1, there + 1) if batch_size % (n * jax.process_count()) == 0]
+    return max(shares, default=there)
 
 
 def used(mesh: Mesh | None) -> contextlib.AbstractContextManager:

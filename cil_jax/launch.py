@@ -26,7 +26,7 @@ def run(config: Config) -> None:
     """
     if config.coordinator is None:
         RunFolder(config.folder()).check(config)  # before JAX starts, which takes a while
-    if config.fast:
+    if config.fast and config.accelerator in ("auto", "cpu"):
         take_huge_pages()
     start_accelerator(config.accelerator, config)
 
@@ -138,8 +138,9 @@ def run_members(
         raise UserError("--coordinator is for a single run: leave out --seeds and --orders")
     found = members.members(config, seeds, n_orders)
     for member in found:
-        RunFolder(member.folder()).check(member)
-    if config.fast:
+        if not members.is_done(member):
+            RunFolder(member.folder()).check(member)
+    if config.fast and config.accelerator in ("auto", "cpu"):
         take_huge_pages()
     start_accelerator(config.accelerator)
 

@@ -83,8 +83,8 @@ class Log(Observer, abc.ABC):
             "loss/train": line["train_loss"],
             "loss/test": line["test_loss"],
             **{f"loss_parts/{name}": value for name, value in line["parts"].items()},
-            "accuracy/train": line["train_accuracy"],
-            "accuracy/test": line["test_accuracy"],
+            "accuracy/train/linear": line["train_accuracy"],
+            "accuracy/test/linear": line["test_accuracy"],
             "rate": line["rate"],
             "images_per_second": line["images_per_second"],
         }

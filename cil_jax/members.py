@@ -24,6 +24,8 @@ NUMBERS = (
     "forgetting",
     "backward_transfer",
 )
+SEEDS = ("seed", "data_seed", "order_seed")  # in which the members of a group differ
+ONLY_REPORTED = ("ncm", "fast")  # settings that leave the method as it is
 CURVES = ("seen_accuracy", "old_accuracy", "new_accuracy", "task_aware_accuracy", "top5_accuracy")
 
 
@@ -71,11 +73,25 @@ def is_complete(folder: RunFolder) -> bool:
     return n_learned(results) == len(results["task_sizes"])
 
 
+def is_done(config: Config) -> bool:
+    """Whether a member need not be run: its folder holds a whole run with all that is asked for.
+
+    That may have been made with or without `fast`, and may report a classifier more.
+    """
+    folder = RunFolder(config.folder())
+    if not (folder.holds_a_run and is_complete(folder)):
+        return False
+    differences = folder.differences(config)
+    lacks_ncm = differences.get("ncm") == (False, True)
+    return differences.keys() <= set(ONLY_REPORTED) and not lacks_ncm
+
+
 def done(config: Config) -> tuple[list[dict[str, Any]], list[Path]]:
     """What there is of a group, whichever call made it.
 
     Args:
-      config: of any member; a member of the group differs from it in its seeds only.
+      config: of any member; a member of the group differs from it in its seeds only, and in
+        settings that leave the method as it is: so members may have other classifiers.
 
     Returns:
       What results.json holds of each member that is done; and the folders of runs of other
@@ -85,7 +101,7 @@ def done(config: Config) -> tuple[list[dict[str, Any]], list[Path]]:
     for folder in map(RunFolder, sorted(group_folder(config).glob("*/"))):
         if not folder.holds_a_run or not is_complete(folder):
             continue
-        if folder.differences(config).keys() <= {"seed", "data_seed", "order_seed"}:
+        if folder.differences(config).keys() <= {*SEEDS, *ONLY_REPORTED}:
             results.append(folder.results())
         else:
             others.append(folder.path)
@@ -109,9 +125,9 @@ def summarize(results: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
     Returns:
       What the first member's results say of method and protocol; `over`, "orders" or "seeds", and
-      `n`, how many of these; each of the `members`' seeds; and for each classifier and number its
-      "mean", "std" (with n - 1; None for n = 1) and the n "values". Of a curve, such as
-      seen_accuracy, all three are lists over tasks.
+      `n`, how many of these; each of the `members`' seeds; and for each classifier that all
+      have and each number its "mean", "std" (with n - 1; None for n = 1) and the n "values". Of a
+      curve, such as seen_accuracy, all three are lists over tasks.
     """
     first = results[0]
     by_order: dict[str, list[dict[str, Any]]] = {}
@@ -124,6 +140,7 @@ def summarize(results: Sequence[dict[str, Any]]) -> dict[str, Any]:
     )
     return {
         **{key: first[key] for key in shared},
+        "changed": first.get("changed", {}),  # results of older versions lack it
         "orders": sorted(by_order),
         "over": "seeds" if len(by_order) == 1 else "orders",
         "n": len(units),
@@ -134,6 +151,7 @@ def summarize(results: Sequence[dict[str, Any]]) -> dict[str, Any]:
                 for key in (*NUMBERS, *CURVES)
             }
             for name in first["classifiers"]
+            if all(name in r["classifiers"] for r in results)
         },
         "seconds": spread([sum(r["seconds"].values()) for r in results]),
     }

@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+USES_ALL_DATA = ("ncm",)  # classifiers that no incremental learner may have
+
 
 def accuracy(confusion: np.ndarray) -> float:
     """The share of right answers in a confusion matrix int [C, C], or in its first rows.

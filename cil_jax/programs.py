@@ -1,7 +1,7 @@
 """How a method is compiled where `jax.jit` alone does not do: three wishes, all for the CPU only.
 
 Every program wants its convolutions computed by all cores. YNNPACK, to which XLA gives many of
-them on jax 0.10, computes them on one.
+them, computes them on one with jax 0.10, and no faster than XLA itself with 0.12.
 
 A program that draws many random numbers and runs once wants a compiler that does not try hard:
 XLA's takes two to eight times as long at its default level, for the same numbers.
@@ -15,6 +15,7 @@ cache: XLA ends in a MemoryError, so it is never tried here.
 import contextlib
 import functools
 import math
+import types
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -41,7 +42,7 @@ class Program:
     Args:
       method: a pure function of self and its arguments.
       static_argnames: arguments that are static, beside self.
-      options: for the CPU, those of which this JAX knows.
+      options: for the CPU; all are left out where this JAX does not know one.
     """
 
     def __init__(
@@ -53,11 +54,12 @@ class Program:
         compiled = functools.partial(jax.jit, method, static_argnames=("self", *static_argnames))
         self._plain, self._with_options = compiled(), compiled(compiler_options=options)
         self._options = options
+        functools.update_wrapper(self, method)
 
     def __get__(self, owner: Any, _: type | None = None) -> Callable[..., Any]:
         on_cpu = jax.default_backend() == "cpu" and knows(**self._options)
         program = self._with_options if on_cpu else self._plain
-        return program if owner is None else functools.partial(program, owner)
+        return program if owner is None else types.MethodType(program, owner)
 
 
 class FastProgram(Program):
@@ -72,7 +74,7 @@ class FastProgram(Program):
 
     def __get__(self, owner: Any, kind: type | None = None) -> Callable[..., Any]:
         if owner is not None and owner.fast and has_onednn():
-            return functools.partial(self._unsaved, owner)
+            return types.MethodType(self._unsaved, owner)
         return super().__get__(owner, kind)
 
     def _unsaved(self, *args: Any, **named: Any) -> Any:

@@ -331,7 +331,7 @@ class Run:
             learner, sums, trained = yield Updates(
                 learner, piece, sums, jnp.float32(rate), weight_decay, jnp.int32(stop)
             )
-            so_far = {name: float(total) for name, total in sums.items()}
+            so_far = {name: float(total) for name, total in jax.device_get(sums).items()}
             took += trained
             seconds += took
             self._stride = max(1, round((stop - step) * SECONDS_A_CALL / took))

@@ -18,7 +18,8 @@ REDUCED = {"backbone": "resnet8", "epochs": 10}
 N_CLASSES = 100  # of CIFAR-100
 PROTOCOLS = {"full": FULL, "reduced": REDUCED}
 ABOUT = {
-    "full": "as published: ResNet-32, 10 tasks of 10 classes, the preset's own epochs",
+    "full": "as published: ResNet-32, 10 tasks of 10 classes where no others are named, the "
+    "preset's own epochs",
     "reduced": "ResNet-8, 10 tasks of 10 classes, 10 epochs a task, rate steps scaled; "
     "not comparable with published numbers",
 }
@@ -37,6 +38,9 @@ class Row:
       band: for "average" or "last", the lowest and highest value that counts as repeated.
       note: what else should be known.
       curve: accuracy on all classes seen after each task in percent, None where not published.
+      about: which of "average" and "last" were read off a figure.
+      variant: what the run is named for beside its preset, such as "tasks-of-2". The reduced
+        protocol has no such rows.
     """
 
     method: str
@@ -49,11 +53,13 @@ class Row:
     band: dict[str, tuple[float, float]] = dataclasses.field(default_factory=dict)
     note: str = ""
     curve: tuple[float, ...] | None = None
+    about: tuple[str, ...] = ()
+    variant: str = ""
 
     @property
     def run(self) -> str:
         """The name of its run; several rows may share one."""
-        return f"{self.method}-{self.preset}"
+        return "-".join(filter(None, (self.method, self.preset, self.variant)))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,8 +82,8 @@ class Outcome:
     others: tuple[Path, ...] = ()
 
 
-def rows(names: Sequence[str] = ()) -> list[Row]:
-    """The published rows, of the named runs only where any are named.
+def rows(names: Sequence[str] = (), protocol: str = "full") -> list[Row]:
+    """The published rows of a protocol, of the named runs only where any are named.
 
     Raises:
       UserError: if there is no run of that name.
@@ -87,7 +93,8 @@ def rows(names: Sequence[str] = ()) -> list[Row]:
     for name in names:
         if name not in known:
             raise UserError(f"unknown row {name!r}{nearest_name(name, known)}")
-    return [row for row in found if not names or row.run in names]
+    named = [row for row in found if not names or row.run in names]
+    return [row for row in named if protocol == "full" or not row.variant]
 
 
 def sources() -> dict[str, str]:
@@ -107,7 +114,8 @@ def _published() -> tuple[Row, ...]:
     for entry in _file()["rows"]:
         (method, name), settings = entry["run"], entry.get("settings", {})
         rest = {key: entry[key] for key in entry if key not in ("run", "settings")}
-        rest["curve"] = tuple(rest["curve"]) if "curve" in rest else None
+        for key in {"curve", "about"} & rest.keys():
+            rest[key] = tuple(rest[key])
         found.append(Row(method, name, settings=settings, **rest))
     return tuple(found)
 
@@ -134,8 +142,9 @@ def command(row: Row, protocol: str, folder: str) -> str:
 
 
 def outcome(row: Row, protocol: str, folder: str) -> Outcome:
-    """What is there of a row's run: all members that are done, with the row's very settings."""
+    """What is there of a row's run: all members that are done and have the row's classifier."""
     done, others = members.done(config(row, protocol, folder))
+    done = [results for results in done if row.classifier in results["classifiers"]]
     if not done:
         return Outcome(0, others=tuple(others))
     summary = members.summarize(done)

@@ -5,12 +5,35 @@ from typing import Any
 
 import jax
 
-from cil_jax import machine, metrics
+from cil_jax import machine, members, methods, metrics, recipes
 from cil_jax.assemble import data_seed, recipe_of
-from cil_jax.config import Config
+from cil_jax.config import Config, UserError
 from cil_jax.data.scenario import Scenario
 from cil_jax.engine import Engine
 from cil_jax.learner import Learner, n_bytes
+
+NOT_CHANGES = (  # settings that results tell under other names, and those that change no method
+    *("dataset", "classes", "task_size", "first_task", "order", *members.SEEDS),
+    *("backbone", "epochs", "first_epochs", "memory", *members.ONLY_REPORTED),
+)
+
+
+def changed(config: Config) -> dict[str, Any]:
+    """Settings in which a run is not what its preset's name says, under their flags' names.
+
+    Without a preset it is held against the defaults. `NOT_CHANGES` are left out, and settings
+    without effect on the method.
+    """
+    try:
+        named = recipes.preset(config.method, config.preset) if config.preset else None
+    except UserError:  # a name given in Python: what it stands for is not known
+        return {}
+    here, there = config.decisive(), (named or Config(method=config.method)).decisive()
+    silent = {*NOT_CHANGES, *(name.rstrip("_") for name in methods.idle(config))}
+    differing = [key for key in here if here[key] != there[key] and key not in silent]
+    # What the preset says of the first task alone is set aside by saying it of all.
+    keys = [key.removeprefix("first_") if here[key] is None else key for key in differing]
+    return {key: here[key] for key in keys}
 
 
 def results_of(
@@ -37,6 +60,7 @@ def results_of(
     return {
         "method": config.method,
         "preset": config.preset,
+        "changed": changed(config),
         "dataset": config.dataset,
         "data_sha256": history["data_sha256"],
         "order": f"seeded {config.order_seed}" if config.order == "seeded" else config.order,
@@ -60,7 +84,7 @@ def results_of(
             for name, scores in history["scores"].items()
         },
         "headline": method.headline,
-        "uses_all_data": [name for name in ("ncm",) if name in history["scores"]],
+        "uses_all_data": [name for name in metrics.USES_ALL_DATA if name in history["scores"]],
         "memory_bytes": own["exemplars"],
         "memory": {**own, "peak": history["peak_bytes"]},
         "parameters": sum(jax.tree.leaves(sizes["backbone"])) + n_seen * (n_features + 1),

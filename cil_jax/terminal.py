@@ -5,7 +5,7 @@ Where the output is no terminal, one line an epoch takes the place of the bar.
 
 import datetime
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import jax
@@ -17,14 +17,16 @@ from rich.table import Table
 from rich.text import Text
 
 from cil_jax import machine, metrics
-from cil_jax.assemble import recipe_of
+from cil_jax.assemble import data_seed, recipe_of
 from cil_jax.learner import Learner
 from cil_jax.observer import Observer, Position
 from cil_jax.pace import Pace
 from cil_jax.protocol import Run
-from cil_jax.report.tables import percent, size_of
+from cil_jax.report.tables import classifier_name, percent, run_name, size_of
+from cil_jax.results import changed
 
 NARROWEST_BAR = 8
+NARROWEST_COLUMN = 9
 FACT_LINES = 2
 
 
@@ -119,10 +121,13 @@ class Terminal(Observer):
         device = jax.devices()[0].device_kind
         n_devices = f"{run.mesh.size} x " if run.mesh else ""
         order = f"seeded {config.order_seed}" if config.order == "seeded" else config.order
+        seed = f"seed {config.seed}"
+        if data_seed(config) != config.seed:
+            seed += f", data seed {config.data_seed}"
+        name = {"method": config.method, "preset": config.preset, "changed": changed(config)}
         self.say(
-            f"{config.method}{f' (preset {config.preset})' if config.preset else ''} on "
-            f"{config.dataset}: {sum(sizes)} classes in {len(sizes)} task{'s'[: len(sizes) - 1]} "
-            f"({', '.join(map(str, sizes))}), order {order}, seed {config.seed}"
+            f"{run_name(name)} on {config.dataset}: {sum(sizes)} classes in {len(sizes)} "
+            f"task{'s'[: len(sizes) - 1]} ({', '.join(map(str, sizes))}), order {order}, {seed}"
         )
         epochs = [recipe_of(config, t).epochs for t in range(len(sizes))]
         later = f", then {epochs[1]}" if len(sizes) > 1 and epochs[1] != epochs[0] else ""
@@ -148,9 +153,11 @@ class Terminal(Observer):
         self._note_last(run, scores[-1]["seen_accuracy"] if scores else None)
         trains = epoch < epochs[task]
         self._show(self._place(task, epoch) if trains else self._evaluating(task), ["compiling"])
-        names = run.evaluation.classifiers
-        seen = "".join(f"{name:>9}" for name in names)
-        self.say(f" task  seen{seen}  own task  old tasks     time")
+        # Of all classes seen by each classifier, then of new and of old ones by the method's own.
+        own = run.engine.method.headline
+        names = [*map(classifier_name, run.evaluation.classifiers), f"{own}: new", f"{own}: old"]
+        self._widths = [max(NARROWEST_COLUMN, len(name) + 2) for name in names]
+        self.say(f" task  seen{self._row(names)}     time")
 
     def warned(self, run: Run, text: str) -> None:
         self.say(f"warning: {text}")
@@ -177,10 +184,11 @@ class Terminal(Observer):
                 self._show(self._evaluating(task), [self._last])
             return
         of_task, of_run = map(_time, self._pace.left())
+        train, test = percent(line["train_accuracy"]), percent(line["test_accuracy"])
         self.say(
             f"{self._place(task, epoch)}  loss {line['train_loss']:.4f}{_parts(line['parts'])}  "
-            f"rate {line['rate']:.3g}  new classes: train {percent(line['train_accuracy'])}, "
-            f"test {percent(line['test_accuracy'])}  {line['images_per_second']:,.0f} images/s  "
+            f"rate {line['rate']:.3g}  new classes by linear: train {train}, test {test}  "
+            f"{line['images_per_second']:,.0f} images/s  "
             f"{size_of(machine.memory_in_use())}  {self._elapsed()}, "
             f"left: task {of_task}, run {of_run}"
         )
@@ -192,11 +200,11 @@ class Terminal(Observer):
         own = line["task_accuracy"][name][-1]
         n_old = run.scenario.bounds[line["task"]]
         old = metrics.accuracy(np.array(line["confusion"][name])[:n_old]) if n_old else None
-        seen = "".join(f"{percent(a):>9}" for a in line["seen_accuracy"].values())
-        self.say(
-            f"{line['task'] + 1:5} {line['n_seen']:5}{seen}"
-            f"{percent(own):>10}{percent(old):>11}{self._elapsed():>9}"
-        )
+        row = self._row(map(percent, [*line["seen_accuracy"].values(), own, old]))
+        self.say(f"{line['task'] + 1:5} {line['n_seen']:5}{row}{self._elapsed():>9}")
+
+    def _row(self, cells: Iterable[str]) -> str:
+        return "".join(f"{c:>{width}}" for c, width in zip(cells, self._widths, strict=True))
 
     def _place(self, task: int, epoch: int) -> str:
         return f"task {task + 1}/{self._n_tasks}  epoch {epoch + 1}/{self._epochs[task]}"

@@ -68,7 +68,8 @@ def _benchmark(arguments: Sequence[str]) -> None:
     # PyTorch's threads spin while they wait, which made it 3 to 15 times slower where other
     # processes wanted the same cores: no fair comparison. Read when OpenMP is loaded.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    if settings.fast:
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # PyTorch needs some as well
+    if settings.fast and flags.accelerator in ("auto", "cpu"):
         take_huge_pages()
     if flags.first_call:
         start_accelerator(flags.accelerator)

@@ -39,7 +39,8 @@ def _exemplars(arguments: list[str] | None) -> None:
     from cil_jax.record import RunFolder
 
     run = Run(config, RunFolder(flags.run), Observer())
-    Console().print(report.selection(selection_by_count(run, flags.counts, flags.draws)))
+    rows = selection_by_count(run, flags.counts, flags.draws)
+    Console().print(report.selection(rows, run.folder.results()))
 
 
 if __name__ == "__main__":

@@ -47,12 +47,16 @@ def _predict(arguments: list[str] | None) -> None:
     start_accelerator(flags.accelerator)
 
     import cil_jax
+    from cil_jax import report
     from cil_jax.data.own import Problems
+    from cil_jax.record import RunFolder
 
     learner = cil_jax.load(flags.run, warn)
     classifier = learner.checked_classifier(flags.classifier)
     scores = learner.engine.method.scale(classifier).meaning
-    head = {"run": flags.run, "classifier": classifier, "scores": scores}
+    folder = RunFolder(flags.run)  # a learner that was saved alone has no results
+    about = report.caption(folder.results()) if folder.results_file.exists() else None
+    head = {"run": flags.run, "about": about, "classifier": classifier, "scores": scores}
     problems = Problems("pictures")
     answers = _answers(learner, classifier, flags.pictures, flags.top, problems)
     if flags.json:
@@ -61,6 +65,8 @@ def _predict(arguments: list[str] | None) -> None:
     else:
         n_classes = len(learner.class_names)
         print(f"{flags.run}: {n_classes} classes, answered by {classifier} ({scores})")
+        if about:
+            print(about)
         for file, best in answers:
             print("  ".join([file, *(f"{name} {score:.3f}" for name, score in best)]))
     if problems:

@@ -1,14 +1,16 @@
 """Published results beside ours, and the runs that make ours.
 
   python -m experiments.reproduce                      # what is published, and what is run of it
-  python -m experiments.reproduce --reduced            # all rows, small: two hours on two CPU cores
+  python -m experiments.reproduce --reduced            # small: two hours on two CPU cores
   python -m experiments.reproduce icarl-paper --full   # one row as published, on an accelerator
 
-Runs lie in runs/reproduce/full and runs/reproduce/reduced. What is done is not run again, and what
-was interrupted goes on.
+Runs lie in runs/reproduce/full and runs/reproduce/reduced. What is done is not run again, with
+--fast or without, and what was interrupted goes on.
 """
 
+import argparse
 from pathlib import Path
+from typing import Any
 
 from cil_jax.cli import (
     add_member_flags,
@@ -46,19 +48,19 @@ def _reproduce(arguments: list[str] | None) -> None:
     parser.add_argument("--markdown", metavar="FILE", help="also write the tables to FILE")
     parser.add_argument("--data-dir", metavar="DIR", help="as for the other experiments")
     parser.add_argument("--accelerator", choices=ACCELERATORS, help="(default: auto)")
+    parser.add_argument("--fast", action="store_true", default=None, help="train faster on a CPU")
     flags = parser.parse_args(arguments)
-    for name in ("seeds", "orders", "parallel_members", "data_dir", "accelerator"):
+    for name in ("seeds", "orders", "parallel_members", "data_dir", "accelerator", "fast"):
         if getattr(flags, name) is not None and not flags.protocol:
             raise UserError(f"{flag(name)} is for runs: add --full or --reduced")
     check_writable(flags.markdown)
     check_several(flags.parallel_members, bool(flags.seeds or flags.orders))
-    rows = reproduction.rows(flags.rows)
-    runs = list({row.run: row for row in rows}.values())  # several rows may share one
+    asked = [flags.protocol] if flags.protocol else list(reproduction.PROTOCOLS)
+    rows = {protocol: reproduction.rows(flags.rows, protocol) for protocol in asked}
+    # Several rows may share one.
+    runs = {protocol: list({row.run: row for row in rows[protocol]}.values()) for protocol in asked}
     if flags.protocol:
-        machine = {"data_dir": flags.data_dir, "accelerator": flags.accelerator or "auto"}
-        for row in runs:
-            config = reproduction.config(row, flags.protocol, flags.folder, **machine)
-            run_members(config, flags.seeds, flags.orders, flags.parallel_members or 1)
+        _run(runs[flags.protocol], flags)
 
     from rich.console import Console
 
@@ -70,11 +72,11 @@ def _reproduce(arguments: list[str] | None) -> None:
     def say(text):
         console.print(text, highlight=False, soft_wrap=True, markup=False)
 
-    protocols = [flags.protocol] if flags.protocol else list(reproduction.PROTOCOLS)
+    protocols = [protocol for protocol in asked if rows[protocol]]
     for protocol in protocols:
         about = reproduction.ABOUT[protocol]
-        lines = reproduction.lines(rows, protocol, flags.folder)
-        commands = [reproduction.command(row, protocol, flags.folder) for row in runs]
+        lines = reproduction.lines(rows[protocol], protocol, flags.folder)
+        commands = [reproduction.command(row, protocol, flags.folder) for row in runs[protocol]]
         console.print(report.reproduction(lines, about))
         for folder in dict.fromkeys(path for _, ours, _ in lines for path in ours.others):
             say(f"left out, other settings: {folder}")
@@ -83,10 +85,27 @@ def _reproduce(arguments: list[str] | None) -> None:
         say(f"{key}: {source}")
     for protocol in protocols:
         say(f"commands, {protocol} protocol:")
-        for row in runs:
+        for row in runs[protocol]:
             say(f"  {reproduction.command(row, protocol, flags.folder)}")
     if flags.markdown:
         Path(flags.markdown).write_text("\n\n".join(texts) + "\n")
+
+
+def _run(rows: list[Any], flags: argparse.Namespace) -> None:
+    """What is not done of rows' runs, by the flags of the command."""
+    from cil_jax import reproduction
+
+    for name in flags.rows:
+        if name not in {row.run for row in rows}:
+            raise UserError(f"--{flags.protocol} has no {name}: it is a row of --full")
+    how = {
+        "data_dir": flags.data_dir,
+        "accelerator": flags.accelerator or "auto",
+        "fast": bool(flags.fast),
+    }
+    for row in rows:
+        config = reproduction.config(row, flags.protocol, flags.folder, **how)
+        run_members(config, flags.seeds, flags.orders, flags.parallel_members or 1)
 
 
 if __name__ == "__main__":

@@ -59,5 +59,13 @@ def test_the_command_prints_a_row_for_each_count(run, capsys):
     assert exemplars.main([str(run.folder.path), "--counts", "1", "3", "--draws", "2"]) == 0
     out = capsys.readouterr().out
     assert "random, mean of 2" in out and out.count("%") == 6
+    said = " ".join(out.split())
+    for words in (
+        "icarl (paper",
+        "order seeded 1993, seed 0",
+        "n = 1",
+        "nearest mean of exemplars",
+    ):
+        assert words in said
     assert exemplars.main([str(run.folder.path / "none")]) == 2
     assert "holds no run" in capsys.readouterr().err

@@ -84,6 +84,7 @@ def check_content(dataset):
     np.testing.assert_array_equal(dataset.train_labels, raw[:, 1])
     np.testing.assert_array_equal(dataset.test_labels, binary(N_TEST, 1)[:, 1])
     assert dataset.class_names == tuple(f"fine_{i}" for i in range(100))
+    assert (dataset.pad, dataset.mirror) == (4, True)  # as presets say
 
 
 def test_download_prepare_and_read_without_tensorflow(served, tmp_path, capsys):

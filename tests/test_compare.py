@@ -18,11 +18,12 @@ from experiments import compare
 LOW, HIGH = ([[0.9], [0.5, 0.8], [x] * 3] for x in (0.2, 0.4))
 
 
-def write(folder, method="icarl", order=1993, seed=0, matrix=LOW, **settings):
+def write(folder, method="icarl", order=1993, seed=0, matrix=LOW, changed=None, **settings):
     """A finished run of a method."""
     seeds = {"order": order, "init": seed, "data": seed}
     config = small_config(method, folder, order_seed=order, seed=seed, **settings)
     about = {"method": method, "preset": config.preset, "order": f"seeded {order}"}
+    about["changed"] = changed or {}
     return write_run(folder, config=config, matrix=matrix, seeds=seeds, **about)
 
 
@@ -48,6 +49,17 @@ def test_other_settings_are_another_group_and_say_which(tmp_path):
         ("icarl (paper), memory 20", 2),
         ("icarl (paper), memory 30", 1),
     ]
+
+
+def test_a_lone_group_names_what_was_changed_of_its_preset(tmp_path):
+    for name, changed in (("a", {"selection": "random"}), ("b", {})):
+        write(tmp_path / name, changed=changed, **changed)
+    (group,) = compared([tmp_path / "a"]).groups
+    assert group.name == "icarl (paper, with selection random)"
+    found = compared([tmp_path / "a", tmp_path / "b"])
+    assert names(found) == [(group.name, 1), ("icarl (paper)", 1)]
+    for text in (comparison.as_markdown(found), comparison.as_csv(found)):
+        assert group.name in text
 
 
 def test_what_is_no_finished_run_is_left_out_and_named(tmp_path, capsys):
@@ -194,8 +206,11 @@ def test_published_values_stand_beside_runs_of_the_same_protocol_only(tmp_path):
     assert "published average 64.1 (icarl)" in average[0] and set(average[2]) == {64.1}
     assert last[1:] == ([90, 100], [49.5, 49.5])
     text = comparison.as_markdown(found)
-    assert "64.42 / 49.52 (survey)" in text and "- published, survey: Zhou et al." in text
-    assert text.count("(survey)") == 1
+    assert (
+        "64.42 / 49.52 (survey; the source names none)" in text
+        and "- published, survey: Zhou et al." in text
+    )
+    assert text.count("(survey") == 1
     rows = csv.DictReader(comparison.as_csv(found).splitlines())
     theirs = {(r["run"], r["classifier"]): r["published_last"] for r in rows}
     assert {key for key, last in theirs.items() if last} == {
@@ -211,7 +226,18 @@ def test_the_figure_shows_means_bands_and_what_is_published(two, tmp_path):
     axes = figures.comparison(runs, lines).axes[0]
     np.testing.assert_allclose(axes.get_lines()[0].get_ydata(), [90, 65, 30])
     assert axes.get_lines()[1].get_linestyle() == "--" and len(axes.collections) == 2
-    assert "n = 2 orders" in axes.get_legend().texts[0].get_text()
+    legend = axes.get_legend()
+    assert "n = 2 orders" in legend.texts[0].get_text()
+    assert "first task included" in legend.get_title().get_text()
+    # All have one network and as many epochs, and exemplars as well: `write` says so of LwF too.
+    title = axes.get_title(loc="left")
+    assert "digits" in title and "resnet8, 7, then 5 epochs a task, 20 exemplars" in title
+    *_, second = runs
+    runs[second] = {**runs[second], "exemplars": 0}
+    axes = figures.comparison(runs).axes[0]
+    assert "exemplars" not in axes.get_title(loc="left")
+    said = [text.get_text() for text in axes.get_legend().texts]
+    assert "20 exemplars" in said[0] and "exemplars" not in said[1]
     assert compare.main([str(two / "runs" / "*"), "--figure", str(tmp_path / "f.png")]) == 0
     assert matplotlib.image.imread(tmp_path / "f.png").shape[0] > 200
     assert compare.main([str(two / "runs" / "*"), "--figure", str(tmp_path / "f.xyz")]) == 2

@@ -8,8 +8,8 @@ from conftest import PRESETS
 
 from cil_jax import cli
 from cil_jax.config import Config, UserError, flag
-from cil_jax.methods import METHODS
-from cil_jax.recipes import command, from_plain, preset, presets
+from cil_jax.methods import METHODS, idle
+from cil_jax.recipes import command, from_plain, preset, preset_values, presets
 
 
 def test_the_papers_preset_is_the_papers():
@@ -28,6 +28,25 @@ def test_every_method_has_presets_that_can_be_read(method):
     for name in presets(method):
         config = preset(method, name, epochs=3)
         assert (config.method, config.preset, config.epochs) == (method, name, 3)
+
+
+RECIPE_GROUPS = ("data", "network", "training", "loss", "memory (iCaRL, replay)")
+OF_THE_DATA = {"dataset", "image_size", "test_share", "split_seed", "pad", "mirror"}
+AS_OTHER_TASKS = {"first_epochs", "first_rate_steps", "first_weight_decay"}  # where not said
+
+
+@pytest.mark.parametrize("method", sorted(METHODS))
+def test_a_preset_says_all_that_decides_its_result(method):
+    """In its file or one that it extends: a default that changes would change no recipe."""
+    recipe = {
+        field.name
+        for field in dataclasses.fields(Config)
+        if field.metadata["group"] in RECIPE_GROUPS and field.metadata.get("decides", True)
+    }
+    assert {"last_relu", "decay", "brightness", "temperature", "answer"} <= recipe
+    for name in presets(method):
+        needed = recipe - OF_THE_DATA - AS_OTHER_TASKS - idle(preset(method, name))
+        assert not needed - preset_values(method, name).keys(), name
 
 
 def test_hybrids_differ_from_the_paper_in_what_they_are_named_for():

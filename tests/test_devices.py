@@ -20,6 +20,7 @@ import jax
 import pytest
 from conftest import small_config
 
+from cil_jax import devices
 from cil_jax.accelerator import start_accelerator
 from cil_jax.config import Config
 
@@ -232,6 +233,36 @@ def test_two_processes_that_feed_a_share_each_do_what_one_does(spread_out, tmp_p
     for name in named:
         lines = (tmp_path / name / "metrics.jsonl").read_text().splitlines()
         assert len(lines) == 6  # written once
+
+
+@pytest.mark.parametrize(("there", "most"), [(1, 1), (3, 2), (6, 4), (8, 8)])
+def test_unasked_a_batch_is_divided_among_as_many_devices_as_divide_it(there, most):
+    assert devices._most(there, 128) == most
+
+
+KERNEL_GRADIENT = """
+import jax, jax.numpy as jnp
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from cil_jax.models.convolution import cpu_convolution
+
+mesh = jax.make_mesh((4,), ("data",), axis_types=(AxisType.Auto,))
+cut, whole = (NamedSharding(mesh, PartitionSpec(*names)) for names in (("data",), ()))
+
+def loss(kernel, images):
+    return (cpu_convolution(images, kernel, (1, 1), ((1, 1), (1, 1))) ** 2).sum()
+
+forms = [jax.ShapeDtypeStruct((3, 3, 2, 5), jnp.float32, sharding=whole)]
+forms += [jax.ShapeDtypeStruct((64, 8, 8, 2), jnp.float32, sharding=cut)]
+print(jax.jit(jax.grad(loss)).lower(*forms).compile().as_text())
+"""
+
+
+def test_a_kernels_gradient_takes_no_images_from_other_devices():
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    environment["XLA_FLAGS"] = "--xla_force_host_platform_device_count=4"
+    call = [sys.executable, "-c", KERNEL_GRADIENT]
+    program = subprocess.run(call, env=environment, capture_output=True, text=True, check=True)
+    assert "all-reduce(" in program.stdout and "all-gather(" not in program.stdout
 
 
 if __name__ == "__main__":

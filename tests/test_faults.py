@@ -1,11 +1,14 @@
 """Faults that implementations of these methods are known to have, each ruled out here.
 
-A teacher in training mode, and old data that reaches the learner past the memory, are ruled out in
-test_method_contract.py and test_run.py; metrics that assume equal tasks in test_metrics.py.
+A teacher in training mode is ruled out in test_method_contract.py, and inside the loss in
+test_methods.py, which also has herding on plain images; old data that reaches the learner past the
+memory in test_run.py; metrics that assume equal tasks in test_metrics.py.
 """
 
 import dataclasses
+import itertools
 
+import chex
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -14,6 +17,7 @@ from conftest import small_config
 import cil_jax
 from cil_jax import data, protocol
 from cil_jax.checkpoint import Checkpoints
+from cil_jax.evaluation import Evaluation
 from cil_jax.observer import Observer
 from cil_jax.protocol import Run
 from cil_jax.record import RunFolder
@@ -69,6 +73,44 @@ def test_selection_never_looks_at_test_data(finished, tmp_path, monkeypatch):
     for got, kept in zip(exemplars(blind.saved_learner()), exemplars(learner), strict=True):
         np.testing.assert_array_equal(got, kept)
     assert results["classifiers"] != run.folder.results()["classifiers"]
+
+
+def test_what_the_evaluation_says_changes_nothing_that_is_learned(finished, tmp_path, monkeypatch):
+    """Whether accuracies fall and losses rise or the reverse: no epoch and no rate goes by them."""
+    run, learner = finished
+    counted = Evaluation._counts
+
+    def misled(name, share_of):
+        calls = itertools.count()
+
+        def told(self, *given):
+            counts, _ = counted(self, *given)
+            share = share_of(next(calls))
+
+            def changed(one):
+                n = one.confusion.sum(axis=1)
+                right = np.floor(share * n).astype(int)
+                confusion = np.diag(right) + np.roll(np.diag(n - right), 1, axis=1)
+                return one.replace(confusion=confusion, top5=right, task_aware=right)
+
+            return {name: changed(one) for name, one in counts.items()}, 10.0 * (1 - share)
+
+        monkeypatch.setattr(Evaluation, "_counts", told)
+        config = dataclasses.replace(run.config, out=str(tmp_path / name))
+        again = Run(config, RunFolder(config.folder()), Observer())
+        again.go()
+        lines = [line for line in again.folder.measurements() if line["kind"] == "epoch"]
+        both = [[x for x in lines if x["task"] == task] for task in range(3)]
+        accuracies = {np.sign(b["test_accuracy"] - a["test_accuracy"]) for a, b in both}
+        losses = {np.sign(b["test_loss"] - a["test_loss"]) for a, b in both}
+        return again.saved_learner(), accuracies, losses
+
+    falling, *signs = misled("falling", lambda call: 1 - call / 20)
+    assert signs == [{-1}, {1}]
+    rising, *signs = misled("rising", lambda call: call / 20)
+    assert signs == [{1}, {-1}]
+    for other in (falling, rising):
+        chex.assert_trees_all_equal(other, learner)
 
 
 def test_means_are_of_plain_exemplars_in_evaluation_mode(finished):

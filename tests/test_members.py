@@ -1,6 +1,7 @@
 """Several runs of one method: which there are, that none is run twice, and what they come to."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -105,6 +106,31 @@ def test_a_member_of_other_settings_is_refused(group):
     other = small_config("finetune", config.out, epochs=3)
     with pytest.raises(UserError, match="epochs was 1, is now 3"):
         launch.run_members(other, [0], 1)
+
+
+def test_what_is_done_is_done_however_it_was_computed(group, capsys):
+    """With --fast or without, and with a classifier more than is asked for; not with one less."""
+    config, _ = group
+    for others in ({"fast": True}, {"ncm": False}):
+        other = small_config("finetune", config.out, epochs=1, **others)
+        capsys.readouterr()
+        assert launch.run_members(other, [0, 1], 1)["n"] >= 2
+        assert "order1993-seed1 is done" in capsys.readouterr().out.replace("\n", " ")
+    folder = RunFolder(members.members(config, [7], 1)[0].folder())
+    folder.start(small_config("finetune", folder.path, epochs=1, seed=7, ncm=False))
+    folder.write_results(results_of())
+    with pytest.raises(UserError, match="ncm was False, is now True"):
+        launch.run_members(config, [7], 1)
+    shutil.rmtree(folder.path)
+
+
+def test_a_summary_is_of_the_classifiers_that_all_members_have():
+    all_of_them = results_of()
+    lean = results_of(seeds={"order": 1993, "init": 1, "data": 1})
+    del lean["classifiers"]["ncm"]
+    for both in ([all_of_them, lean], [lean, all_of_them]):
+        assert list(members.summarize(both)["classifiers"]) == ["nme", "linear"]
+    assert "ncm" in members.summarize([all_of_them])["classifiers"]
 
 
 def test_the_deviation_is_that_of_orders_each_with_the_mean_of_its_seeds():

@@ -21,15 +21,14 @@ def distance(tree, other):
     return float(jnp.linalg.norm(one - two) / jnp.linalg.norm(two))
 
 
-@pytest.mark.parametrize("platform", ["cpu", "gpu"])  # whose convolutions are other functions
+@pytest.mark.parametrize("platform", ["cpu", "gpu"])  # whose layers are other functions
 def test_features_and_gradients_are_near_those_of_float32(platform):
     """Within 2% and 10% of their length: a bfloat16 has 8 bits, each rounding is up to 0.4%."""
     images = jax.random.normal(jax.random.key(0), (24, 8, 8, 1))
     answers = jax.random.normal(jax.random.key(1), (24, 8))
 
     def everything(dtype):
-        convolution = models.convolution_for(platform)
-        module = models.build("tiny", convolution=convolution, dtype=dtype)
+        module = models.build("tiny", layers=models.layers_for(platform), dtype=dtype)
         variables = jax.jit(module.init)(jax.random.key(2), images)
 
         def loss(params):
@@ -57,7 +56,7 @@ def test_the_cpus_kernel_gradient_is_summed_in_float32():
     """Of 512 images, as exact as one rounding; a sum in bfloat16 is 5 times as far off."""
     images = jax.random.uniform(jax.random.key(0), (512, 4, 4, 2)).astype(jnp.bfloat16)
     kernel = jax.random.normal(jax.random.key(1), (3, 3, 2, 3)).astype(jnp.bfloat16)
-    convolve = models.convolution_for("cpu")
+    convolve = models.layers_for("cpu").convolution
 
     def gradient(dtype):
         def loss(kernel):

@@ -162,6 +162,42 @@ def test_a_caption_says_whose_numbers_they_are():
     assert "order seeded 1993, seeded 1994;" in said and "n = 2 orders" in said
 
 
+def test_a_caption_names_what_was_changed_of_the_preset():
+    assert report.caption(results_of()).startswith("icarl (paper) on ")  # an older version's
+    assert report.caption(results_of(changed={})).startswith("icarl (paper) on ")
+    changed = {"selection": "random", "distill": "none"}
+    said = "icarl (paper, with selection random, distill none) on "
+    one = results_of(changed=changed)
+    assert report.caption(one).startswith(said)
+    assert report.caption(members.summarize([one, one])).startswith(said)
+    others = {"rate-steps 0.5 0.75": {"rate_steps": [0.5, 0.75]}, "lambda 0": {"lambda": 0.0}}
+    others |= {"no-last-relu": {"last_relu": False}, "weight-decay 2e-05": {"weight_decay": 2e-5}}
+    for words, changed in others.items():
+        assert report.caption(results_of(changed=changed)).startswith(
+            f"icarl (paper, with {words})"
+        )
+    bare = results_of(preset="", changed={"rate": 1.0})
+    assert report.caption(bare).startswith("icarl (with rate 1) on ")
+
+
+def test_a_caption_names_a_seed_of_the_data_that_is_another():
+    one = results_of(seeds={"order": 1993, "init": 1, "data": 1})
+    other = results_of(seeds={"order": 1993, "init": 2, "data": 1})
+    assert "seed 1; " in report.caption(one) and "data seed" not in report.caption(one)
+    assert "seed 2, data seed 1; " in report.caption(other)
+    assert ", data seed 1; " in report.caption(members.summarize([one, other]))
+
+
+def test_the_page_and_the_figures_name_what_was_changed(tmp_path):
+    folder = write_run(tmp_path, class_names=NAMES, changed={"distill": "none"})
+    page = report.write_page(folder).read_text()
+    for words in ("<title>", "<h1>"):
+        assert f"{words}icarl (paper, with distill none) on digits" in page
+    axes = figures.seen_accuracy(folder.results()).axes[0]
+    assert axes.get_title().startswith("icarl (paper, with distill none) on digits")
+    assert "first task included" in axes.get_legend().get_title().get_text()
+
+
 def test_the_table_names_each_classifier_and_has_every_number():
     text = shown(report.summary(results_of()))
     for words in ("nme (its own)", "ncm (all data)", "old classes", "new classes", "95.0%"):

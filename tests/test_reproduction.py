@@ -38,7 +38,8 @@ def test_every_row_names_a_preset_and_a_classifier_that_there_are():
         assert one.method in METHODS and one.preset in presets(one.method)
         config = reproduction.config(one, "full", "runs")
         assert config.backbone == "resnet32" and config.order_seed == 1993
-        assert config.task_size == (100 if one.method == "joint" else 10)
+        of_variant = {"": 10, **{f"tasks-of-{n}": n for n in (2, 5, 20, 50)}}
+        assert config.task_size == (100 if one.method == "joint" else of_variant[one.variant])
         assert config.epochs == preset(one.method, one.preset).epochs
         assert config.ncm == (one.run == "icarl-paper")
         assert set(one.band) <= {"average", "last"}
@@ -50,7 +51,11 @@ def test_published_values_are_the_published_ones():
     icarl = row("icarl-paper", "nme")
     assert (icarl.average, icarl.last) == (64.1, 49.5)
     assert (row("icarl-pycil", "nme").average, row("icarl-pycil", "nme").last) == (64.42, 49.52)
+    by_size = {n: row(f"icarl-paper-tasks-of-{n}", "nme").average for n in (2, 5, 20, 50)}
+    assert by_size == {2: 57.0, 5: 61.2, 20: 67.2, 50: 68.6}
     assert row("lwf-lwf-mc", "linear").average == 44.4
+    read_off = [(one.run, one.about) for one in reproduction.rows() if one.about]
+    assert read_off == [("icarl-paper", ("last",)), ("lwf-lwf-mc", ("last",))]
     assert row("joint-paper", "linear").last == 68.6
     assert (row("finetune-pycil", "linear").average, row("finetune-pycil", "linear").last) == (
         26.25,
@@ -68,13 +73,14 @@ def test_commands_make_the_very_settings(tmp_path):
     """The command's flags, read as the command reads them, give the row's own configuration."""
     from cil_jax import cli
 
-    for one in reproduction.rows():
-        words = reproduction.command(one, "reduced", "runs").split()
-        assert words[:3] == ["python", "-m", f"experiments.{one.method}"]
-        parser = cli.make_parser(one.method, presets(one.method)[0])
-        given = vars(parser.parse_args(words[3:]))
-        assert given.pop("seeds") == [0]
-        assert cli.settings(one.method, "", given) == reproduction.config(one, "reduced", "runs")
+    for protocol in reproduction.PROTOCOLS:
+        for one in reproduction.rows(protocol=protocol):
+            words = reproduction.command(one, protocol, "runs").split()
+            assert words[:3] == ["python", "-m", f"experiments.{one.method}"]
+            parser = cli.make_parser(one.method, presets(one.method)[0])
+            given = vars(parser.parse_args(words[3:]))
+            assert given.pop("seeds") == [0]
+            assert cli.settings(one.method, "", given) == reproduction.config(one, protocol, "runs")
 
 
 def test_our_values_are_means_over_the_members_that_are_done(tmp_path):
@@ -101,6 +107,55 @@ def test_a_run_of_other_settings_is_left_out_and_named(tmp_path, capsys):
     assert f"left out, other settings: {other.path}" in capsys.readouterr().out
 
 
+def without(classifier, one):
+    there = {name: c for name, c in one["classifiers"].items() if name != classifier}
+    return {**one, "classifiers": there, "uses_all_data": []}
+
+
+def test_how_a_run_was_computed_and_what_else_it_reports_does_not_matter(tmp_path):
+    """A member counts for the rows whose classifier it has."""
+    write(tmp_path, row("icarl-paper", "nme"), fast=True)
+    lean = write(tmp_path, row("icarl-paper", "nme"), order=1994, last=0.4, ncm=False)
+    lean.write_results(without("ncm", results(1994, last=0.4)))
+    ours = reproduction.outcome(row("icarl-paper", "nme"), "full", tmp_path)
+    assert (ours.n, ours.last[0], ours.others) == (2, pytest.approx(45.0), ())
+    ncm = reproduction.outcome(row("icarl-paper", "ncm"), "full", tmp_path)
+    assert (ncm.n, ncm.last[0], ncm.others) == (1, pytest.approx(50.0), ())
+    write(tmp_path, row("lwf-pycil", "linear"), ncm=True)
+    assert reproduction.outcome(row("lwf-pycil", "linear"), "full", tmp_path).n == 1
+
+
+def test_a_member_without_the_rows_classifier_is_not_run_for_it(tmp_path):
+    lean = write(tmp_path, row("icarl-paper", "ncm"), ncm=False)
+    lean.write_results(without("ncm", results()))
+    ours = reproduction.outcome(row("icarl-paper", "ncm"), "full", tmp_path)
+    assert (ours.n, ours.average, ours.others) == (0, None, ())
+
+
+def test_tasks_of_other_sizes_are_rows_of_the_full_protocol_only(tmp_path, capsys):
+    name = "icarl-paper-tasks-of-5"
+    one = row(name, "nme")
+    assert one not in reproduction.rows(protocol="reduced") and reproduction.tasks(one) == "20 x 5"
+    assert reproduction.config(one, "full", "x").out == f"x/full/{name}"
+    assert len(reproduction.rows()) == len(reproduction.rows(protocol="reduced")) + 4
+    file = tmp_path / "table.md"
+    assert reproduce.main([name, "--folder", str(tmp_path), "--markdown", str(file)]) == 0
+    out = capsys.readouterr().out
+    assert f"--preset paper --task-size 5 --no-ncm --seeds 0 --out {tmp_path}/full/{name}" in out
+    assert "reduced" not in out
+    assert f"| {name} | 20 x 5 | nme | 61.2 / - | icarl | not run | 0 |" in file.read_text()
+    assert reproduce.main([name, "--reduced"]) == 2
+    assert f"--reduced has no {name}: it is a row of --full" in capsys.readouterr().err
+
+
+def test_fast_reaches_the_runs_of_the_rows(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(reproduce, "run_members", lambda config, *_: asked.append(config))
+    for more in ([], ["--fast"]):
+        assert reproduce.main(["lwf-pycil", "--full", "--folder", str(tmp_path), *more]) == 0
+    assert [config.fast for config in asked] == [False, True]
+
+
 @pytest.mark.parametrize(
     ("average", "last", "inside"),
     [(64.0, 49.0, True), (63.45, 50.54, True), (63.4, 49.0, False), (64.0, 47.9, False)],
@@ -125,7 +180,7 @@ def test_the_command_shows_what_is_run_and_what_is_not(tmp_path, capsys):
     out = capsys.readouterr().out
     assert "not run" in out and "python -m experiments.icarl --preset paper" in out
     full, reduced = file.read_text().split("Ours: ")[1:][0], file.read_text().split("Ours: ")[2]
-    begin = "| icarl-paper | 10 x 10 | nme | 64.1 / 49.5 | icarl |"
+    begin = "| icarl-paper | 10 x 10 | nme | 64.1 / about 49.5 | icarl |"
     assert f"{begin} 66.7 / 50.0 | 1 | 1993 | +2.6 / +0.5 | no |" in full
     two = "66.7 +- 0.0 / 50.0 +- 0.0 | 2 orders | 1993, 1994 | +2.6 / +0.5 | - |"
     assert f"{begin} {two}" in reduced
@@ -140,7 +195,7 @@ def test_the_command_shows_what_is_run_and_what_is_not(tmp_path, capsys):
     "flags",
     [
         *(["--seeds", "0"], ["--orders", "2"], ["--parallel-members", "2"]),
-        *(["--data-dir", "x"], ["--accelerator", "cpu"]),
+        *(["--data-dir", "x"], ["--accelerator", "cpu"], ["--fast"]),
     ],
 )
 def test_flags_of_runs_are_refused_where_nothing_is_run(flags, capsys):

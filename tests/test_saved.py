@@ -21,7 +21,7 @@ from test_cli import content
 from test_run import Stopper, resumed
 
 import cil_jax
-from cil_jax import assemble, data
+from cil_jax import assemble, data, report
 from cil_jax.config import UserError
 from cil_jax.data.scenario import create
 from cil_jax.methods import METHODS
@@ -288,10 +288,11 @@ def test_predict_names_what_is_in_pictures(config, photographs, capsys):
     learner = cil_jax.load(config.out)
     one = str(folder / names[0] / "2.png")
     assert predict.main([config.out, one, str(folder), "--top", "2"]) == 0
-    head, first, *others = capsys.readouterr().out.splitlines()
+    head, about, first, *others = capsys.readouterr().out.splitlines()
     assert head == (
         f"{config.out}: 5 classes, answered by nme (cosine to the mean of the class' exemplars)"
     )
+    assert about == report.caption(RunFolder(config.out).results())
     image = data.read_folder(folder, (8, 8, 1)).images[2]
     (best, score), (second, other) = learner.predict(image[None]).top(2)[0]
     assert first == f"{one}  {best} {score:.3f}  {second} {other:.3f}"

@@ -1,6 +1,7 @@
 """What a person sees while a run goes, and how long it is said to take."""
 
 import io
+import re
 import time
 from types import SimpleNamespace
 
@@ -182,11 +183,44 @@ def test_elsewhere_there_is_one_plain_line_an_epoch(clock):
     assert len(epochs) == 2 and "\x1b" not in console.file.getvalue()
     for word in (
         "task 1/2  epoch 1/2  loss 0.3750 (classification 0.2500, distillation 0.1250)  rate 0.02",
-        "new classes: train 50.0%, test 25.0%  1,234 images/s",
+        "new classes by linear: train 50.0%, test 25.0%  1,234 images/s",
         # 10 and 30 updates of 1.25 s, as the first were, and a sixth of the way to 1 s.
         "left: task 0:00:12, run 0:00:36",
     ):
         assert word in epochs[0], epochs[0]
+
+
+@pytest.mark.parametrize(
+    ("headline", "others"), [("nme", ("linear", "ncm")), ("linear", ("nme", "ncm"))]
+)
+def test_the_head_of_the_rows_names_every_classifier_and_fits(headline, others):
+    console, run = Console(file=io.StringIO(), width=80), made_up_run()
+    run.evaluation.classifiers = [headline, *others]
+    run.engine.method.headline, run.history = headline, {"scores": {headline: []}}
+    one = Terminal(console)
+    one.started(run, LEARNER)
+    numbers = {name: 1.0 for name in (headline, *others)}
+    values = {"task_accuracy": {headline: [1.0]}, "confusion": {headline: np.eye(2).tolist()}}
+    one.task_done(run, {**TASK, "seen_accuracy": numbers, **values})
+    *_, head, row = console.file.getvalue().splitlines()
+    for name in ("ncm (all data)", f"  {headline}: new", f"  {headline}: old"):
+        assert name in head
+    assert len(head) == len(row) <= 80
+    ends = [match.end() for match in re.finditer("100.0%|-", row)]
+    assert all(head[end - 1] != " " and head[end] == " " for end in ends) and len(ends) == 5
+
+
+def test_the_first_line_names_what_was_changed_and_a_seed_of_the_data():
+    for others, words in (
+        ({"lambda_": 0.0}, ("with batch-size 32, lambda 0) on digits", "seed 0")),
+        ({"data_seed": 7}, ("with batch-size 32) on digits", "seed 0, data seed 7")),
+    ):
+        console, run = Console(file=io.StringIO(), width=80), made_up_run()
+        run.config = small_config("lwf", "", epochs=2, **others)
+        Terminal(console).started(run, LEARNER)
+        first = console.file.getvalue().splitlines()[0]
+        assert first.startswith("lwf (li-hoiem, ") and first.endswith(words[1])
+        assert words[0] in first
 
 
 def test_several_runs_share_a_display(clock):

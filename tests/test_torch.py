@@ -95,8 +95,7 @@ def case(request):
     torch.manual_seed(0)
     sizes = (n_blocks,) * 3
     network = filled(peer.Network(sizes, (16, 32, 64), N_CLASSES, last_relu), rng)
-    convolution = models.convolution_for("cpu")
-    backbone = models.build(name, last_relu=last_relu, convolution=convolution)
+    backbone = models.build(name, last_relu=last_relu, layers=models.layers_for("cpu"))
     images = rng.randn(BATCH, 32, 32, 3).astype(np.float32)
     return network, backbone, images, rng.randint(0, N_CLASSES, BATCH)
 
@@ -222,7 +221,7 @@ def both_sides(pad=0, mirror=False):
     model.network.load_state_dict(networks[1].state_dict())
 
     config = preset("icarl", "paper", memory=20)
-    backbone = models.build("tiny", last_relu=False, convolution=models.convolution_for("cpu"))
+    backbone = models.build("tiny", last_relu=False, layers=models.layers_for("cpu"))
     engine = Engine(
         method=build(config, backbone, mirror_means=mirror),
         optimizer=schedules.SGD(0.9, config.decay),

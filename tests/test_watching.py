@@ -68,7 +68,7 @@ def test_tensorboard_reads_what_is_logged(watched):
     folder = RunFolder(config.folder())
     shown, _ = read(folder.path / "tensorboard" / "epochs")
     lines = [line for line in folder.measurements() if line["kind"] == "epoch"]
-    for tag, key in (("loss/train", "train_loss"), ("accuracy/test", "test_accuracy")):
+    for tag, key in (("loss/train", "train_loss"), ("accuracy/test/linear", "test_accuracy")):
         expected = [(k + 1, pytest.approx(line[key])) for k, line in enumerate(lines)]
         assert shown[tag] == expected
     assert {"loss_parts/distillation", "rate", "images_per_second", "task"} <= set(shown)

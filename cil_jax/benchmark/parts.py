@@ -247,6 +247,8 @@ class Bench:
                 peer_seconds=Spread.of(times[best]),
                 faster=ratio(times[best], seconds),
             )
+            if best != EAGER:
+                self.ratios[f"PyTorch's {what} over ours, eagerly"] = ratio(times[EAGER], seconds)
         self.rows.append(row)
 
 

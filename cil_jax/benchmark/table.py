@@ -77,7 +77,7 @@ def remarks(report: Mapping[str, Any]) -> list[str]:
     """Where and how it was measured, and what else came out; a sentence or two each."""
     machine, versions, sizes = report["machine"], report["versions"], report["settings"]
     load = f", load {machine['load']} at the start" if machine["load"] is not None else ""
-    device = f"{machine['devices']} x {machine['device']}"
+    device = f"one of {machine['devices']} x {machine['device']}"
     device = "the CPU" if machine["platform"] == "cpu" else device
     environment = "".join(f", {name}={value}" for name, value in machine["environment"].items())
     own = ", ".join(f"{name} {_megabytes(n)}" for name, n in report["learner_bytes"].items())

@@ -11,16 +11,15 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 
-from cil_jax import assemble, protocol
+from cil_jax import assemble, models, protocol
 from cil_jax.benchmark import flops
 from cil_jax.benchmark.settings import Settings
 from cil_jax.classifiers import nearest_mean
 from cil_jax.config import Config
 from cil_jax.data import Dataset
 from cil_jax.engine import Engine
-from cil_jax.learner import Learner, Normalizer, embed
+from cil_jax.learner import Learner, Normalizer
 from cil_jax.memory import Memory, Pool
 from cil_jax.methods import Batch
 from cil_jax.recipes import preset
@@ -113,8 +112,7 @@ class Workbench:
 
     def nearest_means(self, learner: Learner) -> Array:
         """NME's answer to all test images."""
-        answers = _nearest_means(self.engine.method.backbone, learner, self.test_images)
-        return jax.block_until_ready(answers)
+        return jax.block_until_ready(_nearest_means(self.embed(learner), learner.means))
 
     def evaluate(self, learner: Learner, stop: int | None = None) -> Any:
         """All classifiers' counts, and the loss, on test images 0 .. stop - 1, or all."""
@@ -149,7 +147,7 @@ class Workbench:
 
     def forward_flop(self, learner: Learner) -> int:
         """Operations of the features of one image."""
-        backbone = self.engine.method.backbone.clone(convolution=lax.conv_general_dilated)
+        backbone = self.engine.method.backbone.clone(layers=models.Layers())
         weights = learner.weights
         variables = {"params": weights.params["backbone"], "batch_stats": weights.batch_stats}
         return flops.of(backbone.apply, variables, jnp.zeros((1, *learner.image_shape)))
@@ -170,9 +168,9 @@ class Place(NamedTuple):
 def step_flop(engine: Engine, learner: Learner, train: bool = True) -> int:
     """Operations of an update, or without `train` of the loss of one image.
 
-    Counted with the stock convolution: what replaces it does the same mathematics.
+    Counted with the stock layers: what replaces it does the same mathematics.
     """
-    backbone = engine.method.backbone.clone(convolution=lax.conv_general_dilated)
+    backbone = engine.method.backbone.clone(layers=models.Layers())
     method = dataclasses.replace(engine.method, backbone=backbone)
     n = engine.batch_size if train else 1
     batch = Batch(jnp.zeros((n, *learner.image_shape)), jnp.zeros(n, jnp.int32))
@@ -186,9 +184,9 @@ def _herd(features: Array, count: int) -> Array:
     return herding_of_classes(features, count, jnp.ones(features.shape[:2], bool))
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _nearest_means(backbone: Any, learner: Learner, images: Array) -> Array:
-    return nearest_mean(unit(embed(backbone, learner, images)), learner.means)
+@jax.jit
+def _nearest_means(features: Array, means: Array) -> Array:
+    return nearest_mean(unit(features), means)
 
 
 def random_dataset(settings: Settings) -> Dataset:
@@ -217,6 +215,7 @@ def small_run_config(settings: Settings) -> Config:
         memory=settings.run_memory,
         fast=settings.fast,
         ncm=False,
+        devices=1,
     )
 
 

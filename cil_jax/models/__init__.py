@@ -6,9 +6,10 @@ from jax import lax
 
 from cil_jax.config import UserError, nearest_name
 from cil_jax.models.convolution import cpu_convolution
-from cil_jax.models.resnet import BasicBlock, BottleneckBlock, Convolution, ResNet
+from cil_jax.models.normalization import BatchNorm
+from cil_jax.models.resnet import BasicBlock, BottleneckBlock, Layers, ResNet
 
-__all__ = ["BACKBONES", "BasicBlock", "BottleneckBlock", "ResNet", "build", "convolution_for"]
+__all__ = ["BACKBONES", "BasicBlock", "BottleneckBlock", "Layers", "ResNet", "build", "layers_for"]
 
 _WIDTHS = (16, 32, 64)
 
@@ -41,6 +42,11 @@ def build(name: str, **overrides: Any) -> ResNet:
     return ResNet(**{**BACKBONES[name], **overrides})
 
 
-def convolution_for(platform: str) -> Convolution:
-    """The convolution that is fastest on a platform: "cpu", "gpu" or "tpu"; or "any" of them."""
-    return cpu_convolution if platform == "cpu" else lax.conv_general_dilated
+# XLA's CPU backend would compute a block's output anew wherever it is read, from the convolutions
+# of all blocks before it: a barrier keeps it.
+_ON_CPU = Layers(cpu_convolution, BatchNorm, lax.optimization_barrier)
+
+
+def layers_for(platform: str) -> Layers:
+    """The layers that are fastest on a platform: "cpu", "gpu" or "tpu"; or "any" of them."""
+    return _ON_CPU if platform == "cpu" else Layers()

@@ -5,6 +5,7 @@ He et al. 2016, section 4.2, https://arxiv.org/abs/1512.03385.
 A network is a block, stage sizes and widths, as data. It returns features; heads live elsewhere.
 """
 
+import dataclasses
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -13,10 +14,28 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jax import lax
 
-from cil_jax.models.normalization import BatchNorm
 from cil_jax.typing import Array, DType
 
 Convolution = Callable[..., Array]
+
+
+def _unchanged(x: Array) -> Array:
+    return x
+
+
+@dataclasses.dataclass(frozen=True)
+class Layers:
+    """How a network's layers are computed: on each platform in the fastest way, to the same end.
+
+    Attributes:
+      convolution: a function as `lax.conv_general_dilated`.
+      normalization: a module as `nn.BatchNorm`.
+      between_blocks: what a block's output is passed through, which changes no value.
+    """
+
+    convolution: Convolution = lax.conv_general_dilated
+    normalization: Callable[..., nn.Module] = nn.BatchNorm
+    between_blocks: Callable[[Array], Array] = _unchanged
 
 
 def shortcut(x: Array, n_channels: int, stride: int) -> Array:
@@ -73,7 +92,7 @@ class ResNet(nn.Module):
       widths: channels of each stage, before a block's expansion.
       last_relu: whether the last block ends in a ReLU. iCaRL's network has none, so that its
         features can point anywhere.
-      convolution: what computes a convolution; see `cil_jax.models.convolution`.
+      layers: how they are computed; see `cil_jax.models.layers_for`.
       dtype: what convolutions are computed in and passed on in, float32 or bfloat16. Parameters,
         statistics, the sums of the normalisation and the features are float32 in either.
     """
@@ -82,7 +101,7 @@ class ResNet(nn.Module):
     stage_sizes: tuple[int, ...]
     widths: tuple[int, ...]
     last_relu: bool = True
-    convolution: Convolution = lax.conv_general_dilated
+    layers: Layers = Layers()
     dtype: DType = jnp.float32
 
     @property
@@ -100,8 +119,14 @@ class ResNet(nn.Module):
         """
         # Padding is explicit: SAME pads an even image at stride 2 on one side only, which is not
         # what the published networks do.
-        conv = partial(_conv, convolution=self.convolution, dtype=self.dtype)
-        norm = partial(BatchNorm, use_running_average=not train)
+        conv = partial(_conv, convolution=self.layers.convolution, dtype=self.dtype)
+        norm = partial(
+            self.layers.normalization,
+            use_running_average=not train,
+            momentum=0.9,
+            epsilon=1e-5,
+            dtype=self.dtype,
+        )
         x = nn.relu(norm()(conv(self.widths[0], (3, 3))(images)))
         n_stages = len(self.stage_sizes)
         for stage, (size, width) in enumerate(zip(self.stage_sizes, self.widths, strict=True)):
@@ -114,6 +139,7 @@ class ResNet(nn.Module):
                     conv=conv,
                     norm=norm,
                 )(x)
+                x = self.layers.between_blocks(x)
         return x.astype(jnp.float32).mean(axis=(1, 2))
 
 

@@ -12,12 +12,9 @@ import numpy as np
 
 from cil_jax import members, reproduction
 from cil_jax.config import Config, UserError
+from cil_jax.members import ONLY_REPORTED, SEEDS
 from cil_jax.record import RunFolder, from_json
-from cil_jax.report.tables import protocol
-
-SEEDS = ("seed", "data_seed", "order_seed")  # in which the members of a group differ
-ONLY_REPORTED = ("ncm", "fast")  # settings that leave what is published as it is
-NAMED = ("method", "preset")
+from cil_jax.report.tables import protocol, published_value, run_name, setting
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,7 +22,8 @@ class Group:
     """Runs that differ in their seeds only.
 
     Attributes:
-      name: method and preset and, where others have the same, the settings that tell them apart.
+      name: method, preset and what was changed of it; where others have the same, also the
+        settings that tell them apart.
       summary: what `cil_jax.members.summarize` makes of them.
       settings: those that decide, without seeds; empty where they are not known.
       data: the SHA-256 of the data set, None where it is not known.
@@ -148,16 +146,23 @@ def published_lines(group: Group, seen: Sequence[int]) -> list[tuple[str, list[i
         if row.classifier != group.summary["headline"]:
             continue
         if row.curve:
-            lines.append((f"{group.name}: published ({row.source})", seen, list(row.curve)))
+            label = f"{group.name}: published ({source_of(row)})"
+            lines.append((label, seen, list(row.curve)))
             continue
         for what, value, places in (
             ("average", row.average, seen),
             ("last", row.last, seen[-2:]),
         ):
             if value is not None:
-                label = f"{group.name}: published {what} {value:g} ({row.source})"
+                said = f"published {what} {published_value(row, what)} ({source_of(row)})"
+                label = f"{group.name}: {said}"
                 lines.append((label, places, [value] * len(places)))
     return lines
+
+
+def source_of(row: reproduction.Row) -> str:
+    """Where a row was published, and what else should be known of it."""
+    return "; ".join(filter(None, (row.source, row.note)))
 
 
 def _read(paths: Sequence[str | os.PathLike]) -> tuple[list, list, list]:
@@ -207,7 +212,7 @@ def _settings(run: RunFolder, results: dict[str, Any]) -> dict[str, Any]:
     """The settings that decide, without seeds; as far as the results tell where none are there."""
     if not run.holds_a_run:
         keys = ("method", "preset", "dataset", "backbone", "epochs", "exemplars", "task_sizes")
-        return {key: results[key] for key in keys}
+        return {**{key: results[key] for key in keys}, "changed": results.get("changed", {})}
     settings = {**Config().decisive(), **run.settings()}
     return {k: v for k, v in settings.items() if k not in (*SEEDS, "versions")}
 
@@ -234,15 +239,11 @@ def _bare(folder: Path, summary: dict[str, Any]) -> Group:
 
 def _named(groups: Sequence[Group]) -> list[Group]:
     """The same with names, all different."""
-    names = []
-    for group in groups:
-        method, preset = (group.summary[key] for key in NAMED)
-        names.append(f"{method} ({preset})" if preset else method)
-    named = []
+    names, named = [run_name(group.summary) for group in groups], []
     for group, name in zip(groups, names, strict=True):
         others = [g for g, n in zip(groups, names, strict=True) if n == name and g is not group]
         more = [
-            f"{key} {value}"
+            setting(key, value)
             for key, value in group.settings.items()
             if any(other.settings.get(key) != value for other in others)
         ]

@@ -11,9 +11,9 @@ from typing import Any
 from rich.table import Table
 
 from cil_jax.record import replace_text
-from cil_jax.report.compare import Comparison, Group, published, published_lines
+from cil_jax.report.compare import Comparison, Group, published, published_lines, source_of
 from cil_jax.report.page import render
-from cil_jax.report.tables import column_name, sample, training
+from cil_jax.report.tables import column_name, published_pair, sample, training
 from cil_jax.reproduction import sources
 
 NUMBERS = {
@@ -185,8 +185,7 @@ def _published(group: Group, classifier: str) -> str:
     row = _row_of(group, classifier)
     if row is None or (row.average is None and row.last is None):
         return "-"
-    values = ("-" if x is None else f"{x:g}" for x in (row.average, row.last))
-    return f"{' / '.join(values)} ({row.source})"
+    return f"{published_pair(row)} ({source_of(row)})"
 
 
 def _legend(comparison: Comparison) -> list[str]:

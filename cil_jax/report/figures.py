@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from cil_jax.record import RunFolder, replaced
-from cil_jax.report.tables import caption, column_name, protocol, sample
+from cil_jax.report.tables import caption, column_name, protocol, sample, training_parts
 
 # Okabe and Ito's colours, which people with any colour vision can tell apart.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
@@ -33,6 +33,9 @@ STYLE = {
     "figure.dpi": 120,
 }
 
+
+AVERAGE = "average incremental accuracy,\nfirst task included"  # over the averages in a legend
+LABEL_WIDTH = 44  # letters of a line in the legend of a comparison
 
 # Figures are drawn in threads as well, and a style is the whole process'.
 _ONE_AT_A_TIME = threading.RLock()
@@ -125,7 +128,7 @@ def seen_accuracy(results: dict[str, Any]) -> Figure:
         )
     axes.set(ylim=(0, 102), xlabel="classes seen", ylabel="accuracy on all of them (%)")
     axes.set_xticks(seen if len(seen) <= 12 else seen[:: len(seen) // 10])
-    axes.legend(loc="lower left")
+    axes.legend(loc="lower left", title=AVERAGE, alignment="left", fontsize=8, title_fontsize=8)
     axes.set_title(_title(results))
     return figure
 
@@ -155,18 +158,23 @@ def comparison(
         axes = figure.subplots()
         first = next(iter(runs.values()))
         seen = np.cumsum(first["task_sizes"])
+        # What all have in common is said once, the rest of each.
+        parts = zip(*map(training_parts, runs.values()), strict=True)
+        common = [part[0] for part in parts if part[0] and len(set(part)) == 1]
         dashes = itertools.cycle((True, False))
         for color, (name, run) in zip(itertools.cycle(COLORS), runs.items(), strict=False):
             one = run["classifiers"][run["headline"]]
             values = 100 * np.array(one["seen_accuracy"]["mean"])
             average = f"{100 * one['average_incremental_accuracy']['mean']:.1f}"
-            label = f"{name}, {run['headline']}, {sample(run)}\naverage {average}"
+            own = [part for part in training_parts(run) if part and part not in common]
+            label = _label(f"{name}, {run['headline']}, {sample(run)}")
+            label += "\n" + _label(", ".join([f"average {average}", *own]))
             # Runs that lie on each other stay visible: every second line is dotted.
             style = "o-" if next(dashes) else "o:"
             places = seen[: len(values)]
             axes.plot(places, values, style, color=color, label=label, ms=4)
             for line, x, y in (published or {}).get(name, ()):
-                axes.plot(x, y, "--", color=color, label=line, lw=1)
+                axes.plot(x, y, "--", color=color, label=_label(line), lw=1)
             if run["n"] > 1:
                 band = 100 * np.array(one["seen_accuracy"]["std"])
                 axes.fill_between(
@@ -174,10 +182,22 @@ def comparison(
                 )
         axes.set(ylim=(0, 102), xlabel="classes seen", ylabel="accuracy on all of them (%)")
         axes.set_xticks(seen if len(seen) <= 12 else seen[:: len(seen) // 10])
-        axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1), labelspacing=0.6, fontsize=8)
-        axes.set_title(protocol(first))
+        axes.legend(
+            loc="upper left",
+            bbox_to_anchor=(1.01, 1),
+            labelspacing=0.6,
+            fontsize=8,
+            title=AVERAGE,
+            title_fontsize=8,
+            alignment="left",
+        )
+        axes.set_title("\n".join(filter(None, (protocol(first), ", ".join(common)))))
         figure.tight_layout()
         return figure
+
+
+def _label(text: str) -> str:
+    return textwrap.fill(text, LABEL_WIDTH)
 
 
 def accuracy_matrix(results: dict[str, Any]) -> Figure:

@@ -20,6 +20,7 @@ from cil_jax.report.tables import (
     column_name,
     percent,
     protocol,
+    run_name,
     size_of,
 )
 from cil_jax.report.thumbnails import SHOWN, strips
@@ -68,6 +69,7 @@ def write_page(folder: RunFolder) -> Path:
         n_classes=sum(results["task_sizes"]),
         n_kept=len(labels),
         seen=seen,
+        name=run_name(results),
         caption=caption(results),
         protocol=protocol(results),
         column_name=column_name,

@@ -7,7 +7,9 @@ import numpy as np
 from rich import box
 from rich.table import Table
 
+from cil_jax.config import flag
 from cil_jax.members import n_learned
+from cil_jax.metrics import USES_ALL_DATA
 from cil_jax.reproduction import sources, tasks
 
 LAST_ROWS = (
@@ -39,14 +41,19 @@ def size_of(n_bytes: int | None) -> str:
     return f"{n_bytes} bytes"
 
 
-def selection(rows: Sequence[Any]) -> Table:
+def selection(rows: Sequence[Any], results: dict[str, Any]) -> Table:
     """Accuracy with herded and with random exemplars, a row for each number of them.
 
     Args:
       rows: of `cil_jax.analysis.selection_by_count`.
+      results: what results.json holds, of the run whose network it is.
     """
     n = len(rows[0].random)
-    table = Table()
+    title = (
+        f"{caption(results)}\naccuracy on all classes seen, by the nearest mean of exemplars, "
+        "chosen anew among all training images under the run's last network"
+    )
+    table = Table(title=title, title_justify="left")
     for title in ("exemplars a class", "herded", f"random, mean of {n}", "deviation"):
         table.add_column(title, justify="right")
     for row in rows:
@@ -83,18 +90,51 @@ def caption(results: dict[str, Any]) -> str:
     Args:
       results: what results.json or summary.json holds.
     """
-    method = results["method"] + (f" ({results['preset']})" if results["preset"] else "")
+    on = f"{run_name(results)} on {protocol(results)}{_seeds(results)}"
+    return f"{on}; {training(results)}; {sample(results)}"
+
+
+def run_name(results: dict[str, Any]) -> str:
+    """Method, preset and what was changed of it: 'lwf (pycil)', 'icarl (paper, with distill none)'.
+
+    Args:
+      results: what results.json or summary.json holds.
+    """
+    changed = results.get("changed", {})  # results of older versions lack it
+    said = f"with {', '.join(setting(*one) for one in changed.items())}" if changed else ""
+    more = ", ".join(filter(None, (results["preset"], said)))
+    return results["method"] + (f" ({more})" if more else "")
+
+
+def setting(name: str, value: Any) -> str:
+    """A setting in the words of its flag."""
+    word = flag(name).removeprefix("--")
+    if isinstance(value, bool):
+        return word if value else f"no-{word}"
+    values = value if isinstance(value, list) else [value]
+    return " ".join([word, *(f"{x:g}" if isinstance(x, float) else str(x) for x in values)])
+
+
+def _seeds(results: dict[str, Any]) -> str:
+    """The seed of a run; and of a run or a group that of the data, where it is another."""
+    runs = [results["seeds"]] if "seeds" in results else results["members"]
     seed = f", seed {results['seeds']['init']}" if "seeds" in results else ""
-    return f"{method} on {protocol(results)}{seed}; {training(results)}; {sample(results)}"
+    of_data = sorted({one["data"] for one in runs if one["data"] != one["init"]})
+    return seed + (f", data seed {', '.join(map(str, of_data))}" if of_data else "")
 
 
 def training(results: dict[str, Any]) -> str:
     """Network, epochs and what is kept of old tasks, of a run or a group."""
+    return ", ".join(filter(None, training_parts(results)))
+
+
+def training_parts(results: dict[str, Any]) -> tuple[str, str, str]:
+    """The same by themselves; what is kept is '' where nothing is."""
     epochs = ", then ".join(map(str, dict.fromkeys(results["epochs"])))
-    kept = f", {results['exemplars']} exemplars" if results["exemplars"] else ""
-    kept += ", all data kept" if results["keeps_all_data"] else ""
     plural = "s" if max(results["epochs"]) > 1 else ""
-    return f"{results['backbone']}, {epochs} epoch{plural} a task{kept}"
+    kept = f"{results['exemplars']} exemplars" if results["exemplars"] else ""
+    kept = "all data kept" if results["keeps_all_data"] else kept
+    return results["backbone"], f"{epochs} epoch{plural} a task", kept
 
 
 def sample(results: dict[str, Any]) -> str:
@@ -124,10 +164,16 @@ def _either(numbers: Sequence[int]) -> str:
     return " or ".join(map(str, dict.fromkeys(numbers)))
 
 
+def classifier_name(classifier: str, note: str = "") -> str:
+    """A classifier's name with what one must know of it, such as 'ncm (all data)'."""
+    known = "all data" if classifier in USES_ALL_DATA else ""
+    said = "; ".join(filter(None, (known, note)))
+    return classifier + (f" ({said})" if said else "")
+
+
 def column_name(results: dict[str, Any], classifier: str) -> str:
-    """A classifier's name with what one must know of it."""
-    own = " (its own)" if classifier == results["headline"] else ""
-    return classifier + (" (all data)" if classifier in results["uses_all_data"] else own)
+    """The same in the table of a run, whose own classifier is marked."""
+    return classifier_name(classifier, "its own" if classifier == results["headline"] else "")
 
 
 def spread(mean: float | None, std: float | None) -> str:
@@ -163,7 +209,7 @@ def reproduction(lines: Sequence[tuple[Any, Any, bool | None]], about: str) -> T
         band (None: has none, or is not to be compared).
       about: the protocol of our runs.
     """
-    title = f"average incremental / last accuracy in percent\nours: {about}"
+    title = f"{REPRODUCTION_HEAD}\npublished: {PUBLISHED_ABOUT}\nours: {about}"
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
     for name in REPRODUCTION_COLUMNS:
         is_text = name in ("run", "classifier", "source")
@@ -173,6 +219,10 @@ def reproduction(lines: Sequence[tuple[Any, Any, bool | None]], about: str) -> T
     return table
 
 
+REPRODUCTION_HEAD = (
+    "CIFAR-100, average incremental (first task included) / last accuracy in percent"
+)
+PUBLISHED_ABOUT = "ResNet-32, 2000 exemplars where any are kept"
 REPRODUCTION_COLUMNS = (
     *("run", "tasks", "classifier", "published", "source"),
     *("ours", "n", "order", "difference", "in band"),
@@ -181,11 +231,9 @@ REPRODUCTION_COLUMNS = (
 
 def reproduction_cells(row: Any, ours: Any, in_band: bool | None) -> list[str]:
     """The cells of a line of `reproduction`: average / last in percent, and their differences."""
-    published = (row.average, row.last)
     said = {True: "yes", False: "no", None: "-"}[in_band]
-    classifier = row.classifier + (f" ({row.note})" if row.note else "")
-    said_there = _pair(published, lambda x: f"{x:g}")
-    cells = [row.run, tasks(row), classifier, said_there, row.source]
+    classifier = classifier_name(row.classifier, row.note)
+    cells = [row.run, tasks(row), classifier, published_pair(row), row.source]
     if not ours.n:
         return [*cells, "not run", "0", "-", "-", "-"]
 
@@ -196,12 +244,26 @@ def reproduction_cells(row: Any, ours: Any, in_band: bool | None) -> list[str]:
     values = (ours.average, ours.last)
     differences = [
         None if theirs is None or our is None else our[0] - theirs
-        for theirs, our in zip(published, values, strict=True)
+        for theirs, our in zip((row.average, row.last), values, strict=True)
     ]
     difference = _pair(differences, lambda x: f"{x:+.1f}")
     n = str(ours.n) if ours.n == 1 else f"{ours.n} {ours.over}"
     orders = ", ".join(order.removeprefix("seeded ") for order in ours.orders)
     return [*cells, _pair(values, mean_and_deviation), n, orders, difference, said]
+
+
+def published_pair(row: Any) -> str:
+    """Published average and last accuracy, such as '64.1 / 49.5'."""
+    return " / ".join(published_value(row, which) for which in ("average", "last"))
+
+
+def published_value(row: Any, which: str) -> str:
+    """The "average" or "last" accuracy of a `cil_jax.reproduction` Row in percent, '-' for none.
+
+    What was read off a figure is "about" so much.
+    """
+    value = getattr(row, which)
+    return "-" if value is None else f"{'about ' if which in row.about else ''}{value:g}"
 
 
 def _pair(values: Sequence[Any], text: Callable[[Any], str]) -> str:
@@ -214,7 +276,7 @@ def reproduction_markdown(
     """The table of `reproduction` as Markdown, with what its sources are and the commands."""
     rows = [REPRODUCTION_COLUMNS, ["---"] * len(REPRODUCTION_COLUMNS)]
     rows += [reproduction_cells(*line) for line in lines]
-    head = f"Average incremental / last accuracy in percent. Ours: {about}."
+    head = f"{REPRODUCTION_HEAD}. Published: {PUBLISHED_ABOUT}. Ours: {about}."
     named = {row.source for row, *_ in lines}
     legend = [f"- {key}: {source}" for key, source in sources().items() if key in named]
     made = [f"    {command}" for command in commands]

@@ -1,0 +1,48 @@
+"""What results.json says of a run: in what it is another than its preset's."""
+
+import pytest
+from conftest import small_config
+
+from cil_jax import reproduction
+from cil_jax.config import Config
+from cil_jax.recipes import preset
+from cil_jax.results import changed
+
+
+@pytest.mark.parametrize("protocol", reproduction.PROTOCOLS)
+def test_runs_as_published_and_the_reduced_protocol_change_nothing(protocol):
+    for row in reproduction.rows(protocol=protocol):
+        assert changed(reproduction.config(row, protocol, "")) == {}
+
+
+def test_what_captions_tell_anyway_is_no_change():
+    others = {"dataset": "digits", "classes": 4, "task_size": 2, "order_seed": 7, "seed": 3}
+    others |= {"data_seed": 5, "backbone": "resnet8", "epochs": 3, "memory": 9, "ncm": False}
+    assert changed(preset("icarl", "pycil", **others, fast=True, out="x")) == {}
+    assert changed(small_config("icarl", "x")) == {"batch_size": 32}
+
+
+@pytest.mark.parametrize(
+    ("method", "name", "settings", "expected"),
+    [
+        ("icarl", "paper", {"selection": "random", "distill": "none"}, None),
+        ("lwf", "pycil", {"lambda_": 0.0}, {"lambda": 0.0}),
+        ("lwf", "pycil", {"selection": "random"}, {}),  # it keeps no exemplars
+        ("icarl", "paper", {"lambda_": 0.0}, {}),  # which a sigmoid has no use for
+        # What the preset says of the first task alone is set aside by saying it of all.
+        ("icarl", "pycil", {"rate_steps": (0.5, 0.8)}, {"rate_steps": [0.5, 0.8]}),
+        ("icarl", "pycil", {"first_weight_decay": None}, {"weight_decay": 2e-4}),
+        ("icarl", "pycil", {"first_rate_steps": (0.5,)}, {"first_rate_steps": [0.5]}),
+        ("icarl", "pycil", {"precision": "bfloat16"}, None),
+    ],
+    ids=str,
+)
+def test_what_is_not_the_presets_is_a_change(method, name, settings, expected):
+    expected = settings if expected is None else expected
+    assert changed(preset(method, name, **settings)) == expected
+
+
+def test_without_a_preset_a_run_is_held_against_the_defaults():
+    assert changed(Config(method="lwf")) == {}
+    assert changed(Config(method="lwf", rate=1.0)) == {"rate": 1.0}
+    assert changed(Config(method="lwf", preset="mine", rate=1.0)) == {}  # not known here
