@@ -253,7 +253,8 @@ def loss(kernel, images):
 
 forms = [jax.ShapeDtypeStruct((3, 3, 2, 5), jnp.float32, sharding=whole)]
 forms += [jax.ShapeDtypeStruct((64, 8, 8, 2), jnp.float32, sharding=cut)]
-print(jax.jit(jax.grad(loss)).lower(*forms).compile().as_text())
+with jax.set_mesh(mesh):
+    print(jax.jit(jax.grad(loss)).lower(*forms).compile().as_text())
 """
 
 

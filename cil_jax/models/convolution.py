@@ -117,15 +117,22 @@ def _kernel_gradient(grad, images, kernel_shape, strides, padding):
     batch = images.shape[0]
     if batch <= PIECE:
         return of_piece(images, grad).astype(grad.dtype)
-    rest = -batch % PIECE  # images of zeros, which add nothing
-    if rest:
-        images, grad = (jnp.pad(x, ((0, rest), (0, 0), (0, 0), (0, 0))) for x in (images, grad))
+    # Devices that share a batch share each piece, or they would send each other their images.
+    n_devices = jax.sharding.get_abstract_mesh().size or 1  # 0 without a mesh
+    shares = n_devices if batch % n_devices == 0 else 1
+    per_share = max(1, PIECE // shares)
+    missing = -(batch // shares) % per_share  # images of zeros, which add nothing
 
-    # A piece has every n-th image, so that devices that share a batch share each piece.
-    images, grad = (x.reshape(PIECE, -1, *x.shape[1:]) for x in (images, grad))
+    def pieces(x):
+        x = x.reshape(shares, -1, *x.shape[1:])
+        x = jnp.pad(x, [(0, 0), (0, missing)] + [(0, 0)] * (x.ndim - 2))
+        return x.reshape(shares, -1, per_share, *x.shape[2:])
+
+    images, grad = pieces(images), pieces(grad)
 
     def add_piece(i, total):
-        return total + of_piece(*(x[:, i] for x in (images, grad)))
+        piece = (x[:, i].reshape(-1, *x.shape[3:]) for x in (images, grad))
+        return total + of_piece(*piece)
 
     total = lax.fori_loop(0, images.shape[1], add_piece, jnp.zeros(kernel_shape))
     return total.astype(grad.dtype)
