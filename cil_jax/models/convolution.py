@@ -8,12 +8,14 @@ float32 whatever the images are. On accelerators the stock convolution is the ri
 """
 
 import functools
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.sharding import AxisType
 
 from cil_jax.typing import Array
 
@@ -118,7 +120,7 @@ def _kernel_gradient(grad, images, kernel_shape, strides, padding):
     if batch <= PIECE:
         return of_piece(images, grad).astype(grad.dtype)
     # Devices that share a batch share each piece, or they would send each other their images.
-    n_devices = jax.sharding.get_abstract_mesh().size or 1  # 0 without a mesh
+    n_devices = _n_sharing()
     shares = n_devices if batch % n_devices == 0 else 1
     per_share = max(1, PIECE // shares)
     missing = -(batch // shares) % per_share  # images of zeros, which add nothing
@@ -136,6 +138,13 @@ def _kernel_gradient(grad, images, kernel_shape, strides, padding):
 
     total = lax.fori_loop(0, images.shape[1], add_piece, jnp.zeros(kernel_shape))
     return total.astype(grad.dtype)
+
+
+def _n_sharing():
+    """Devices among which a batch is divided; 1 inside of a `jax.shard_map`, where it is whole."""
+    mesh = jax.sharding.get_abstract_mesh()
+    axes = zip(mesh.axis_sizes, mesh.axis_types, strict=True)
+    return math.prod(size for size, kind in axes if kind != AxisType.Manual)
 
 
 def _reach(images, axis, size, padding):
