@@ -47,7 +47,7 @@ def start_accelerator(name: str, hosts: Config | None = None) -> None:
         raise UserError(f"JAX finds no {name.upper()} on this machine; {hint}") from error
 
 
-def take_huge_pages() -> None:
+def take_huge_pages(accelerator: str) -> None:
     """Starts this command anew with huge pages, where Linux gives them to who asks for them.
 
     An update of ResNet-32 writes to a gigabyte that XLA takes and gives back each time. In pages of
@@ -55,7 +55,12 @@ def take_huge_pages() -> None:
     is told so before the process starts: so this one is replaced, under the same number. Nothing is
     done in a program that is none of `experiments`, in one that reads from a pipe, which can be
     read once only, or where the variable is set already.
+
+    Args:
+      accelerator: as `start_accelerator` has it; nothing is done but for auto and cpu.
     """
+    if accelerator not in ("auto", "cpu"):
+        return
     main = getattr(sys.modules["__main__"], "__spec__", None)
     is_command = main is not None and main.name.startswith("experiments.")
     if not is_command or TUNABLES in os.environ or not HUGE_PAGES.exists():

@@ -26,8 +26,8 @@ def run(config: Config) -> None:
     """
     if config.coordinator is None:
         RunFolder(config.folder()).check(config)  # before JAX starts, which takes a while
-    if config.fast and config.accelerator in ("auto", "cpu"):
-        take_huge_pages()
+    if config.fast:
+        take_huge_pages(config.accelerator)
     start_accelerator(config.accelerator, config)
 
     from rich.console import Console
@@ -140,8 +140,8 @@ def run_members(
     for member in found:
         if not members.is_done(member):
             RunFolder(member.folder()).check(member)
-    if config.fast and config.accelerator in ("auto", "cpu"):
-        take_huge_pages()
+    if config.fast:
+        take_huge_pages(config.accelerator)
     start_accelerator(config.accelerator)
 
     from rich.console import Console

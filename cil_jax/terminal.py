@@ -22,7 +22,7 @@ from cil_jax.learner import Learner
 from cil_jax.observer import Observer, Position
 from cil_jax.pace import Pace
 from cil_jax.protocol import Run
-from cil_jax.report.tables import classifier_name, percent, run_name, size_of
+from cil_jax.report.tables import classifier_name, percent, run_name, seeds, size_of
 from cil_jax.results import changed
 
 NARROWEST_BAR = 8
@@ -121,13 +121,11 @@ class Terminal(Observer):
         device = jax.devices()[0].device_kind
         n_devices = f"{run.mesh.size} x " if run.mesh else ""
         order = f"seeded {config.order_seed}" if config.order == "seeded" else config.order
-        seed = f"seed {config.seed}"
-        if data_seed(config) != config.seed:
-            seed += f", data seed {config.data_seed}"
+        seed = seeds({"seeds": {"init": config.seed, "data": data_seed(config)}})
         name = {"method": config.method, "preset": config.preset, "changed": changed(config)}
         self.say(
             f"{run_name(name)} on {config.dataset}: {sum(sizes)} classes in {len(sizes)} "
-            f"task{'s'[: len(sizes) - 1]} ({', '.join(map(str, sizes))}), order {order}, {seed}"
+            f"task{'s'[: len(sizes) - 1]} ({', '.join(map(str, sizes))}), order {order}{seed}"
         )
         epochs = [recipe_of(config, t).epochs for t in range(len(sizes))]
         later = f", then {epochs[1]}" if len(sizes) > 1 and epochs[1] != epochs[0] else ""

@@ -69,8 +69,8 @@ def _benchmark(arguments: Sequence[str]) -> None:
     # processes wanted the same cores: no fair comparison. Read when OpenMP is loaded.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # PyTorch needs some as well
-    if settings.fast and flags.accelerator in ("auto", "cpu"):
-        take_huge_pages()
+    if settings.fast:
+        take_huge_pages(flags.accelerator)
     if flags.first_call:
         start_accelerator(flags.accelerator)
         from cil_jax.benchmark.parts import first_call

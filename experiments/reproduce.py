@@ -1,7 +1,7 @@
 """Published results beside ours, and the runs that make ours.
 
   python -m experiments.reproduce                      # what is published, and what is run of it
-  python -m experiments.reproduce --reduced            # small: two hours on two CPU cores
+  python -m experiments.reproduce --reduced            # small: one to two hours on two CPU cores
   python -m experiments.reproduce icarl-paper --full   # one row as published, on an accelerator
 
 Runs lie in runs/reproduce/full and runs/reproduce/reduced. What is done is not run again, with

@@ -26,10 +26,16 @@ def started_anew(monkeypatch, tmp_path):
 
 def test_a_command_starts_anew_with_huge_pages_once(started_anew):
     for _ in range(2):
-        accelerator.take_huge_pages()
+        accelerator.take_huge_pages("auto")
     same = [sys.executable, "-X", "dev", "-m", "experiments.icarl", "-x"]
     assert started_anew == [(sys.executable, same)]
     assert os.environ["GLIBC_TUNABLES"] == "glibc.malloc.hugetlb=1"
+
+
+@pytest.mark.parametrize("name", ["gpu", "tpu"])
+def test_nothing_starts_anew_for_other_accelerators(started_anew, name):
+    accelerator.take_huge_pages(name)
+    assert not started_anew
 
 
 @pytest.mark.parametrize("pages", ["[always] madvise never\n", "always madvise [never]\n", None])
@@ -37,7 +43,7 @@ def test_nothing_starts_anew_where_asking_changes_nothing(started_anew, pages):
     accelerator.HUGE_PAGES.unlink()
     if pages:
         accelerator.HUGE_PAGES.write_text(pages)
-    accelerator.take_huge_pages()
+    accelerator.take_huge_pages("auto")
     assert not started_anew
 
 
@@ -47,5 +53,5 @@ def test_nothing_starts_anew_where_asking_changes_nothing(started_anew, pages):
 )
 def test_no_other_program_is_replaced(started_anew, monkeypatch, main):
     monkeypatch.setitem(sys.modules, "__main__", main)
-    accelerator.take_huge_pages()
+    accelerator.take_huge_pages("auto")
     assert not started_anew

@@ -90,7 +90,7 @@ def caption(results: dict[str, Any]) -> str:
     Args:
       results: what results.json or summary.json holds.
     """
-    on = f"{run_name(results)} on {protocol(results)}{_seeds(results)}"
+    on = f"{run_name(results)} on {protocol(results)}{seeds(results)}"
     return f"{on}; {training(results)}; {sample(results)}"
 
 
@@ -115,7 +115,7 @@ def setting(name: str, value: Any) -> str:
     return " ".join([word, *(f"{x:g}" if isinstance(x, float) else str(x) for x in values)])
 
 
-def _seeds(results: dict[str, Any]) -> str:
+def seeds(results: dict[str, Any]) -> str:
     """The seed of a run; and of a run or a group that of the data, where it is another."""
     runs = [results["seeds"]] if "seeds" in results else results["members"]
     seed = f", seed {results['seeds']['init']}" if "seeds" in results else ""
