@@ -27,6 +27,7 @@ from cil_jax.data.own import (
     dataset,
     existing,
     hold_out,
+    look_alike,
     refuse_split,
 )
 
@@ -162,6 +163,7 @@ def _splits(root: Path, reading: Reading, problems: Problems) -> tuple[Split, Sp
 def _classes(folder: Path, root: Path, problems: Problems) -> Split:
     """The pictures of each class folder, in the order of their names."""
     found: Split = {}
+    spelled: dict[str, str] = {}
     known = pictures.suffixes()
     for entry in _entries(folder, problems):
         where = _relative(entry.path, root)
@@ -169,7 +171,8 @@ def _classes(folder: Path, root: Path, problems: Problems) -> Split:
             # Some systems store an accent as a letter of its own.
             name = unicodedata.normalize("NFC", entry.name)
             if name in found:
-                problems.add(f"{where}: another folder has this name, written with other code")
+                problems.add(f"{where}: {look_alike(spelled[name], entry.name)}")
+            spelled[name] = entry.name
             found[name] = _pictures(Path(entry.path), root, problems)
         elif Path(entry.name).suffix.lower() in known:
             problems.add(f"{where}: no label, for it lies in no class folder")
