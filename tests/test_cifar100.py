@@ -202,6 +202,7 @@ def test_a_damaged_record_file_is_the_only_thing_that_is_said(prepared, tmp_path
         ("dataset_info.json", "{", "", "can't be read"),
         ("dataset_info.json", '"train"', '"tr"', "has the splits tr, test: train is needed"),
         ("dataset_info.json", f'"{N_TRAIN}"', f'"{N_TRAIN + 9}"', "cifar100-train.array_record"),
+        ("dataset_info.json", f'"{N_TRAIN}"', '"90"', f"holds {N_TRAIN} records, but dataset_info"),
         ("features.json", "{", "", "can't be read"),
         ("features.json", '"id"', '"identity"', "has no feature id"),
         ("label.labels.txt", "fine_0\n", "fine_1\n", "two classes are named 'fine_1'"),

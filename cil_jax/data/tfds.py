@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from array_record.python.array_record_module import ArrayRecordReader
 
 from cil_jax.config import UserError
 from cil_jax.data import pictures
@@ -203,17 +204,33 @@ def _records(
     except Exception as error:
         problems.add(f"{split}: {_line(error)}")
         return
-    start = 0
+    stop = 0
     for file, length in shards:
-        for i in range(length):
+        name, start, stop = os.path.basename(file), stop, stop + length
+        try:
+            n_records = _n_records(file)
+        except Exception as error:
+            problems.add(f"{name}: {_line(error)}")
+            continue
+        if n_records != length:
+            problems.add(f"{name}: holds {n_records} records, but {INFO} says {length}")
+            continue
+        for i in range(start, stop):
             try:
-                record = source[start + i]
+                record = source[i]
             except Exception as error:
                 # What is wrong with one record of a file is most often so with the next.
-                problems.add(f"{os.path.basename(file)}: record {i}: {_line(error)}")
+                problems.add(f"{name}: record {i - start}: {_line(error)}")
                 break
-            yield f"{os.path.basename(file)}, record {i}", record
-        start += length
+            yield f"{name}, record {i - start}", record
+
+
+def _n_records(file: str | os.PathLike) -> int:
+    """How many records a file holds; whatever is raised says that it is damaged."""
+    reader = ArrayRecordReader(os.fspath(file))
+    n_records = reader.num_records()  # 0 if it is damaged
+    reader.close()  # which then raises
+    return n_records
 
 
 def _check_labels(split: str, labels: list[int], n_classes: int, problems: Problems) -> None:
