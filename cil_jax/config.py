@@ -47,6 +47,7 @@ _NOT_NEGATIVE = (lambda x: 0 <= x < float("inf"), "not be negative")
 _SEED = (lambda x: 0 <= x < 2**32, f"lie in 0..{2**32 - 1}")
 ACCELERATORS = ("auto", "cpu", "gpu", "tpu")
 _PATHS = ("npz", "folder")  # data sets that are named by a path
+_MOVABLE = (*_PATHS, "tfds")  # whose name says where they are, not what they hold
 _LONGEST_NAME = 40  # letters of a data set's name in a folder's
 _FRACTIONS = (
     lambda steps: all(0 < step <= 1 for step in steps) and list(steps) == sorted(steps),
@@ -390,6 +391,13 @@ def cache_dir() -> Path:
     """Where decoded data and compiled programs are kept: CIL_JAX_CACHE, else the user's cache."""
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(os.environ.get("CIL_JAX_CACHE") or Path(base) / "cil_jax")
+
+
+def is_moved(dataset: str, other: str) -> bool:
+    """Whether two values of --dataset may be the same data in two places."""
+    kind, _, place = dataset.partition(":")
+    other_kind, _, other_place = other.partition(":")
+    return kind == other_kind and kind in _MOVABLE and place != other_place
 
 
 def flag(name: str) -> str:

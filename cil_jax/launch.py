@@ -155,7 +155,7 @@ def run_members(
         console.print(title, highlight=False, soft_wrap=True)
 
     for number, member in enumerate(found, start=1):
-        if members.is_complete(RunFolder(member.folder())):
+        if members.is_done(member):
             say(number, member, " is done")
             if not report.is_drawn(RunFolder(member.folder())):  # it was killed while it drew
                 _draw(RunFolder(member.folder()))

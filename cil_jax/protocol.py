@@ -153,6 +153,7 @@ class Run:
             learner = devices.everywhere(learner)
             if self.config.resume:
                 learner = self._restored(learner)
+                self.folder.follow(self.config)
             self._checkpoints.sweep()
             self._saved_at = time.perf_counter()
             self.observer.started(self, learner)

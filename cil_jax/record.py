@@ -24,7 +24,7 @@ import numpy as np
 import yaml
 
 import cil_jax
-from cil_jax.config import Config, UserError
+from cil_jax.config import Config, UserError, is_moved
 
 UNBORN = {"config.yaml.tmp", ".lock"}  # all that a run leaves which was killed while it was made
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
@@ -82,11 +82,16 @@ class RunFolder:
     def check(self, config: Config) -> None:
         """Refuses to overwrite a run, to resume none, or to resume one of other settings.
 
+        The data may have moved: what it holds is compared when it has been loaded.
+
         Raises:
           UserError: which of these, and where the settings differ.
         """
         if config.resume:
             differences = self.differences(config)
+            before, now = differences.get("dataset", ("", ""))
+            if is_moved(str(before), now):
+                del differences["dataset"]
             if differences:
                 said = "; ".join(f"{k} was {a}, is now {b}" for k, (a, b) in differences.items())
                 raise UserError(f"{self.path} holds a run of other settings: {said}")
@@ -122,6 +127,17 @@ class RunFolder:
         with self.writing():
             self.path.mkdir(parents=True, exist_ok=True)
             replace_text(self.config_file, yaml.safe_dump(settings, sort_keys=False))
+
+    def follow(self, config: Config) -> None:
+        """Writes where the data of a resumed run is now, if it has moved.
+
+        So the settings repeat the run, and the next --resume finds the data.
+        """
+        settings = self.settings()
+        if settings.get("dataset") != config.dataset:
+            with self.writing():
+                text = yaml.safe_dump({**settings, "dataset": config.dataset}, sort_keys=False)
+                replace_text(self.config_file, text)
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
@@ -250,6 +266,9 @@ class Unwritten(RunFolder):
     """The folder as all processes see it but the first, which writes for all."""
 
     def start(self, config: Config) -> None:
+        """Nothing."""
+
+    def follow(self, config: Config) -> None:
         """Nothing."""
 
     @contextlib.contextmanager

@@ -7,7 +7,7 @@ python -m experiments.prepare --archive FILE     # cifar-100-binary.tar.gz is he
 from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn
 
 from cil_jax.cli import command_parser, guarded, leave
-from cil_jax.data import cifar100, prepare
+from cil_jax.data import prepare, tfds
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -30,7 +30,7 @@ def _prepare(arguments: list[str] | None) -> None:
     with Progress(*columns, disable=bool(flags.archive)) as bar:
         download = bar.add_task("", total=None)
         folder = prepare.prepare(
-            flags.data_dir or cifar100.default_data_dir(),
+            flags.data_dir or tfds.default_data_dir(),
             flags.archive,
             progress=lambda done, total: bar.update(download, completed=done, total=total),
         )

@@ -4,6 +4,7 @@ import functools
 import hashlib
 import http.server
 import io
+import shutil
 import sys
 import tarfile
 import threading
@@ -153,15 +154,65 @@ def test_no_data_says_what_to_run(tmp_path):
         data.load("cifar100", tmp_path)
 
 
-def test_mock_data_goes_through_the_same_reader(tmp_path, monkeypatch):
-    """tfds' own random records, so that the reader does not depend on how we prepare."""
-    policy = tfds.testing.MockPolicy.USE_CODE
-    with tfds.testing.mock_data(num_examples=40, policy=policy):
-        arrays = cifar100.decode(tmp_path)
-    assert arrays["train_images"].shape == (40, 32, 32, 3)
-    assert arrays["train_images"].dtype == np.uint8
-    assert arrays["train_labels"].dtype == np.int32
-    assert arrays["train_labels"].max() < 100
+@pytest.fixture(scope="module")
+def prepared_once(archive_file, tmp_path_factory):
+    """A data folder with what the small archive holds."""
+    folder, content = tmp_path_factory.mktemp("prepared"), archive_file.read_bytes()
+    archive = prepare.Archive("", len(content), hashlib.md5(content).hexdigest())
+    prepare.prepare(folder, archive_file, archive)
+    return folder
+
+
+@pytest.fixture
+def prepared(prepared_once, tmp_path):
+    """The folder of the one version in a data folder, `tmp_path`."""
+    shutil.copytree(prepared_once, tmp_path, dirs_exist_ok=True)
+    return tmp_path / "cifar100" / "3.0.2"
+
+
+def refused(tmp_path):
+    """The only line of what is said of damaged data, without the advice that ends it."""
+    with pytest.raises(UserError) as error:
+        data.load("cifar100", tmp_path)
+    (line,) = error.value.lines
+    source, again = tmp_path / "cifar100" / "3.0.2", "python -m experiments.prepare"
+    advice = f": move {source} away and prepare it again with {again} --data-dir {tmp_path}"
+    assert line.startswith(str(source)) and line.endswith(advice) and "\n" not in line
+    return line.removeprefix(str(source)).removesuffix(advice)
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+@pytest.mark.parametrize("damage", ["cut", "flipped", "empty"])
+def test_a_damaged_record_file_is_the_only_thing_that_is_said(prepared, tmp_path, split, damage):
+    name = f"cifar100-{split}.array_record-00000-of-00001"
+    content = bytearray((prepared / name).read_bytes())
+    content[70_000] ^= 1  # within the records
+    damaged = {"cut": content[:20_000], "flipped": content, "empty": b""}[damage]
+    (prepared / name).write_bytes(damaged)
+    cause = refused(tmp_path)
+    assert name in cause and "no training image" not in cause and "no test image" not in cause
+    with pytest.raises(UserError) as error:
+        data.load("tfds:cifar100", tmp_path)
+    assert error.value.lines == (f"{prepared}{cause}",)
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "cause"),
+    [
+        ("dataset_info.json", "{", "", "can't be read"),
+        ("dataset_info.json", '"train"', '"tr"', "has the splits tr, test: train is needed"),
+        ("dataset_info.json", f'"{N_TRAIN}"', f'"{N_TRAIN + 9}"', "cifar100-train.array_record"),
+        ("dataset_info.json", f'"{N_TRAIN}"', '"90"', f"holds {N_TRAIN} records, but dataset_info"),
+        ("features.json", "{", "", "can't be read"),
+        ("features.json", '"id"', '"identity"', "has no feature id"),
+        ("label.labels.txt", "fine_0\n", "fine_1\n", "two classes are named 'fine_1'"),
+    ],
+)
+def test_a_damaged_description_is_said_in_a_line(prepared, tmp_path, file, old, new, cause):
+    text = (prepared / file).read_text()
+    assert old in text
+    (prepared / file).write_text(text.replace(old, new, 1))
+    assert cause in refused(tmp_path)
 
 
 def test_arrays_are_decoded_once(served, tmp_path, monkeypatch):

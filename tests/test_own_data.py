@@ -26,6 +26,7 @@ from cil_jax.cli import guarded
 from cil_jax.config import Config, UserError
 from cil_jax.data import own, pictures
 from cil_jax.data.own import Problems, Reading
+from cil_jax.record import RunFolder
 
 SECONDS = 60  # after which a test is said to hang
 
@@ -712,12 +713,25 @@ def test_a_run_on_grey_images_in_classes_of_unequal_sizes(tmp_path):
     assert results["dataset"] == name and results["data_sha256"] == data.load(name).sha256()
     assert results["classifiers"]["nme"]["seen_accuracy"][0] > 0.7
 
+    begun = RunFolder(config.folder()).settings()
     again = dataclasses.replace(config, resume=True)
     assert cil_jax.run(again)["classifiers"] == results["classifiers"]
+    # The same data in another place is the same data, and is found there from now on.
+    (tmp_path / "moved").mkdir()
+    (tmp_path / "own.npz").rename(tmp_path / "moved" / "own.npz")
+    moved = f"npz:{tmp_path / 'moved' / 'own.npz'}"
+    at_new_place = cil_jax.run(dataclasses.replace(again, dataset=moved))
+    assert at_new_place["classifiers"] == results["classifiers"]
+    folder = RunFolder(config.folder())
+    assert at_new_place["dataset"] == folder.results()["dataset"] == moved
+    settings = folder.settings()
+    assert settings["dataset"] == moved and list(settings) == list(begun)
+    assert {**settings, "dataset": name} == begun
     images[0, 0, 0] ^= 1
     npz(tmp_path, images=images, labels=labels, **test)
     with pytest.raises(UserError, match="holds other images, labels or names than when the run"):
         cil_jax.run(again)
+    assert folder.settings() == settings
 
 
 def test_a_run_on_a_folder_of_colour_pictures_of_all_sizes(tmp_path):

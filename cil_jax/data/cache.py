@@ -1,9 +1,9 @@
 """Decoded arrays, kept in the user's cache so that pictures are decoded once."""
 
+import contextlib
 import hashlib
 import os
 import tempfile
-import zipfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from cil_jax.config import cache_dir
+from cil_jax.data.stored import opened, read_array
 
 Arrays = dict[str, np.ndarray]
 
@@ -18,7 +19,7 @@ Arrays = dict[str, np.ndarray]
 def cached(
     name: str, source: Path, state: Any, make: Callable[[], Arrays], how: str = ""
 ) -> Arrays:
-    """What `make` gives, from a file if the source is as it was when that was written.
+    """What `make` gives, from a file if that is whole and the source is as it was when written.
 
     Args:
       name: the first part of the file's name.
@@ -31,22 +32,24 @@ def cached(
     fingerprint = hashlib.sha256(repr(state).encode()).hexdigest()
     place = hashlib.sha256(os.fsencode(source.resolve()) + how.encode()).hexdigest()[:12]
     file = cache_dir() / f"{name}-{place}.npz"
-    try:
-        with file.open("rb") as content, np.load(content, allow_pickle=False) as stored:
-            arrays = dict(stored)
-        if str(arrays.pop("fingerprint")) == fingerprint:
-            return arrays
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-        pass  # none yet, or damaged: made anew
+    # A damaged file fails in many ways; whatever they are, the file is written again.
+    with contextlib.suppress(Exception), opened(file) as stored:
+        if str(read_array(stored, "fingerprint")) == fingerprint:
+            names = [name for name in stored.files if name != "fingerprint"]
+            return {name: read_array(stored, name) for name in names}
     arrays = make()
     _write(file, {**arrays, "fingerprint": np.array(fingerprint)})
     return arrays
 
 
-def state_of(files: Iterable[Path], source: Path) -> list[tuple[str, int, int]]:
-    """Name within the source, size and date of each file."""
+def state_of(files: Iterable[Path], source: Path) -> list[tuple[str, int, int, int]]:
+    """Name within the source, size and dates of each file.
+
+    A file can be replaced by another of the same size and modification date; its change date,
+    which programs cannot set, then tells. A copied or renamed file is only decoded again.
+    """
     found = [(os.path.relpath(file, source), file.stat()) for file in files]
-    return [(name, status.st_size, status.st_mtime_ns) for name, status in found]
+    return [(name, s.st_size, s.st_mtime_ns, s.st_ctime_ns) for name, s in found]
 
 
 def _write(file: Path, arrays: Arrays) -> None:

@@ -3,12 +3,14 @@
     DIR/train/CLASS/picture.png, DIR/test/CLASS/picture.png
     DIR/CLASS/picture.png          a share of each class is held out for testing
 
-A class folder may hold folders, whose pictures are the class' too. Where there is no test folder,
-validation or val is taken. Names that begin with a dot are passed over. Classes come by the order
-of their names.
+train may also be called training or train_set, and test testing or test_set, in any case. Where
+there is no test folder, validation (val, valid) is taken. A class folder may hold folders, whose
+pictures belong to the class too. Names that begin with a dot, and what systems leave behind, are
+ignored. Classes come in the order of their names.
 """
 
 import os
+import re
 import unicodedata
 from pathlib import Path
 from typing import NamedTuple
@@ -27,11 +29,19 @@ from cil_jax.data.own import (
     dataset,
     existing,
     hold_out,
+    look_alike,
     refuse_split,
 )
 
-TEST_FOLDERS = ("test", "validation", "val")
-NO_PICTURES = ("Thumbs.db", "desktop.ini")  # that Windows leaves behind
+
+def _split_name(stem: str) -> re.Pattern:
+    return re.compile(rf"{stem}([ _-]?(set|data|images))?", re.IGNORECASE)
+
+
+TRAIN = _split_name("train(ing)?")
+TESTS = (_split_name("test(ing)?"), _split_name("val(id(ation)?)?"))  # the first that is there
+# What Windows, macOS and Synology leave behind, in lower case.
+NO_PICTURES = ("thumbs.db", "desktop.ini", "__macosx", "@eadir")
 
 Split = dict[str, list[Path]]  # the pictures of each class
 
@@ -145,31 +155,72 @@ def _images(
 
 def _splits(root: Path, reading: Reading, problems: Problems) -> tuple[Split, Split | None]:
     """Pictures for training and for test; None for the latter if they are to be split."""
+    folders = [entry for entry in _entries(root, problems) if _is_folder(entry)]
     # A class may be named train: its folder then holds pictures.
-    if not any(_is_folder(entry) for entry in _entries(root / "train", Problems(root))):
+    train = _named([entry for entry in folders if _holds_folders(entry)], TRAIN, root)
+    if train is None:
         return _classes(root, root, problems), None
-    test = next((root / name for name in TEST_FOLDERS if os.path.isdir(root / name)), None)
+    found = (_named(folders, name, root) for name in TESTS)
+    test = next((folder for folder in found if folder), None)
     if test is None:
-        folders = sorted(entry.name for entry in _entries(root, problems) if _is_folder(entry))
         raise UserError(
-            f"{root} has train, but none of {', '.join(TEST_FOLDERS)}; its folders are "
-            f"{', '.join(folders)}"
+            f"{root} has {train.name}, but none of test, validation, val; its folders are "
+            f"{', '.join(entry.name for entry in folders)}"
         )
     refuse_split(reading, f"{root} has a {test.name} folder")
-    return _classes(root / "train", root, problems), _classes(test, root, problems)
+    return _classes(train, root, problems), _classes(test, root, problems)
+
+
+def _named(folders: list[os.DirEntry], name: re.Pattern, root: Path) -> Path | None:
+    """The one of some folders that has a name.
+
+    Raises:
+      UserError: if several have.
+    """
+    found = [entry for entry in folders if name.fullmatch(entry.name)]
+    if len(found) > 1:
+        names = " and ".join(entry.name for entry in found)
+        raise UserError(f"{root} has {names}, which are one split by their names: merge them")
+    return Path(found[0].path) if found else None
+
+
+def _holds_folders(entry: os.DirEntry) -> bool:
+    return any(_is_folder(inner) for inner in _entries(Path(entry.path), Problems("")))
+
+
+def _refuse_splits(entry: os.DirEntry, where: str, problems: Problems) -> None:
+    """Test images would be trained on if a split were taken for a class, or for a part of one."""
+    inside = _entries(Path(entry.path), Problems(""))
+    names = [inner.name for inner in inside if _is_folder(inner)]
+    is_split = any(name.fullmatch(entry.name) for name in (TRAIN, *TESTS))
+    if is_split and names and len(names) == len(inside):
+        problems.add(
+            f"{where}: holds only folders, as a split does: put class folders into train and test, "
+            "or rename it if it is a class"
+        )
+    train = [name for name in names if TRAIN.fullmatch(name)]
+    test = [name for name in names if any(pattern.fullmatch(name) for pattern in TESTS)]
+    if train and test:
+        problems.add(
+            f"{where}: holds {train[0]} and {test[0]}: put class folders into train and test; if "
+            f"{where} is the whole data set, name that folder"
+        )
 
 
 def _classes(folder: Path, root: Path, problems: Problems) -> Split:
     """The pictures of each class folder, in the order of their names."""
     found: Split = {}
+    spelled: dict[str, str] = {}
     known = pictures.suffixes()
     for entry in _entries(folder, problems):
         where = _relative(entry.path, root)
         if _is_folder(entry):
+            _refuse_splits(entry, where, problems)
             # Some systems store an accent as a letter of its own.
             name = unicodedata.normalize("NFC", entry.name)
             if name in found:
-                problems.add(f"{where}: another folder has this name, written with other code")
+                problems.add(f"{where}: {look_alike(spelled[name], entry.name)}")
+            spelled[name] = entry.name
             found[name] = _pictures(Path(entry.path), root, problems)
         elif Path(entry.name).suffix.lower() in known:
             problems.add(f"{where}: no label, for it lies in no class folder")
@@ -210,7 +261,7 @@ def _entries(folder: Path, problems: Problems) -> list[os.DirEntry]:
     """What lies in a folder and is not hidden; nothing if it is no folder."""
     try:
         with os.scandir(folder) as entries:
-            found = [e for e in entries if e.name[0] != "." and e.name not in NO_PICTURES]
+            found = [e for e in entries if e.name[0] != "." and e.name.lower() not in NO_PICTURES]
     except (FileNotFoundError, NotADirectoryError):
         return []
     except OSError as error:

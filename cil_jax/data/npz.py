@@ -9,14 +9,10 @@
 With neither, a share of each class is held out for testing.
 """
 
-import contextlib
-import math
-import warnings
-import zipfile
 from pathlib import Path
 
 import numpy as np
-from numpy.lib import format as npy
+from numpy.lib.npyio import NpzFile
 
 from cil_jax.config import UserError, nearest_name
 from cil_jax.data.dataset import Dataset
@@ -31,6 +27,7 @@ from cil_jax.data.own import (
     hold_out,
     refuse_split,
 )
+from cil_jax.data.stored import HoldsObjects, UnreadableArray, opened, read_array
 
 IMAGES = "uint8 [N, H, W] or [N, H, W, C] with 1 or 3 channels, pixels 0..255"
 LABELS = "integers [N], one for each image"
@@ -95,30 +92,17 @@ def _arrays(file: Path, problems: Problems) -> Arrays:
     """The arrays that are what they must be."""
     arrays: Arrays = {}
     try:
-        with contextlib.ExitStack() as opened:
-            content = opened.enter_context(file.open("rb"))
-            # numpy would take other beginnings for a pickle.
-            if content.read(2) != b"PK" or not zipfile.is_zipfile(content):
-                raise UserError(
-                    f"{file} is no npz file, or not all of one: numpy.savez writes them"
-                )
-            content.seek(0)
-            opened.enter_context(warnings.catch_warnings())
-            warnings.simplefilter("ignore")  # on headers that are odd
-            stored = opened.enter_context(np.load(content, allow_pickle=False))
+        with opened(file) as stored:
             check_memory(sum(info.file_size for info in stored.zip.infolist()))
             for key in stored.files:
                 if key not in MUST_BE:
                     problems.add(f"unknown array {key!r}{nearest_name(key, MUST_BE)}")
                     continue
-                what = _read(stored, key)
-                if isinstance(what, str):
-                    problems.add(f"{key} {what}")
-                elif not _fits(key, what):
-                    shape = list(what.shape)
-                    problems.add(f"{key} is {what.dtype} {shape}; it must be {MUST_BE[key]}")
+                array = _usable(stored, key)
+                if isinstance(array, str):
+                    problems.add(f"{key} {array}")
                 else:
-                    arrays[key] = _plain(key, what)
+                    arrays[key] = _plain(key, array)
             wanted = ["images", "labels"]
             if {"test_images", "test_labels"} & set(stored.files):
                 wanted += ["test_images", "test_labels"]
@@ -135,22 +119,17 @@ def _arrays(file: Path, problems: Problems) -> Arrays:
     return arrays
 
 
-def _read(stored: np.lib.npyio.NpzFile, key: str) -> np.ndarray | str:
-    """An array, or what is wrong with it."""
+def _usable(stored: NpzFile, key: str) -> np.ndarray | str:
+    """An array that is what it must be, or what is wrong with it."""
     try:
-        member = next(m for m in (f"{key}.npy", key) if m in stored.zip.namelist())
-        with stored.zip.open(member) as content:
-            version = npy.read_magic(content)
-            read_header = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
-            shape, _, dtype = read_header[version](content)
-            size = content.tell() + math.prod(shape) * dtype.itemsize
-        if dtype.hasobject:
-            return f"holds Python objects; it must be {MUST_BE[key]}: give numpy.array a dtype"
-        if size != stored.zip.getinfo(member).file_size:
-            return "is damaged: its size is not what its header says"
-        return stored[key]
-    except Exception as error:
-        return f"can't be read: {error or type(error).__name__}"
+        array = read_array(stored, key)
+    except HoldsObjects as error:
+        return f"{error}; it must be {MUST_BE[key]}: give numpy.array a dtype"
+    except UnreadableArray as error:
+        return str(error)
+    if not _fits(key, array):
+        return f"is {array.dtype} {list(array.shape)}; it must be {MUST_BE[key]}"
+    return array
 
 
 def _fits(key: str, array: np.ndarray) -> bool:

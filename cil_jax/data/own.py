@@ -2,9 +2,12 @@
 
 import dataclasses
 import os
+import re
 import unicodedata
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -12,6 +15,12 @@ from cil_jax.config import UserError
 from cil_jax.data.dataset import Dataset
 
 TEST_SHARE = 0.2
+UNPRINTABLE = ("Cc", "Cs", "Zl", "Zp")  # Unicode categories: control, surrogate, line separators
+# Characters without a shape that are in other categories than Cf: joiners, fillers, and selectors
+# of a variant of the character before.
+INVISIBLE = re.compile(
+    "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]"
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,13 +81,54 @@ def existing(path: str, is_file: bool) -> Path:
     return file
 
 
-def check_names(names: Sequence[str], problems: Problems) -> None:
-    """Class names are shown, searched and written to files: distinct, and text."""
-    for name in sorted({name for name in names if names.count(name) > 1}):
-        problems.add(f"two classes are named {name!r}")
+def name_problems(names: Iterable[Any]) -> list[str]:
+    """What is wrong with class names, a line each; nothing if nothing is.
+
+    They are shown, searched and written to files, so they must be text that can be printed, and
+    distinct: also in what a reader sees of them. "Käfer" can be written with six characters or
+    with five, and "cat" with a space of no width at its end.
+    """
+    problems = []
+    spellings: dict[str, list[str]] = {}  # by what they look like
     for name in names:
-        if not name or any(unicodedata.category(c) in ("Cc", "Cs") for c in name):
-            problems.add(f"{name!r} is no name for a class: it must be text that can be printed")
+        look = _appearance(name) if isinstance(name, str) else ""
+        if look and not any(unicodedata.category(c) in UNPRINTABLE for c in name):
+            spellings.setdefault(look, []).append(str(name))  # numpy's strings have another repr
+        else:
+            shown = str(name) if isinstance(name, str) else name
+            problems.append(
+                f"{shown!r} is no name for a class: it must be text that can be printed"
+            )
+    for counts in map(Counter, spellings.values()):
+        problems += [f"two classes are named {name!r}" for name, n in counts.items() if n > 1]
+        first, *others = counts
+        problems += [look_alike(first, other) for other in others]
+    return problems
+
+
+def look_alike(name: str, other: str) -> str:
+    """What to say of two class names that a reader can't tell apart."""
+    return f"the class names {_with_codes(name)} and {_with_codes(other)} look the same: rename one"
+
+
+def _appearance(name: str) -> str:
+    """A name without the characters that can't be seen, its accents in one form."""
+    if name.isascii():
+        return " ".join(name.split())
+    visible = (c for c in name if unicodedata.category(c) != "Cf" and not INVISIBLE.match(c))
+    return " ".join(unicodedata.normalize("NFC", "".join(visible)).split())
+
+
+def _with_codes(name: str) -> str:
+    """A name and, where it is not ASCII, the same with the numbers of the other characters."""
+    codes = "".join(c if " " <= c <= "~" else f"<U+{ord(c):04X}>" for c in name)
+    return f"{name!r}" if codes == name else f"{name!r} ({codes})"
+
+
+def check_names(names: Iterable[Any], problems: Problems) -> None:
+    """Adds what is wrong with class names."""
+    for problem in name_problems(names):
+        problems.add(problem)
 
 
 def check_classes(

@@ -10,16 +10,26 @@ from itertools import islice
 
 import numpy as np
 import PIL
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 
 from cil_jax.data.own import Problems, check_memory
 
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP", "PPM")
-DECODER = ("pictures 1", PIL.__version__)  # what an array depends on, beside its file
+DECODER = ("pictures 2", PIL.__version__)  # what an array depends on, beside its file
 
 THREADS = 8
 BATCH = 256  # pictures in work at once
 NAMED = 20  # pictures of other sizes, each with a line of its own
+
+TURNS = {  # what brings a picture upright, by its EXIF orientation
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 Source = str | os.PathLike | bytes  # a file, or what it holds
 Size = int | tuple[int, int] | None  # pixels of a side, or (height, width)
@@ -38,8 +48,8 @@ def read(source: Source, image_size: Size = None, channels: int | None = None) -
     """A picture as uint8 [H, W, C].
 
     Turned as its EXIF orientation says, the first of several frames, on white where it is
-    transparent, 16-bit grey scaled to 8 bits. With `image_size` the shorter side is brought to it
-    and the middle square is taken, or the middle of that form.
+    transparent, grey of 10, 12 or 16 bits scaled to 8. With `image_size` the shorter side is
+    brought to it and the middle square is taken, or the middle of that form.
 
     Args:
       source: a file, or what it holds.
@@ -57,8 +67,7 @@ def read(source: Source, image_size: Size = None, channels: int | None = None) -
             if image_size:
                 height, width = (image_size,) * 2 if isinstance(image_size, int) else image_size
                 picture.draft(None, (2 * width, 2 * height))  # a JPEG need not be whole
-            kind = picture.format
-            pixels = _grey_or_colour(ImageOps.exif_transpose(picture), kind)
+            pixels = _grey_or_colour(picture)
             if channels:
                 pixels = pixels.convert({1: "L", 3: "RGB"}[channels])
             if image_size:
@@ -78,17 +87,37 @@ def read(source: Source, image_size: Size = None, channels: int | None = None) -
     return array[..., None] if array.ndim == 2 else array
 
 
-def _grey_or_colour(picture: Image.Image, kind: str | None) -> Image.Image:
-    """Of mode L or RGB."""
-    mode = picture.mode
-    if mode.startswith("I;16") or (mode == "I" and kind == "PNG"):  # older Pillow: I
-        return Image.fromarray(np.round(np.asarray(picture) / 257).astype(np.uint8))
-    if mode in ("I", "F"):
+def _grey_or_colour(picture: Image.Image) -> Image.Image:
+    """The opened picture, upright, of mode L or RGB."""
+    mode, tags = picture.mode, getattr(picture, "tag_v2", {})  # a TIFF's
+    is_deep = mode.startswith("I;16") or (mode == "I" and picture.format in ("PNG", "PPM"))
+    if mode in ("I", "F") and not is_deep:
         raise Unreadable("pixels of 32 bits: save it with 8 or 16")
+    # Pillow gives the pixels of a TIFF as they are stored, and scales those of a PGM to 16 bits.
+    n_bits = tags.get(ExifTags.Base.BitsPerSample, (16,))[0]
+    white_is_zero = tags.get(ExifTags.Base.PhotometricInterpretation) == 0
+    picture = _upright(picture)
+    if is_deep:
+        stored = np.asarray(picture)
+        grey = np.round(stored * (255 / (2**n_bits - 1))).astype(np.uint8)
+        if white_is_zero:
+            grey = 255 - grey
+        grey[stored == picture.info.get("transparency", -1)] = 255
+        return Image.fromarray(grey)
     if mode[-1] in "Aa" or "transparency" in picture.info:
         picture = picture.convert("RGBA")
         picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
     return picture.convert("L" if mode in ("1", "L", "LA", "La") else "RGB")
+
+
+def _upright(picture: Image.Image) -> Image.Image:
+    """The picture turned as its EXIF orientation says; as it is stored if EXIF is damaged."""
+    picture.load()  # damaged pixels are an error
+    try:
+        turn = TURNS.get(picture.getexif().get(ExifTags.Base.Orientation))
+    except Exception:  # Pillow fails on damaged EXIF in many ways
+        turn = None
+    return picture if turn is None else picture.transpose(turn)
 
 
 def read_each(

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from array_record.python.array_record_module import ArrayRecordReader
 
 from cil_jax.config import UserError
 from cil_jax.data import pictures
@@ -105,8 +106,14 @@ def _how_to_prepare(parts: list[str]) -> str:
     )
 
 
-def decode(folder: Path, image_size: int | None = None) -> Arrays:
-    """The arrays of a prepared folder, in the order of its records.
+def decode(folder: Path, image_size: int | None = None, sort_by: str | None = None) -> Arrays:
+    """The arrays of a prepared folder.
+
+    Args:
+      folder: of one version of a data set.
+      image_size: as for `pictures.read`.
+      sort_by: the feature by whose values the records of a split are sorted (default: their order
+        in the files).
 
     Raises:
       UserError: with all that is wrong with it.
@@ -119,10 +126,12 @@ def decode(folder: Path, image_size: int | None = None) -> Arrays:
         splits = list(builder.info.splits)
         image, label = _keys(builder.info, folder)
         names = list(builder.info.features[label].names)
+        if sort_by and sort_by not in builder.info.features:
+            raise UserError(f"{folder} has no feature {sort_by}")
     except UserError:
         raise
-    except Exception as error:  # of damaged descriptions
-        raise UserError(f"{folder} can't be read: {error or type(error).__name__}") from error
+    except Exception as error:  # damaged descriptions fail in many ways
+        raise UserError(f"{folder} can't be read: {_line(error)}") from error
     test = next((name for name in TEST_SPLITS if name in splits), None)
     if "train" not in splits or test is None:
         raise UserError(
@@ -131,25 +140,30 @@ def decode(folder: Path, image_size: int | None = None) -> Arrays:
         )
     check_names(names, problems)
     labels: dict[str, list[int]] = {"train": [], test: []}
+    places: dict[str, list[Any]] = {"train": [], test: []}  # in the order of a split
 
     def records() -> Iterator[tuple[str, bytes]]:
         for split, found in labels.items():
             for where, record in _records(builder, split, image, problems):
                 found.append(int(record[label]))
+                places[split].append(record[sort_by] if sort_by else len(found))
                 yield where, record[image]
 
     images = pictures.read_all(records(), image_size, problems)
     train_labels, test_labels = (np.array(found, np.int32) for found in labels.values())
     for split, found in labels.items():
         _check_labels(split, found, len(names), problems)
-    check_classes(names, train_labels, test_labels, problems)
+    n_read = [len(found) for found in labels.values()]
+    if n_read == [builder.info.splits[split].num_examples for split in labels]:
+        check_classes(names, train_labels, test_labels, problems)
     problems.check()
     n_train = len(train_labels)
+    train, test = (sorted(range(len(p)), key=p.__getitem__) for p in places.values())
     return {
-        "train_images": images[:n_train],
-        "train_labels": train_labels,
-        "test_images": images[n_train:],
-        "test_labels": test_labels,
+        "train_images": images[:n_train][train],
+        "train_labels": train_labels[train],
+        "test_images": images[n_train:][test],
+        "test_labels": test_labels[test],
         "class_names": np.array(names),
     }
 
@@ -188,19 +202,35 @@ def _records(
         source = builder.as_data_source(split, decoders={image: tfds.decode.SkipDecoding()})
         shards = list(zip(info.filepaths, info.shard_lengths, strict=True))
     except Exception as error:
-        problems.add(f"{split}: {error or type(error).__name__}")
+        problems.add(f"{split}: {_line(error)}")
         return
-    start = 0
+    stop = 0
     for file, length in shards:
-        for i in range(length):
+        name, start, stop = os.path.basename(file), stop, stop + length
+        try:
+            n_records = _n_records(file)
+        except Exception as error:
+            problems.add(f"{name}: {_line(error)}")
+            continue
+        if n_records != length:
+            problems.add(f"{name}: holds {n_records} records, but {INFO} says {length}")
+            continue
+        for i in range(start, stop):
             try:
-                record = source[start + i]
+                record = source[i]
             except Exception as error:
                 # What is wrong with one record of a file is most often so with the next.
-                problems.add(f"{os.path.basename(file)}: record {i}: {error}")
+                problems.add(f"{name}: record {i - start}: {_line(error)}")
                 break
-            yield f"{os.path.basename(file)}, record {i}", record
-        start += length
+            yield f"{name}, record {i - start}", record
+
+
+def _n_records(file: str | os.PathLike) -> int:
+    """How many records a file holds; whatever is raised says that it is damaged."""
+    reader = ArrayRecordReader(os.fspath(file))
+    n_records = reader.num_records()  # 0 if it is damaged
+    reader.close()  # which then raises
+    return n_records
 
 
 def _check_labels(split: str, labels: list[int], n_classes: int, problems: Problems) -> None:
@@ -209,3 +239,7 @@ def _check_labels(split: str, labels: list[int], n_classes: int, problems: Probl
         shown = ", ".join(f"{labels[i]} (record {i})" for i in wrong[:SHOWN])
         more = f" and {len(wrong) - SHOWN} more" if len(wrong) > SHOWN else ""
         problems.add(f"{split}: labels must lie in 0..{n_classes - 1}, not be {shown}{more}")
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
