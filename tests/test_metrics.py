@@ -39,7 +39,7 @@ def test_old_and_new_classes_the_told_task_and_top5_by_hand():
     assert summary["top5_accuracy"] == [None, None, 0.97]
 
 
-@pytest.mark.parametrize("sizes", [[1, 2, 4], [3, 3], [2] * 5, [7]])
+@pytest.mark.parametrize("sizes", [[1, 2, 4], [2, 3], [3, 3], [2] * 5, [7]])
 def test_scores_are_a_plain_count_whatever_the_task_sizes(sizes):
     """Against answers taken one by one; room is left for classes that have not come."""
     n, room, rng = sum(sizes), sum(sizes) + 2, np.random.RandomState(0)
