@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cil_jax import classifiers
+from cil_jax import classifiers, heads
 
 
 def test_nearest_mean_by_hand():
@@ -26,6 +26,15 @@ def test_scores_are_minus_squared_distances():
     expected = -np.square(np.asarray(features)[:, None] - np.asarray(means)[None]).sum(-1)
     scores = classifiers.negative_distances(features, means)
     chex.assert_trees_all_close(scores, expected.astype(np.float32), atol=1e-5)
+
+
+def test_features_of_any_length_are_brought_to_length_1_before_they_meet_the_means():
+    means = jnp.array([[1.0, 0.0], [0.0, 1.0], [0.0, 0.0]])
+    features = jnp.array([[3.0, 4.0], [0.0, 0.5]])  # at length 1: (.6, .8) and (0, 1)
+    scores = classifiers.nearest_class_mean(features, means, 2)
+    expected = jnp.array([[2 * 0.6 - 2, 2 * 0.8 - 2], [-2.0, 0.0]])
+    chex.assert_trees_all_close(scores[:, :2], expected, atol=1e-6)
+    assert (scores[:, 2] == heads.CLOSED).all()
 
 
 def test_class_means_by_hand():

@@ -250,6 +250,14 @@ def test_the_page_has_its_curves_its_settings_and_its_command(two):
     data = json.loads(page.split('id="data">')[1].split("</script>")[0])
     curve = data["groups"][0]["curves"]["all classes seen"]
     assert curve == {"mean": [90.0, 65.0, 30.0], "std": [0.0, 0.0, 14.14]}
+    ends = {name: line["mean"][-1] for name, line in data["groups"][0]["curves"].items()}
+    # The last row of the matrix is 20% throughout for one order and 40% for the other.
+    assert ends == {
+        **{"all classes seen": 30.0, "old classes": 30.0, "new classes": 30.0},
+        "all, the task told": 95.0,
+    }
+    second = {name: line["mean"][1] for name, line in data["groups"][0]["curves"].items()}
+    assert (second["old classes"], second["new classes"]) == (50.0, 80.0)
     for word in ("icarl (paper)", "python -m experiments.compare", "n = 2 orders"):
         assert word in page
     assert "<td>method</td><td>icarl</td><td>lwf</td>" in page

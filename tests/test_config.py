@@ -10,6 +10,7 @@ from cil_jax import cli
 from cil_jax.config import Config, UserError, flag
 from cil_jax.methods import METHODS, idle
 from cil_jax.recipes import command, from_plain, preset, preset_values, presets
+from cil_jax.record import RunFolder
 
 
 def test_the_papers_preset_is_the_papers():
@@ -78,6 +79,23 @@ def test_an_unknown_setting_or_method_from_python_is_named():
 def test_settings_survive_being_written_and_read():
     config = preset("lwf", "pycil", lambda_=2.5, first_task=50)
     assert Config(**from_plain(config.decisive(), "config.yaml")) == config
+
+
+def test_every_setting_decides_the_result_but_those_of_place_and_machine():
+    others = {"data_dir", "out", "resume", "accelerator", "devices", "stream", "log"}
+    others |= {"coordinator", "num_processes", "process_id"}
+    names = {field.name.rstrip("_") for field in dataclasses.fields(Config)}
+    assert set(Config().decisive()) == names - others
+
+
+def test_a_run_that_is_older_than_a_setting_did_what_its_default_does(tmp_path):
+    folder = RunFolder(tmp_path / "run")
+    folder.start(preset("icarl", "paper"))
+    lines = folder.config_file.read_text().splitlines(keepends=True)
+    folder.config_file.write_text("".join(x for x in lines if not x.startswith("precision:")))
+    same, other = (preset("icarl", "paper", precision=x) for x in ("float32", "bfloat16"))
+    assert folder.differences(same) == {}
+    assert folder.differences(other) == {"precision": ("float32", "bfloat16")}
 
 
 def test_every_setting_with_a_flag_has_a_text():

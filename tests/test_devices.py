@@ -266,6 +266,54 @@ def test_a_kernels_gradient_takes_no_images_from_other_devices():
     assert "all-reduce(" in program.stdout and "all-gather(" not in program.stdout
 
 
+SHARES_OF_WORK = """
+import json
+import jax, jax.numpy as jnp
+import conftest
+from cil_jax import devices, models
+from cil_jax.config import Config
+from cil_jax.data.augment import Augmentation
+from cil_jax.engine import Engine
+from cil_jax.learner import Normalizer
+from cil_jax.methods import build
+from cil_jax.schedules import SGD
+
+method = build(Config(method="finetune"), models.build("tiny"))
+engine = Engine(method, SGD(), Augmentation(1, True), batch_size=64, eval_batch_size=64)
+images, labels = jnp.zeros((128, 8, 8, 1), jnp.uint8), jnp.zeros(128, jnp.int32)
+number, rate = jnp.int32(2), jnp.float32(0.1)
+normalizer = Normalizer(jnp.zeros((1, 1, 1)), jnp.ones((1, 1, 1)))
+with devices.used(devices.mesh(4, 64)):
+    learner = devices.everywhere(engine.blank((8, 8, 1), 4, normalizer))
+    pool = engine.pool(learner, images, labels, task_room=2, class_room=64)
+    programs = {
+        "train": Engine.train.lower(engine, learner, pool, engine.no_sums(), rate, rate, number),
+        "evaluate": Engine.evaluate.lower(
+            engine, learner, images, labels, number, number, learner.means
+        ),
+        "embed": Engine.embed.lower(engine, learner, images, mirrored=False),
+    }
+    # Operations of one device in the compiled program, and of all before it is divided.
+    shares = {
+        name: program.compile().cost_analysis()["flops"] / program.cost_analysis()["flops"]
+        for name, program in programs.items()
+    }
+print(json.dumps(shares))
+"""
+
+
+def test_each_of_four_devices_does_a_quarter_of_the_work():
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}
+    environment["XLA_FLAGS"] = (
+        "--xla_force_host_platform_device_count=4 --xla_backend_optimization_level=0"
+    )
+    call = [sys.executable, "-c", SHARES_OF_WORK]
+    process = subprocess.run(call, env=environment, capture_output=True, text=True, check=True)
+    shares = json.loads(process.stdout)
+    assert set(shares) == {"train", "evaluate", "embed"}
+    assert all(0.2 < share < 0.4 for share in shares.values()), shares
+
+
 if __name__ == "__main__":
     place, wanted, host = Path(sys.argv[1]), json.loads(sys.argv[2]), json.loads(sys.argv[3])
     if host:

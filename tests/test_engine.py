@@ -9,12 +9,15 @@ import numpy as np
 import pytest
 from conftest import small_config
 
-from cil_jax.classifiers import nearest_class_mean
+from cil_jax.classifiers import class_means, nearest_class_mean
 from cil_jax.data.augment import Augmentation
-from cil_jax.learner import embed, forward
+from cil_jax.evaluation import Evaluation
+from cil_jax.learner import Purpose, embed, forward
+from cil_jax.methods import Batch
 from cil_jax.observer import Observer
 from cil_jax.protocol import Run
 from cil_jax.record import RunFolder
+from cil_jax.stream import Streamed
 
 
 @pytest.fixture(scope="module")
@@ -127,8 +130,6 @@ def test_evaluation_is_a_plain_count(run, begun):
         expected = np.zeros((5, 5), int)
         np.add.at(expected, (labels, np.asarray(score(learner, features).argmax(axis=1))), 1)
         chex.assert_trees_all_equal(np.asarray(counts[name].confusion), expected.astype(np.int32))
-    from cil_jax.methods import Batch
-
     batch = Batch(images, jnp.asarray(labels))
     expected_loss, _ = method.loss(
         learner.weights.params, learner, batch, jax.random.key(0), train=False
@@ -159,3 +160,65 @@ def test_training_images_are_augmented(run, begun):
     )
     kernels = (x.weights.params["backbone"]["Conv_0"]["kernel"] for x in (one, two))
     assert not np.array_equal(*kernels)
+
+
+def test_an_update_moves_every_parameter_by_rate_momentum_and_decay(run, begun):
+    """Against w - rate (momentum b + g + decay w), without decay for biases and normalisation."""
+    learner, pool = begun
+    learner = learner.replace(momentum=jax.tree.map(jnp.ones_like, learner.momentum))
+    plain = dataclasses.replace(run.engine, augmentation=Augmentation(0, False))
+    rate, decay, momentum = 0.5, 0.25, plain.optimizer.momentum
+    numbers = (jnp.float32(rate), jnp.float32(decay), jnp.int32(1))
+    after, _ = plain.train(learner, pool, plain.no_sums(), *numbers)
+
+    rows = pool.shuffled(learner.key(Purpose.SHUFFLE))[: plain.batch_size]
+    batch = Batch(learner.normalizer(pool.images[rows]), pool.labels[rows])
+    gradient = jax.jit(jax.grad(plain.method.loss, has_aux=True))
+    params = learner.weights.params
+    grads, _ = gradient(params, learner, batch, learner.data_key)
+
+    def moved(path, weight, grad):
+        decays = path[-1].key == "kernel"
+        return weight - rate * (momentum * 1.0 + grad + decays * decay * weight)
+
+    expected = jax.tree_util.tree_map_with_path(moved, params, grads)
+    chex.assert_trees_all_close(after.weights.params, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("answer", [0, 2])
+def test_training_accuracy_is_that_of_new_images(run, begun, answer):
+    """A head that always says one class is right on its images, which count if they are new."""
+    learner, pool = begun
+    learner = run.engine.end_task(learner, pool)
+    learner = run.engine.begin_task(learner, jnp.int32(2))
+    assert learner.memory.counts.tolist()[:2] == [10, 10]
+    head = learner.weights.params["head"]
+    head = {**head, "bias": head["bias"].at[answer].set(1e6)}
+    params = {**learner.weights.params, "head": head}
+    learner = learner.replace(weights=learner.weights.replace(params=params))
+
+    pool, no_rate = run.pool(learner, run.scenario.task(1)), jnp.float32(0.0)
+    _, sums = run.engine.train(
+        learner, pool, run.engine.no_sums(), no_rate, jnp.float32(0.0), jnp.int32(6)
+    )
+    order = np.asarray(pool.shuffled(learner.key(Purpose.SHUFFLE)))
+    labels = np.asarray(pool.labels)[order][: 6 * run.engine.batch_size]
+    assert (labels == 0).any() and (labels == 2).any()
+    assert float(sums["n_new"]) == (labels >= 2).sum()
+    assert float(sums["n_new_right"]) == ((labels == 2).sum() if answer == 2 else 0)
+
+
+@pytest.mark.parametrize("mirror", [True, False])
+@pytest.mark.parametrize("streamed", [True, False])
+def test_means_of_all_data_count_mirror_images_where_training_mirrors(run, begun, mirror, streamed):
+    learner, pool = begun
+    learner = run.engine.end_task(learner, pool)
+    engine = dataclasses.replace(run.engine, augmentation=Augmentation(1, mirror))
+    host = Streamed(engine) if streamed else None
+    evaluation = Evaluation(engine, run.scenario, ncm=True, streamed=host)
+    task = run.scenario.task(0)
+    sides = [embed(engine.method.backbone, learner, task.images, mirrored=m) for m in (False, True)]
+    sides = sides if mirror else sides[:1]
+    expected = class_means(jnp.concatenate(sides), jnp.tile(task.labels, len(sides)), 5)
+    means = evaluation._all_data_means(learner)
+    chex.assert_trees_all_close(means, expected, atol=1e-5)

@@ -24,6 +24,8 @@ def test_new_weights_are_within_the_bound_of_a_linear_layer_and_all_different():
     assert np.abs(kernel).max() <= 1 / 8
     assert len(np.unique(kernel)) > 0.99 * kernel.size
     np.testing.assert_allclose(kernel.std(), 1 / 8 / np.sqrt(3), rtol=0.03)
+    bias = np.asarray(head["bias"])
+    assert np.abs(bias).max() <= 1 / 8 and np.abs(bias).max() > 1 / 9
 
 
 def test_a_padded_head_says_what_a_resized_one_says():

@@ -12,6 +12,7 @@ from cil_jax import cli, config, logs
 from cil_jax.background import Background
 from cil_jax.config import UserError
 from cil_jax.logs import Pager, TensorBoard, Wandb
+from cil_jax.observer import Observer, Several
 
 
 def test_work_is_done_in_order_and_all_of_it_before_the_end():
@@ -175,6 +176,24 @@ def test_a_run_has_the_observers_that_are_asked_for(tmp_path):
         found.pop()  # it was told nothing, and has nothing to close
     with logs.opened(small_config("icarl", tmp_path), print, page=False) as found:
         assert found == []
+
+
+def test_several_observers_hear_all_that_one_hears():
+    events = [name for name in vars(Observer) if not name.startswith("_")]
+    assert len(events) == 5
+    heard = []
+
+    class Listener:
+        def __init__(self, name):
+            self.name = name
+
+        def __getattr__(self, event):
+            return lambda *what: heard.append((self.name, event, what))
+
+    both = Several([Listener("first"), Listener("second")])
+    for event in events:
+        getattr(both, event)("run", event)
+    assert heard == [(n, e, ("run", e)) for e in events for n in ("first", "second")]
 
 
 def test_a_log_that_is_not_there_is_refused(monkeypatch):

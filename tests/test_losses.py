@@ -37,7 +37,21 @@ def test_distillation_gradient_is_the_difference_of_probabilities():
     grad = jax.grad(losses.distillation)(student, teacher, 2.0)
     expected = (jax.nn.softmax(student / 2) - jax.nn.softmax(teacher / 2)) / 2
     chex.assert_trees_all_close(grad, expected, atol=1e-6)
-    to_teacher = jax.grad(losses.distillation, argnums=1)(student, teacher, 2.0)
+
+
+@pytest.mark.parametrize("loss", ["distillation", "distillation_by_task", "icarl"])
+def test_no_gradient_reaches_the_teacher(loss):
+    student, teacher = jnp.array([[1.0, 0.0, -1.0]]), jnp.array([[0.0, 2.0, 1.0]])
+
+    def value(student, teacher):
+        if loss == "distillation":
+            return losses.distillation(student, teacher, 2.0)
+        if loss == "distillation_by_task":
+            return losses.distillation_by_task(student, teacher, 2.0, jnp.array([0, 0, -1]))
+        return losses.icarl(student, jnp.array([2]), teacher, 2, 3, 100.0)["distillation"]
+
+    to_student, to_teacher = jax.grad(value, argnums=(0, 1))(student, teacher)
+    assert np.all(np.asarray(to_student)[:, :2] != 0)
     chex.assert_trees_all_equal(to_teacher, jnp.zeros_like(teacher))
 
 

@@ -133,6 +133,12 @@ def test_a_summary_is_of_the_classifiers_that_all_members_have():
     assert "ncm" in members.summarize([all_of_them])["classifiers"]
 
 
+def test_the_seconds_of_a_member_are_those_of_all_its_work():
+    times = ({"train": 4.0, "end_task": 1.0, "evaluate": 2.0}, {"train": 8.0, "evaluate": 1.0})
+    seconds = members.summarize([results_of(seconds=one) for one in times])["seconds"]
+    assert (seconds["mean"], seconds["values"]) == (8.0, [7.0, 9.0])
+
+
 def test_the_deviation_is_that_of_orders_each_with_the_mean_of_its_seeds():
     def member(order, seed, last):
         return results_of(

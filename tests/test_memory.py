@@ -100,6 +100,25 @@ def test_the_pool_holds_new_images_and_exemplars_and_nothing_else():
     assert set(shuffled[:8].tolist()) == set(np.flatnonzero(present).tolist())
 
 
+def test_a_pool_smaller_than_a_batch_is_cycled_and_rows_without_an_image_are_never_drawn():
+    order = jnp.array([4, 1, 3, 0, 2])  # of which the first three have an image
+    batches = [memory_lib.rows_of_step(order, jnp.int32(3), step, 4).tolist() for step in (0, 1)]
+    assert batches == [[4, 1, 3, 4], [1, 3, 4, 1]]
+
+
+def test_kept_images_come_class_by_class_also_where_a_class_does_not_fill_its_share():
+    # Shares of three slots, of which the classes fill two, none and three.
+    memory = memory_lib.Memory(
+        images=jnp.asarray([image(*at) for at in [(0, 0), (0, 1), *[(9, 9)] * 4]
+                            + [(2, 0), (2, 1), (2, 2), (9, 9)]]),
+        counts=jnp.array([2, 0, 3], jnp.int32),
+        share=jnp.int32(3),
+    )  # fmt: skip
+    images, labels = memory_lib.kept(memory)
+    assert labels.tolist() == [0, 0, 2, 2, 2]
+    assert (images[:, 0, 0, :2] - 1).tolist() == [[0, 0], [0, 1], [2, 0], [2, 1], [2, 2]]
+
+
 def test_rows_of_a_class_are_new_images_only():
     memory = memory_lib.create(4, (1, 1, 3), N_CLASSES)
     pool = task_pool(memory, 0, [3, 2])

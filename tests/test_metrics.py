@@ -22,6 +22,13 @@ def test_summary_of_three_tasks_by_hand():
     assert summary["backward_transfer"] == pytest.approx((-0.3 - 0.1) / 2)
 
 
+def test_a_task_that_is_at_its_best_in_the_end_has_negative_forgetting():
+    # Best before the last task: 0.6 and 0.5. The 0.8 at the end does not count among them.
+    summary = metrics.summarize([[0.4], [0.6, 0.5], [0.8, 0.2, 0.9]], [1, 1, 1])
+    assert summary["forgetting"] == pytest.approx((-0.2 + 0.3) / 2)
+    assert summary["backward_transfer"] == pytest.approx((0.4 - 0.3) / 2)
+
+
 def test_old_and_new_classes_the_told_task_and_top5_by_hand():
     summary = metrics.summarize(
         MATRIX, [1, 1, 2], task_aware=[[1.0], [1.0, 0.8], [1.0, 0.6, 0.9]], top5=[None, None, 0.97]
@@ -32,7 +39,7 @@ def test_old_and_new_classes_the_told_task_and_top5_by_hand():
     assert summary["top5_accuracy"] == [None, None, 0.97]
 
 
-@pytest.mark.parametrize("sizes", [[1, 2, 4], [3, 3], [2] * 5, [7]])
+@pytest.mark.parametrize("sizes", [[1, 2, 4], [2, 3], [3, 3], [2] * 5, [7]])
 def test_scores_are_a_plain_count_whatever_the_task_sizes(sizes):
     """Against answers taken one by one; room is left for classes that have not come."""
     n, room, rng = sum(sizes), sum(sizes) + 2, np.random.RandomState(0)
@@ -65,6 +72,12 @@ def test_scores_are_a_plain_count_whatever_the_task_sizes(sizes):
 def test_task_sizes_weigh_the_seen_accuracy():
     summary = metrics.summarize([[1.0], [0.0, 1.0]], [50, 10])
     assert summary["seen_accuracy"] == pytest.approx([1.0, 10 / 60])
+
+
+def test_task_sizes_weigh_the_old_accuracy():
+    summary = metrics.summarize([[1.0], [0.5, 0.0], [0.8, 0.4, 0.0]], [1, 3, 5])
+    # Of the four old classes one is in the first task and three are in the second.
+    assert summary["old_accuracy"] == pytest.approx([None, 0.5, (0.8 + 3 * 0.4) / 4])
 
 
 def test_entries_beyond_the_diagonal_are_ignored():

@@ -71,6 +71,25 @@ def test_the_first_stage_keeps_the_image_and_the_others_halve_it():
     assert shapes == [(2, 32, 32, 16), (2, 16, 16, 32), (2, 8, 8, 64)]
 
 
+def test_a_bottleneck_halves_the_image_in_its_middle_convolution():
+    module = models.build("resnet29-bottleneck")
+
+    def intermediates(key):
+        variables = module.init(key, IMAGES)
+        return module.apply(variables, IMAGES, capture_intermediates=True)[1]["intermediates"]
+
+    block = jax.eval_shape(intermediates, jax.random.key(0))["BottleneckBlock_3"]
+    shapes = [block[f"Conv_{i}"]["__call__"][0].shape for i in range(3)]
+    assert shapes == [(2, 32, 32, 32), (2, 16, 16, 32), (2, 16, 16, 128)]
+
+
+def test_kernels_begin_as_he_et_al_have_them_by_what_leaves_a_layer():
+    params = models.build("resnet8").init(jax.random.key(0), IMAGES)["params"]
+    for stage, width in enumerate((16, 32, 64)):
+        kernel = np.asarray(params[f"BasicBlock_{stage}"]["Conv_0"]["kernel"])
+        np.testing.assert_allclose(kernel.std(), np.sqrt(2 / (9 * width)), rtol=0.05)
+
+
 def test_without_the_last_relu_features_may_be_negative():
     images = jax.random.normal(jax.random.key(0), (4, 8, 8, 1))
     for last_relu in (True, False):

@@ -26,6 +26,7 @@ from cil_jax.cli import guarded
 from cil_jax.config import Config, UserError
 from cil_jax.data import own, pictures
 from cil_jax.data.own import Problems, Reading
+from cil_jax.data.tfds import newest_version
 from cil_jax.record import RunFolder
 
 SECONDS = 60  # after which a test is said to hang
@@ -328,6 +329,18 @@ def test_class_folders_are_split_by_class_and_sorted_by_name(tmp_path):
     assert len(data.load(name, test_share=0.5).test_labels) == 5 + 2 + 1
 
 
+def test_of_test_and_validation_folders_that_of_test_is_taken(tmp_path):
+    colour_folder(tmp_path, layout="train/{c}")
+    for counts, test in (((1, 1, 1), "val"), ((1, 2, 1), "validation"), ((2, 1, 1), "test")):
+        colour_folder(tmp_path, counts=counts, layout=test + "/{c}")
+    assert data.load(f"folder:{tmp_path}").test_labels.tolist() == [0, 1, 2, 2]
+
+
+def test_crops_move_images_by_an_eighth_of_their_shorter_side():
+    images, labels = np.zeros((2, 16, 40, 1), np.uint8), np.zeros(2, np.int64)
+    assert own.dataset("wide", (images, images), (labels, labels), ["any"]).pad == 2
+
+
 @pytest.mark.parametrize("test", ["test", "validation", "val"])
 def test_train_and_test_folders_are_taken_as_they_are(tmp_path, test):
     _, made = colour_folder(tmp_path, layout="train/{c}/below")
@@ -499,6 +512,15 @@ def prepared(data_dir, name="blobs", n=12, labels=None, sizes=((8, 8),), splits=
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         builder.download_and_prepare()
     return builder.data_path
+
+
+def test_the_newest_version_is_taken_by_its_numbers(tmp_path):
+    for version, kind in (("1.9.0", "array"), ("1.10.0", "array"), ("2.0.0", "tf")):
+        (tmp_path / version).mkdir()
+        (tmp_path / version / "dataset_info.json").write_text("{}")
+        (tmp_path / version / f"x-train.{kind}_record-00000-of-00001").write_text("")
+    assert newest_version(tmp_path) == "1.10.0"
+    assert newest_version(tmp_path / "1.9.0") is None
 
 
 def test_a_prepared_set_is_read_without_network(tmp_path, monkeypatch):

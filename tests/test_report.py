@@ -144,6 +144,21 @@ def test_the_confusion_matrix_is_in_percent_of_the_true_class():
     assert [t.get_text() for t in figure.axes[0].get_yticklabels()] == ["apple", "bear"]
 
 
+def test_curves_show_loss_and_accuracy_of_training_and_test():
+    names = ("task", "train_loss", "test_loss", "train_accuracy", "test_accuracy")
+    rows = [(0, 2.0, 3.0, 0.5, 0.25), (0, 1.0, 1.5, 0.75, 0.5), (1, 4.0, 5.0, 1.0, 0.0)]
+    epochs = [dict(zip(names, row, strict=True)) for row in rows]
+    top, bottom = figures.curves(results_of((1, 1), [[0.5], [0.5, 0.5]]), epochs).axes
+
+    def lines(axes):
+        found = [line for line in axes.get_lines() if line.get_marker() == "."]
+        return [(line.get_xdata().tolist(), list(line.get_ydata())) for line in found]
+
+    assert lines(top) == [([1, 2], [2, 1]), ([3], [4]), ([1, 2], [3, 1.5]), ([3], [5])]
+    assert lines(bottom) == [([1, 2], [50, 75]), ([3], [100]), ([1, 2], [25, 50]), ([3], [0])]
+    assert [text.get_text() for text in top.get_legend().texts] == ["train", "test"]
+
+
 def shown(table):
     console = Console(file=io.StringIO(), width=120)
     console.print(table)

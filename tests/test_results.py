@@ -1,12 +1,17 @@
-"""What results.json says of a run: in what it is another than its preset's."""
+"""What results.json says of a run, and in what it is another than its preset's."""
 
+import jax
+import jax.numpy as jnp
 import pytest
 from conftest import small_config
 
 from cil_jax import reproduction
 from cil_jax.config import Config
+from cil_jax.observer import Observer
+from cil_jax.protocol import Run
 from cil_jax.recipes import preset
-from cil_jax.results import changed
+from cil_jax.record import RunFolder
+from cil_jax.results import changed, results_of
 
 
 @pytest.mark.parametrize("protocol", reproduction.PROTOCOLS)
@@ -46,3 +51,16 @@ def test_without_a_preset_a_run_is_held_against_the_defaults():
     assert changed(Config(method="lwf")) == {}
     assert changed(Config(method="lwf", rate=1.0)) == {"rate": 1.0}
     assert changed(Config(method="lwf", preset="mine", rate=1.0)) == {}  # not known here
+
+
+def test_a_run_that_goes_on_counts_the_outputs_of_the_classes_seen(tmp_path):
+    """And says the seed of the data, which is the run's where no other is given."""
+    config = small_config("finetune", tmp_path / "run", seed=3)
+    run = Run(config, RunFolder(config.folder()), Observer())
+    learner = run.new_learner().replace(task=jnp.int32(1), n_seen=jnp.int32(2))
+    scores = {"task_accuracy": [0.5], "task_aware": [0.5], "top5": None}
+    run.history["scores"] = {name: [scores] for name in run.history["scores"]}
+    results = results_of(run.config, run.scenario, run.engine, learner, run.history)
+    backbone = sum(x.size for x in jax.tree.leaves(learner.weights.params["backbone"]))
+    assert results["parameters"] == backbone + 2 * (8 + 1)  # eight features and a bias
+    assert results["seeds"] == {"order": 1993, "init": 3, "data": 3}

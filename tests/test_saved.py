@@ -13,6 +13,7 @@ import zipfile
 from pathlib import Path
 
 import chex
+import jax
 import numpy as np
 import pytest
 from conftest import small_config
@@ -380,6 +381,19 @@ def test_an_exported_program_needs_neither_cil_jax_nor_flax(config, tmp_path, ca
     assert "exists already: choose another --out" in capsys.readouterr().err
     assert export.main([config.out, "--out", str(file), "--classifier", "knn"]) == 2
     assert "unknown classifier 'knn'" in capsys.readouterr().err
+
+
+@icarl_only
+def test_an_exported_program_answers_with_seen_classes_only(config):
+    """From a learner with room for a class that its run had not met yet."""
+    learner = cil_jax.load(before(config, "second task"))
+    assert (len(learner.class_names), len(learner.state.means)) == (4, 5)
+    images = DIGITS.test_images[:3]
+    for name in learner.classifiers:
+        exported = learner.engine.exported(learner.state, name, ["cpu"])
+        scores = jax.export.deserialize(bytearray(exported)).call(images)
+        assert scores.shape == (3, 4)
+        np.testing.assert_allclose(scores, learner.predict(images, name).scores, atol=1e-5)
 
 
 def test_a_picture_becomes_of_the_size_and_colours_that_are_asked_for(tmp_path):

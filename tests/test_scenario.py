@@ -110,6 +110,18 @@ def test_pixel_statistics(digits):
     assert np.all(std == 1)
 
 
+def test_each_channel_has_its_own_pixel_statistics():
+    # Per channel half of the pixels are 51 and 153, 0 and 255, 102 and 102.
+    first, second = np.array([51, 0, 102], np.uint8), np.array([153, 255, 102], np.uint8)
+    images = np.stack([np.tile(first, (2, 3, 1)), np.tile(second, (2, 3, 1))])
+    labels = np.zeros(2, np.int32)
+    coloured = data.Dataset("coloured", images, labels, images, labels, ("any",), 0, False)
+    mean, std = coloured.pixel_statistics("per-channel")
+    assert mean.shape == std.shape == (1, 1, 3)
+    np.testing.assert_allclose(mean[0, 0], [0.4, 0.5, 0.4], rtol=1e-6)
+    np.testing.assert_allclose(std[0, 0], [0.2, 0.5, 1e-6], rtol=1e-6)
+
+
 def as_it_is(images):
     return images
 

@@ -190,6 +190,21 @@ def test_elsewhere_there_is_one_plain_line_an_epoch(clock):
         assert word in epochs[0], epochs[0]
 
 
+def test_the_row_of_a_later_task_has_new_and_old_classes_by_hand():
+    console, run = Console(file=io.StringIO(), width=80), made_up_run()
+    one = Terminal(console)
+    one.started(run, SimpleNamespace(task=1, epoch=0, step=0))
+    # Of the old classes' twenty images 9 are right and 5 taken for new ones; of the new 15 of 20.
+    confusion = [[5, 3, 2, 0], [3, 4, 0, 3], [0, 1, 8, 1], [1, 0, 2, 7]]
+    line = {"task": 1, "n_seen": 4, "seen_accuracy": {"nme": 0.6, "linear": 0.5}}
+    one.task_done(
+        run, {**line, "task_accuracy": {"nme": [0.45, 0.75]}, "confusion": {"nme": confusion}}
+    )
+    assert console.file.getvalue().splitlines()[-1].split()[:6] == [
+        *("2", "4", "60.0%", "50.0%", "75.0%", "45.0%")
+    ]
+
+
 @pytest.mark.parametrize(
     ("headline", "others"), [("nme", ("linear", "ncm")), ("linear", ("nme", "ncm"))]
 )

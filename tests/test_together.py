@@ -1,6 +1,8 @@
 """Runs that are trained together: each is what it is alone, wherever it stands."""
 
+import itertools
 import signal
+from types import SimpleNamespace
 
 import chex
 import jax
@@ -94,6 +96,29 @@ def assert_as_alone(configs, alone):
         assert results == alone[name][0]
         assert lines == alone[name][1]
         chex.assert_trees_all_equal(learner, alone[name][2])
+
+
+def test_the_seconds_of_updates_are_added_up_until_all_are_made(monkeypatch):
+    """One asks for 2 updates and then for 1, the other for 3: each call takes a second."""
+    ticks = itertools.count()
+    monkeypatch.setattr(together, "time", SimpleNamespace(perf_counter=lambda: next(ticks)))
+    answers = SimpleNamespace(train_together=lambda members, n: [("learner", "sums")] * 2)
+    heard = []
+
+    class Asking:
+        def __init__(self, name, *wanted):
+            self.name, self.wanted = name, wanted
+
+        def steps(self):
+            for n in self.wanted:
+                learner = SimpleNamespace(step=0)
+                trained = yield together.Updates(learner, None, None, None, None, n)
+                heard.append((self.name, trained.seconds))
+            return {}
+
+    members = [together._Member(Asking("first", 2, 1)), together._Member(Asking("second", 3))]
+    together._go_through(members, answers)
+    assert heard == [("first", 1.0), ("first", 1.0), ("second", 2.0)]
 
 
 @pytest.mark.parametrize("other", ["other seed", "other order"])
