@@ -244,9 +244,10 @@ def _lock(descriptor: int) -> bool | None:
     """Locks a file until it is closed. False if another has locked it, None where none can."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        is_taken = error.errno in (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES)
-        return False if is_taken else None
+    except BlockingIOError:
+        return False
+    except OSError:
+        return None
     return True
 
 

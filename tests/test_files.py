@@ -19,6 +19,7 @@ from conftest import small_config, write_run
 from cil_jax import checkpoint, files, members, portable
 from cil_jax.checkpoint import Checkpoints
 from cil_jax.config import UserError
+from cil_jax.data import prepare
 from cil_jax.data.cache import cached
 from cil_jax.observer import Observer
 from cil_jax.protocol import Run
@@ -345,6 +346,17 @@ def test_what_killed_writers_of_older_versions_left_goes_and_what_others_own_sta
     cached("images", tmp_path, 0, lambda: {"images": np.zeros(9)})
     there = {file.name for file in tmp_path.iterdir() if file.suffix == ".tmp"}
     assert there == {"tmpab12cd_y.tmp", "tmpnotes.tmp", ".cil_jax-notes.tmp", link.name}
+
+
+def test_what_a_killed_preparation_left_goes_and_what_others_own_stays(tmp_path):
+    ours = (".prepare-ab12cd_x/content", ".cil_jax-0123456789abcdef.tmp/made")
+    for name in (*ours, ".prepare-mine"):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / ".prepare-ab12cd_y").mkdir()
+    (tmp_path / ".prepare-ab12cd_y/notes").write_text("of another program")
+    with pytest.raises(UserError, match="no archive at"):
+        prepare.prepare(tmp_path, tmp_path / "none")
+    assert sorted(os.listdir(tmp_path)) == [".prepare-ab12cd_y", ".prepare-mine"]
 
 
 def test_a_learner_can_be_saved_where_a_save_was_killed(tmp_path, learner):
