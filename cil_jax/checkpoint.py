@@ -6,8 +6,9 @@ checkpoints/
   7/SHA256SUMS   of every file, as `sha256sum --check` reads it
   unfinished/    one that is being written, or removed: nobody reads it
 
-A checkpoint is written in full before it is renamed to its number. Arrays and JSON are all that is
-ever read: no file of a checkpoint can make code run.
+A checkpoint is written in full, its index is read back and all of it is flushed to the disk before
+it is renamed to its number. Arrays and JSON are all that is ever read: no file of a checkpoint can
+make code run. Files, links and folders that are not checkpoints are passed over and stay.
 """
 
 import contextlib
@@ -16,18 +17,19 @@ import json
 import logging
 import os
 import re
-import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
+from cil_jax import files
 from cil_jax.config import UserError
 from cil_jax.devices import everywhere, is_first_process, largest
 from cil_jax.learner import Learner
-from cil_jax.record import replace_text
 
 FORMAT = 3  # 3: checksums, and states within an epoch
 KEPT = 2  # checkpoints: the newest, and one before it
@@ -36,6 +38,8 @@ SUMS = "SHA256SUMS"
 ABOUT = "about.json"
 LEARNER = "learner"
 NONE = -1
+_NUMBER = re.compile(r"0|[1-9]\d{0,8}", re.ASCII)  # as `save` writes it: not 07, and not huge
+_MISREAD = re.compile(r"[][*?\\\udc80-\udcff]")  # patterns, and bytes that are not UTF-8
 
 
 class Checkpoints:
@@ -53,6 +57,18 @@ class Checkpoints:
         self._orbax = ocp.Checkpointer(ocp.StandardCheckpointHandler())
 
     def __enter__(self):
+        """Opens it.
+
+        Raises:
+          UserError: if Orbax would misread the folder's path.
+        """
+        if _MISREAD.search(str(self._folder)):
+            one_process = jax.process_count() == 1  # several must see the same path
+            if not one_process or _MISREAD.search(tempfile.gettempdir()):
+                raise UserError(
+                    f"checkpoints can't be saved in {self._folder}: choose a folder whose path is "
+                    "UTF-8 and has none of [ ] * ? \\"
+                )
         return self
 
     def __exit__(self, *_):
@@ -61,7 +77,8 @@ class Checkpoints:
     def sweep(self) -> None:
         """Removes what a process left that was killed while it saved."""
         if is_first_process():
-            shutil.rmtree(self._unfinished, ignore_errors=True)
+            with contextlib.suppress(OSError):
+                files.remove(self._unfinished)
 
     def save(self, learner: Learner, record: dict[str, Any]) -> None:
         """Saves the learner and, with it, what the run knows so far (JSON values).
@@ -70,22 +87,24 @@ class Checkpoints:
 
         Raises:
           OSError: if it can't be written; those that are there stay.
+          UserError: if it can't be read back; they stay as well.
         """
         about = {"format": FORMAT, "schema": schema(learner), "record": record}
         try:
             if is_first_process():
-                self._folder.mkdir(parents=True, exist_ok=True)
-            with _errors_of_the_system():
-                self._orbax.save(self._unfinished / LEARNER, args=ocp.args.StandardSave(learner))
-            if not is_first_process():
-                return
-            replace_text(self._unfinished / ABOUT, json.dumps(about))
+                files.make_folder(self._folder)
+            with _errors_of_the_system(), _well_read(self._unfinished) as unfinished:
+                self._orbax.save(unfinished / LEARNER, args=ocp.args.StandardSave(learner))
+                if not is_first_process():
+                    return
+                self._check_index(unfinished / LEARNER, learner)
+            files.replace_text(self._unfinished / ABOUT, json.dumps(about))
             sums = [f"{_sha256(self._unfinished / f)}  {f}\n" for f in _files(self._unfinished)]
-            replace_text(self._unfinished / SUMS, "".join(sums))
+            files.replace_text(self._unfinished / SUMS, "".join(sums))
             there = self._numbered()
-            whole = self._folder / str(int(there[-1].name) + 1 if there else 0)
-            self._unfinished.rename(whole)
-        except OSError:
+            whole = self._folder / str(self._next_number(there))
+            files.move(self._unfinished, whole)
+        except (OSError, UserError):
             self.sweep()  # which also gives room back
             raise
         self._good = [*self._good, whole][-KEPT:]
@@ -115,12 +134,16 @@ class Checkpoints:
         about = json.loads((folder / ABOUT).read_text())
         self._check(about, template)
         read = ocp.args.StandardRestore(template)
-        learner = self._orbax.restore(folder / LEARNER, args=read)
+        with _well_read(folder) as there:
+            learner = self._orbax.restore(there / LEARNER, args=read)
         self._good = [folder]
         return everywhere(learner), about["record"]
 
     def _newest(self, warn: Callable[[str], None]) -> int:
         """The number of the newest checkpoint that is whole, or NONE if there never was one."""
+        for path in self._named():
+            if not _is_checkpoint(path):
+                warn(f"{path} is not a checkpoint: it is passed over")
         damaged = []
         for folder in reversed(self._numbered()):
             self._refuse_old_format(folder)
@@ -136,8 +159,36 @@ class Checkpoints:
 
     def _numbered(self) -> list[Path]:
         """The checkpoints, oldest first."""
+        return sorted(filter(_is_checkpoint, self._named()), key=lambda f: int(f.name))
+
+    def _named(self) -> list[Path]:
+        """All that has a number for its name, checkpoints or not."""
         there = self._folder.iterdir() if self._folder.is_dir() else ()
-        return sorted((f for f in there if f.name.isdecimal()), key=lambda f: int(f.name))
+        return sorted(f for f in there if f.name.isdecimal())
+
+    def _next_number(self, there: list[Path]) -> int:
+        """The first number after the newest checkpoint that no other file has as its name."""
+        number = int(there[-1].name) + 1 if there else 0
+        while os.path.lexists(self._folder / str(number)):
+            number += 1
+        return number
+
+    def _check_index(self, arrays: Path, learner: Learner) -> None:
+        """Reads back which arrays Orbax has saved: it may lose them without an error.
+
+        Raises:
+          UserError: if they are not the learner's.
+        """
+        try:
+            found = self._orbax.metadata(arrays).item_metadata
+        except (OSError, ValueError):  # ValueError is TensorStore's
+            found = None
+        leaves = [] if found is None else jax.tree.leaves(found.tree)
+        if sorted(map(_form, leaves)) != sorted(map(_stored_form, jax.tree.leaves(learner))):
+            raise UserError(
+                f"the checkpoint that was written to {self._folder} can't be read back and was "
+                "removed, older ones stay: try another folder"
+            )
 
     def _refuse_old_format(self, folder: Path) -> None:
         """Formats 1 and 2 had no checksums, and other files."""
@@ -169,10 +220,27 @@ def schema(learner: Learner) -> dict[str, str]:
     Orbax would cast another type without a word, so it is compared before anything is read.
     """
     leaves = jax.tree_util.tree_leaves_with_path(learner)
-    return {
-        jax.tree_util.keystr(path): f"{leaf.dtype}{list(leaf.shape)}".replace(" ", "")
-        for path, leaf in leaves
-    }
+    return {jax.tree_util.keystr(path): _form(leaf) for path, leaf in leaves}
+
+
+def _form(array: Any) -> str:
+    return f"{array.dtype}{list(array.shape)}".replace(" ", "")
+
+
+def _stored_form(array: Any) -> str:
+    """The form in which an array is stored: of random keys, that of their numbers."""
+    is_key = jnp.issubdtype(array.dtype, jax.dtypes.prng_key)
+    return _form(jax.eval_shape(jax.random.key_data, array) if is_key else array)
+
+
+def _is_checkpoint(path: Path) -> bool:
+    """Whether a file has the name and the form of a checkpoint, of any format, whole or damaged."""
+    return (
+        _NUMBER.fullmatch(path.name) is not None
+        and path.is_dir()
+        and not path.is_symlink()
+        and any((path / part).exists() for part in (SUMS, ABOUT, LEARNER, "about"))
+    )
 
 
 def damage_of(folder: Path) -> str:
@@ -204,6 +272,21 @@ def _files(folder: Path) -> list[str]:
 def _sha256(file: Path) -> str:
     with file.open("rb") as content:
         return hashlib.file_digest(content, "sha256").hexdigest()
+
+
+@contextlib.contextmanager
+def _well_read(folder: Path) -> Iterator[Path]:
+    """A context with a path by which Orbax reaches a folder in it, though it misreads its own.
+
+    TensorStore, below Orbax, takes brackets in a path for a pattern and a backslash for a slash.
+    """
+    if not _MISREAD.search(str(folder)):
+        yield folder
+        return
+    with tempfile.TemporaryDirectory(prefix="cil_jax-") as place:
+        link = Path(place, "checkpoints")
+        link.symlink_to(folder.parent, target_is_directory=True)
+        yield link / folder.name
 
 
 @contextlib.contextmanager

@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from cil_jax import devices, report
+from cil_jax import devices, files, report
 from cil_jax.assemble import recipe_of
 from cil_jax.background import Background
 from cil_jax.config import Config
@@ -208,7 +208,7 @@ class Wandb(Log):
 
         file = folder.path / "wandb.txt"
         if not file.exists():
-            file.write_text(uuid.uuid4().hex[:12] + "\n")
+            files.replace_text(file, uuid.uuid4().hex[:12] + "\n")
         self._run = wandb.init(
             project="cil_jax",
             id=file.read_text().strip(),

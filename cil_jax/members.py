@@ -13,8 +13,9 @@ from typing import Any
 
 import numpy as np
 
+from cil_jax import files
 from cil_jax.config import Config, UserError
-from cil_jax.record import RunFolder, replace_text
+from cil_jax.record import RunFolder
 
 SUMMARY = "summary.json"
 NUMBERS = (
@@ -173,7 +174,12 @@ def spread(values: Sequence[Any]) -> dict[str, Any]:
 
 
 def write_summary(folder: Path, summary: dict[str, Any]) -> Path:
-    """Writes summary.json, whole or not at all."""
+    """Writes summary.json, whole or not at all.
+
+    Raises:
+      UserError: if it can't be written.
+    """
     file = folder / SUMMARY
-    replace_text(file, json.dumps(summary, indent=1) + "\n")
+    with files.writing(file):
+        files.replace_text(file, json.dumps(summary, indent=1) + "\n")
     return file

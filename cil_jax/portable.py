@@ -12,6 +12,7 @@ import os
 import zipfile
 from pathlib import Path
 
+from cil_jax import files
 from cil_jax.assemble import engine_of
 from cil_jax.config import UserError
 from cil_jax.record import versions
@@ -53,6 +54,8 @@ def export(learner: SavedLearner, file: str | os.PathLike, classifier: str | Non
       UserError: if the file exists, or can't be written.
     """
     path, name = Path(file), learner.checked_classifier(classifier)
+    if os.path.lexists(path):
+        raise UserError(f"{path} exists already: choose another --out")
     engine = engine_of(learner.config, None, platform="any")
     meaning, made_by = engine.method.scale(name).meaning, versions()
     about = {
@@ -74,12 +77,11 @@ def export(learner: SavedLearner, file: str | os.PathLike, classifier: str | Non
         "about.json": json.dumps(about, indent=1) + "\n",
         "use.py": use,
     }
-    try:
-        with zipfile.ZipFile(path, "x", zipfile.ZIP_DEFLATED) as archive:
-            for part, data in content.items():
-                archive.writestr(zipfile.ZipInfo(part, DATE), data, zipfile.ZIP_DEFLATED)
-    except FileExistsError:
-        raise UserError(f"{path} exists already: choose another --out") from None
-    except OSError as error:
-        raise UserError(f"can't write {path}: {error.strerror}") from error
+    with (
+        files.writing(path),
+        files.replaced(path) as out,
+        zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive,
+    ):
+        for part, data in content.items():
+            archive.writestr(zipfile.ZipInfo(part, DATE), data, zipfile.ZIP_DEFLATED)
     return use

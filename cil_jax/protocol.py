@@ -221,16 +221,19 @@ class Run:
         self.history, self._epoch_so_far = stored, record["epoch_so_far"]
         self._kept = f"the checkpoint {place(learner)} is kept"
         self.folder.cut(record["n_lines"])
+        for line in self.folder.damaged_lines():
+            self._warn(f"{line}: it stays as it is, and figures leave it out")
         self._retell(learner)
         return learner
 
     def _retell(self, learner: Learner) -> None:
-        """Makes results.json tell of as many tasks as the learner has learned.
+        """Makes results.json and exemplars.npz tell of as many tasks as the learner has learned.
 
-        It tells of fewer where a kill came between a checkpoint and its results, and of more where
-        a damaged checkpoint was passed over.
+        Results tell of fewer where a kill came between a checkpoint and its results, and both tell
+        of more where a damaged checkpoint was passed over. A power failure may lose either.
         """
         if int(learner.task):
+            self._write_exemplars(learner)
             self.folder.write_results(self._results(with_whole_tasks(learner)))
         else:
             self.folder.drop_results()
@@ -295,14 +298,17 @@ class Run:
         peaks = (machine.peak_memory(), self.history["peak_bytes"])
         self.history["peak_bytes"] = max((peak for peak in peaks if peak), default=None)
         self.folder.append(line)
-        if self.engine.method.memory_size:
-            self.folder.write_exemplars(*kept(learner.memory), self.scenario.class_names)
+        self._write_exemplars(learner)
         self._save(learner)
         # After the checkpoint: results are never ahead of what a run can be continued from.
         self.folder.write_results(self._results(learner))
         self.observer.task_done(self, line)
         self._pause(learner, is_saved=True)
         return learner
+
+    def _write_exemplars(self, learner: Learner) -> None:
+        if self.engine.method.memory_size:
+            self.folder.write_exemplars(*kept(learner.memory), self.scenario.class_names)
 
     def pool(self, learner: Learner, task: Task) -> Pool | HostPool:
         """The task's images, padded to the largest task's, and the exemplars."""

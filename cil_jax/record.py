@@ -7,13 +7,14 @@ runs/NAME/
   exemplars.npz   images kept, their classes and the classes' names
   checkpoints/    see `cil_jax.checkpoint`
   figures/*.png   report.html
-  .lock           held by the process that writes
+  .lock           held by the process that writes, which .holder names
 """
 
 import contextlib
 import json
 import os
 import platform
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from importlib import metadata
 from pathlib import Path
@@ -24,9 +25,10 @@ import numpy as np
 import yaml
 
 import cil_jax
+from cil_jax import files
 from cil_jax.config import Config, UserError, is_moved
 
-UNBORN = {"config.yaml.tmp", ".lock"}  # all that a run leaves which was killed while it was made
+UNBORN = {".lock", ".holder"}  # what a run leaves that was killed while it was made
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
@@ -53,7 +55,8 @@ class RunFolder:
         self.checkpoints = self.path / "checkpoints"
         self.figures = self.path / "figures"
         self.report_file = self.path / "report.html"
-        self.lock_file = self.path / ".lock"
+        self.lock_file = self.path / ".lock"  # filelock's own: nothing else may be written to it
+        self.holder_file = self.path / ".holder"
 
     @property
     def holds_a_run(self) -> bool:
@@ -102,7 +105,9 @@ class RunFolder:
                 f"{self.path} already holds a run: continue it with --resume, "
                 "or choose another folder with --out"
             )
-        elif self.path.is_dir() and not {f.name for f in self.path.iterdir()} <= UNBORN:
+        elif self.path.is_dir() and not all(
+            f.name in UNBORN or files.is_temporary(f.name) for f in self.path.iterdir()
+        ):
             raise UserError(f"{self.path} is not empty and holds no run: choose another --out")
 
     def differences(self, config: Config) -> dict[str, tuple[Any, Any]]:
@@ -125,8 +130,8 @@ class RunFolder:
         """
         settings = {**config.decisive(), "versions": versions()}
         with self.writing():
-            self.path.mkdir(parents=True, exist_ok=True)
-            replace_text(self.config_file, yaml.safe_dump(settings, sort_keys=False))
+            files.make_folder(self.path)
+            files.replace_text(self.config_file, yaml.safe_dump(settings, sort_keys=False))
 
     def follow(self, config: Config) -> None:
         """Writes where the data of a resumed run is now, if it has moved.
@@ -137,7 +142,7 @@ class RunFolder:
         if settings.get("dataset") != config.dataset:
             with self.writing():
                 text = yaml.safe_dump({**settings, "dataset": config.dataset}, sort_keys=False)
-                replace_text(self.config_file, text)
+                files.replace_text(self.config_file, text)
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
@@ -150,20 +155,33 @@ class RunFolder:
         """
         lock = filelock.FileLock(self.lock_file)
         with self.writing():
-            self.path.mkdir(parents=True, exist_ok=True)
+            files.make_folder(self.path)
             try:
-                lock.acquire(timeout=0)
+                with warnings.catch_warnings():  # that it makes do without flock
+                    warnings.simplefilter("ignore")
+                    lock.acquire(timeout=0)
             except filelock.Timeout:
-                raise UserError(
-                    f"{self.path} is in use by another process ({self.lock_file.read_text()}): "
-                    "wait until it ends, or stop it"
-                ) from None
+                raise self._in_use() from None
         try:
             with self.writing():
-                self.lock_file.write_text(f"process {os.getpid()} on {platform.node()}")
+                holder = f"process {os.getpid()} on {platform.node()}"
+                files.replace_text(self.holder_file, holder)
+                files.sweep(self.figures)
             yield
         finally:
+            with contextlib.suppress(OSError):
+                self.holder_file.unlink(missing_ok=True)
             lock.release()
+
+    def _in_use(self) -> UserError:
+        try:
+            holder = self.holder_file.read_text(errors="replace")
+        except OSError:  # it has only just begun
+            holder = "which has just started"
+        return UserError(
+            f"{self.path} is in use by another process ({holder}): wait until it ends, or stop it; "
+            f"if it ended on another machine, remove {self.lock_file}"
+        )
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[None]:
@@ -178,10 +196,8 @@ class RunFolder:
 
     def append(self, line: dict[str, Any]) -> None:
         """Adds a line to metrics.jsonl."""
-        with self.writing(), self.metrics_file.open("a") as out:
-            out.write(json.dumps(line, separators=(",", ":")) + "\n")
-            out.flush()
-            os.fsync(out.fileno())
+        with self.writing():
+            files.append_line(self.metrics_file, json.dumps(line, separators=(",", ":")))
 
     @property
     def n_lines(self) -> int:
@@ -189,19 +205,23 @@ class RunFolder:
         return len(self._lines())
 
     def cut(self, n_lines: int) -> None:
-        """Drops the lines that a resumed run will write again."""
+        """Drops the lines that a resumed run will write again, without reading them."""
         if self.metrics_file.exists():  # the last line may be half written: it goes as well
-            with self.writing():
-                replace_text(self.metrics_file, "".join(self._lines()[:n_lines]))
+            with self.writing(), files.replaced(self.metrics_file) as out:
+                out.writelines(self._lines()[:n_lines])
 
     def measurements(self) -> list[dict[str, Any]]:
-        """The lines of metrics.jsonl."""
-        return [from_json(line, self.metrics_file) for line in self._lines()]
+        """The lines of metrics.jsonl, but for the `damaged_lines`."""
+        return [line for line in self._parsed() if isinstance(line, dict)]
+
+    def damaged_lines(self) -> list[str]:
+        """What is wrong with each line of metrics.jsonl that can't be read, and which it is."""
+        return [line for line in self._parsed() if isinstance(line, str)]
 
     def write_results(self, results: dict[str, Any]) -> None:
         """Writes results.json, whole or not at all."""
         with self.writing():
-            replace_text(self.results_file, json.dumps(results, indent=1) + "\n")
+            files.replace_text(self.results_file, json.dumps(results, indent=1) + "\n")
 
     def drop_results(self) -> None:
         """Removes results.json, if it is there."""
@@ -236,7 +256,7 @@ class RunFolder:
             )
 
     def write_exemplars(self, images: np.ndarray, labels: np.ndarray, names: Sequence[str]) -> None:
-        """Writes exemplars.npz, whole or not at all.
+        """Writes exemplars.npz, whole or not at all; the same arrays give the same bytes.
 
         Args:
           images: uint8 [N, H, W, C], of each class in the order of selection.
@@ -244,8 +264,7 @@ class RunFolder:
           names: of all classes, in that order.
         """
         arrays = {"images": images, "labels": labels, "names": np.array(names, dtype=np.str_)}
-        file = self.exemplars_file
-        with self.writing(), replaced(file) as temporary, temporary.open("wb") as out:
+        with self.writing(), files.replaced(self.exemplars_file) as out:
             np.savez(out, **arrays)
 
     def exemplars(self) -> tuple[np.ndarray, np.ndarray]:
@@ -255,11 +274,19 @@ class RunFolder:
         with np.load(self.exemplars_file) as arrays:
             return arrays["images"], arrays["labels"]
 
-    def _lines(self) -> list[str]:
+    def _lines(self) -> list[bytes]:
         if not self.metrics_file.exists():
             return []
-        lines = self.metrics_file.read_text().splitlines(keepends=True)
-        return [line for line in lines if line.endswith("\n")]  # the last may be half written
+        *lines, _ = self.metrics_file.read_bytes().split(b"\n")  # the last may be half written
+        return [line + b"\n" for line in lines]
+
+    def _parsed(self) -> Iterator[dict[str, Any] | str]:
+        """Each line of metrics.jsonl, or what is wrong with it."""
+        for number, line in enumerate(self._lines(), start=1):
+            try:
+                yield from_json(line, f"line {number} of {self.metrics_file}")
+            except UserError as error:
+                yield str(error)
 
 
 class Unwritten(RunFolder):
@@ -292,7 +319,7 @@ class Unwritten(RunFolder):
         """Nothing."""
 
 
-def from_json(text: str, file: Path) -> dict[str, Any]:
+def from_json(text: str | bytes, file: Path | str) -> dict[str, Any]:
     """What a file's text says.
 
     Raises:
@@ -305,26 +332,6 @@ def from_json(text: str, file: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise UserError(f"{file} is damaged: it holds no JSON object")
     return value
-
-
-def replace_text(file: Path, text: str) -> None:
-    """Writes a file so that a reader sees the old text or the new one."""
-    with replaced(file) as temporary, temporary.open("w") as out:
-        out.write(text)
-        out.flush()
-        os.fsync(out.fileno())
-
-
-@contextlib.contextmanager
-def replaced(file: Path) -> Iterator[Path]:
-    """A context in which to write a temporary file, which then takes the file's place at once."""
-    temporary = file.with_name(file.name + ".tmp")
-    try:
-        yield temporary
-    except OSError:  # of a disk that is full: half a file is no use
-        temporary.unlink(missing_ok=True)
-        raise
-    temporary.replace(file)
 
 
 def _line(error: Exception) -> str:

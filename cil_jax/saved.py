@@ -7,6 +7,7 @@ learner.learn(new_images, labels, ["owl", "bat"])
 The data set of the run is not needed: all is in its folder.
 """
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -18,14 +19,14 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from cil_jax import lessons, recipes
+from cil_jax import files, lessons, recipes
 from cil_jax.assemble import engine_of
 from cil_jax.checkpoint import Checkpoints
 from cil_jax.config import Config, UserError, nearest_name
 from cil_jax.engine import Engine
 from cil_jax.learner import Learner, Normalizer, with_whole_tasks
 from cil_jax.observer import Position
-from cil_jax.record import RunFolder, replace_text, versions
+from cil_jax.record import RunFolder, versions
 
 LEARNER = "learner.json"  # of a saved learner that is no run
 BATCHES = (16, 256)  # images at once: so that any number of them compiles two programs at most
@@ -167,26 +168,40 @@ class SavedLearner:
     def save(self, folder: str | os.PathLike) -> None:
         """Writes the learner to a new folder, for `load`. The folder is no run: it has no results.
 
+        If that fails, the folder stays empty, or is not made.
+
         Raises:
           UserError: if there is something in the folder, or it can't be written.
         """
         path = Path(folder)
-        try:
-            path.mkdir(parents=True, exist_ok=True)
-            if any(path.iterdir()):
-                raise UserError(f"{path} is not empty: choose another folder")
-            with Checkpoints(path / "checkpoints") as checkpoints:
+        about = {
+            "settings": self.config.decisive(),
+            "class_names": self.class_names,
+            "image_shape": self.image_shape,
+            "room": self.state.means.shape[0],
+            "versions": versions(),
+        }
+        with files.writing(path):
+            is_new = not path.exists()
+            files.make_folder(path)
+            try:
+                self._save(path, json.dumps(about, indent=1) + "\n")
+            except BaseException:
+                with contextlib.suppress(OSError):
+                    if is_new:
+                        path.rmdir()
+                raise
+
+    def _save(self, path: Path, about: str) -> None:
+        files.sweep(path)
+        if any(path.iterdir()):
+            raise UserError(f"{path} is not empty: choose another folder")
+        with files.scratch_folder(path) as scratch:
+            with Checkpoints(scratch / "checkpoints") as checkpoints:
                 checkpoints.save(self.state, {})
-            about = {
-                "settings": self.config.decisive(),
-                "class_names": self.class_names,
-                "image_shape": self.image_shape,
-                "room": self.state.means.shape[0],
-                "versions": versions(),
-            }
-            replace_text(path / LEARNER, json.dumps(about, indent=1) + "\n")
-        except OSError as error:
-            raise UserError(f"can't write to {path}: {error.strerror}") from error
+            files.replace_text(scratch / LEARNER, about)
+            for name in ("checkpoints", LEARNER):  # the last is what `load` looks for
+                files.move(scratch / name, path / name)
 
     def checked_classifier(self, name: str | None) -> str:
         """The name of a classifier, the method's own where none is given.

@@ -20,6 +20,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from cil_jax import files
 from cil_jax.accelerator import start_accelerator, take_huge_pages
 from cil_jax.benchmark.settings import PARTS, PROGRAMS, QUICK, Settings
 from cil_jax.cli import Parser, check_writable, command_parser, guarded, leave
@@ -102,7 +103,8 @@ def _benchmark(arguments: Sequence[str]) -> None:
         (flags.markdown, table.markdown(report)),
     ):
         if file:
-            Path(file).write_text(text)
+            with files.writing(file):
+                files.replace_text(Path(file), text)
 
 
 def _settings(flags: Any) -> Settings:

@@ -10,9 +10,11 @@ orders or seeds. Folders that hold no finished run are left out, and named.
 
 import sys
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
+from cil_jax import files
 from cil_jax.cli import check_writable, command_parser, guarded, leave
 from cil_jax.config import UserError
 from cil_jax.report import comparison, figures
@@ -52,21 +54,24 @@ def _compare(arguments: list[str]) -> None:
         console.print(f"left out: {path} {reason}", soft_wrap=True, highlight=False, markup=False)
     for name, made in FORMATS.items():
         if file := getattr(flags, name):
-            _write(file, lambda file, made=made: Path(file).write_text(made(found)))
+            with files.writing(file):
+                files.replace_text(Path(file), made(found))
     if flags.page:
-        _write(flags.page, lambda file: comparison.write_comparison(found, file, arguments))
+        with files.writing(flags.page):
+            comparison.write_comparison(found, Path(flags.page), arguments)
     if flags.figure:
         runs = {group.name: group.summary for group in found.groups}
         lines = {group.name: published_lines(group, found.seen) for group in found.groups}
-        drawn = figures.comparison(runs, lines)
-        _write(flags.figure, lambda file: drawn.savefig(file, dpi=120))
+        _save(figures.comparison(runs, lines), flags.figure)
 
 
-def _write(file: str, write) -> None:
+def _save(figure: Any, file: str) -> None:
+    """Writes a figure, in the format that the file's name ends in; PNG if in none."""
     try:
-        write(file)
-    except (OSError, ValueError) as error:
-        raise UserError(f"can't write {file}: {getattr(error, 'strerror', error)}") from error
+        with files.writing(file), files.replaced(file) as out:
+            figure.savefig(out, dpi=120, format=Path(file).suffix[1:] or "png")
+    except ValueError as error:  # an unknown format
+        raise UserError(f"can't write {file}: {error}") from error
 
 
 if __name__ == "__main__":

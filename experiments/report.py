@@ -5,7 +5,8 @@ python -m experiments.report runs/icarl
 
 from rich.console import Console
 
-from cil_jax.cli import command_parser, guarded, leave
+from cil_jax import files
+from cil_jax.cli import command_parser, guarded, leave, warn
 from cil_jax.config import UserError
 from cil_jax.record import RunFolder
 from cil_jax.report import draw, write_page
@@ -27,8 +28,12 @@ def _report(arguments: list[str] | None) -> None:
             raise UserError(f"{folder.path} has no results yet: its first task is not learned")
         folder.need(("class_names", "memory"), "whose page can't be made")
     for folder in folders:
-        draw(folder)
-        Console().print(f"page: {write_page(folder)}", soft_wrap=True, highlight=False)
+        for line in folder.damaged_lines():
+            warn(f"{line}: it is left out")
+        with files.writing(folder.path):
+            draw(folder)
+            page = write_page(folder)
+        Console().print(f"page: {page}", soft_wrap=True, highlight=False)
 
 
 if __name__ == "__main__":

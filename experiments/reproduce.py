@@ -12,6 +12,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from cil_jax import files
 from cil_jax.cli import (
     add_member_flags,
     check_several,
@@ -88,7 +89,8 @@ def _reproduce(arguments: list[str] | None) -> None:
         for row in runs[protocol]:
             say(f"  {reproduction.command(row, protocol, flags.folder)}")
     if flags.markdown:
-        Path(flags.markdown).write_text("\n\n".join(texts) + "\n")
+        with files.writing(flags.markdown):
+            files.replace_text(Path(flags.markdown), "\n\n".join(texts) + "\n")
 
 
 def _run(rows: list[Any], flags: argparse.Namespace) -> None:

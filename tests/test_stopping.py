@@ -2,6 +2,8 @@
 
 import contextlib
 import dataclasses
+import errno
+import fcntl
 import hashlib
 import json
 import os
@@ -22,7 +24,7 @@ from conftest import small_config
 from test_run import Stopper
 
 import cil_jax
-from cil_jax import checkpoint, protocol, signals, stream
+from cil_jax import checkpoint, protocol, report, signals, stream
 from cil_jax.checkpoint import Checkpoints
 from cil_jax.config import UserError
 from cil_jax.observer import Observer
@@ -56,7 +58,9 @@ def content(folder):
 def finished(tmp_path_factory):
     """The folder of a run of two tasks, its results, and an untaught learner of its shapes."""
     config = small(tmp_path_factory.mktemp("stopping") / "run")
-    results = cil_jax.run(config)
+    with pytest.MonkeyPatch.context() as patch:  # a checkpoint for each task, however long it takes
+        patch.setattr(protocol, "SECONDS_UNSAVED", np.inf)
+        results = cil_jax.run(config)
     run = Run(config, RunFolder(config.folder()), Observer())
     return Path(config.folder()), results, run.new_learner()
 
@@ -192,6 +196,37 @@ def test_results_that_a_kill_kept_from_being_written_are_written(copied):
         file.unlink() if left is None else file.write_bytes(left)
         cil_jax.run(resumed(copied))
         assert file.read_bytes() == before
+
+
+def test_exemplars_that_are_not_the_checkpoints_are_written_again(copied):
+    """A power failure may lose the file, or bring back the one of the task before."""
+    file = copied / "exemplars.npz"
+    before = file.read_bytes()
+    for left in (None, before[:100]):
+        file.unlink() if left is None else file.write_bytes(left)
+        cil_jax.run(resumed(copied))
+        assert file.read_bytes() == before
+
+
+def test_a_damaged_line_of_measurements_is_named_and_stays_and_later_ones_are_not_read(copied):
+    file, heard = copied / "metrics.jsonl", []
+    first, second, third, last = file.read_bytes().splitlines(keepends=True)
+    damaged = [first.replace(b'"', b"\xff", 1), second, third.replace(b":", b"\r", 1), last]
+    file.write_bytes(b"".join([*damaged, b"\xff no JSON\n", b"half"]))
+
+    class Listener(Observer):
+        def warned(self, run, text):
+            heard.append(text)
+
+    cil_jax.run(resumed(copied), Listener())
+    assert file.read_bytes() == b"".join(damaged)
+    assert [line.partition(" is damaged: ")[0] for line in heard] == [
+        f"line {number} of {file}" for number in (1, 3)
+    ]
+    folder = RunFolder(copied)
+    assert folder.measurements() == [json.loads(line) for line in (second, last)]
+    report.draw(folder)
+    assert report.write_page(folder).exists()
 
 
 def test_other_formats_are_refused_by_name(finished, copied):
@@ -394,6 +429,53 @@ def test_the_lock_of_a_killed_process_holds_nobody_up(tmp_path):
         holder.wait()
     with RunFolder(tmp_path / "run").locked():
         pass
+
+
+# A run where the file system has no flock, as on Lustre, that is killed after its first task.
+FLOCKLESS = """
+import errno, fcntl, os, sys
+from conftest import small_config
+import cil_jax
+from cil_jax.observer import Observer
+
+def flock(*_):
+    raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+class Killer(Observer):
+    def task_done(self, run, line):
+        os.kill(os.getpid(), 9)
+
+fcntl.flock = flock
+cil_jax.run(small_config("icarl", sys.argv[1], classes=4, epochs=1), Killer())
+"""
+
+
+def test_a_run_that_was_killed_where_there_is_no_flock_goes_on(finished, tmp_path, monkeypatch):
+    command = [sys.executable, "-c", FLOCKLESS, str(tmp_path / "run")]
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == -signal.SIGKILL and not done.stderr, done.stderr
+
+    def flock(*_):
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with RunFolder(tmp_path / "run").locked():
+        refused = f"in use by another process \\(process {os.getpid()} on .*remove .*[.]lock"
+        with pytest.raises(UserError, match=refused), RunFolder(tmp_path / "run").locked():
+            pass
+    assert decided(cil_jax.run(resumed(tmp_path / "run"))) == decided(finished[1])
+
+
+def test_a_path_that_libraries_misread_holds_a_run_and_a_learner(finished, tmp_path):
+    out = tmp_path / os.fsdecode(b"[lr=0.1]\\*\xff")
+    with pytest.raises(signals.Stopped):
+        cil_jax.run(small(out), Stopper("task_done", 0))
+    assert decided(cil_jax.run(resumed(out))) == decided(finished[1])
+    learner = cil_jax.load(out)
+    learner.save(tmp_path / "b[1]")
+    chex.assert_trees_all_equal(cil_jax.load(tmp_path / "b[1]").state, learner.state)
+    assert sorted(os.listdir(tmp_path)) == sorted([out.name, "b[1]"])
 
 
 @pytest.fixture

@@ -3,17 +3,19 @@
 import contextlib
 import hashlib
 import os
-import tempfile
+import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from cil_jax import files
 from cil_jax.config import cache_dir
 from cil_jax.data.stored import opened, read_array
 
 Arrays = dict[str, np.ndarray]
+_LEFT = re.compile(r"tmp[a-z0-9_]{8}\.tmp")  # by a killed writer of an older version
 
 
 def cached(
@@ -32,6 +34,7 @@ def cached(
     fingerprint = hashlib.sha256(repr(state).encode()).hexdigest()
     place = hashlib.sha256(os.fsencode(source.resolve()) + how.encode()).hexdigest()[:12]
     file = cache_dir() / f"{name}-{place}.npz"
+    _sweep(file.parent)
     # A damaged file fails in many ways; whatever they are, the file is written again.
     with contextlib.suppress(Exception), opened(file) as stored:
         if str(read_array(stored, "fingerprint")) == fingerprint:
@@ -42,26 +45,29 @@ def cached(
     return arrays
 
 
-def state_of(files: Iterable[Path], source: Path) -> list[tuple[str, int, int, int]]:
+def state_of(pictures: Iterable[Path], source: Path) -> list[tuple[str, int, int, int]]:
     """Name within the source, size and dates of each file.
 
     A file can be replaced by another of the same size and modification date; its change date,
     which programs cannot set, then tells. A copied or renamed file is only decoded again.
     """
-    found = [(os.path.relpath(file, source), file.stat()) for file in files]
+    found = [(os.path.relpath(file, source), file.stat()) for file in pictures]
     return [(name, s.st_size, s.st_mtime_ns, s.st_ctime_ns) for name, s in found]
 
 
+def _sweep(folder: Path) -> None:
+    """Removes what killed writers left, older versions of this package included."""
+    files.sweep(folder)
+    with contextlib.suppress(OSError):
+        for name in filter(_LEFT.fullmatch, os.listdir(folder)):
+            with (folder / name).open("rb") as content:
+                is_ours = b".npy" in content.read(100)  # the folder may not be ours alone
+            if is_ours:
+                files.remove_if_left(folder / name)
+
+
 def _write(file: Path, arrays: Arrays) -> None:
-    """Writes under a temporary name and renames, so that no reader sees half a file."""
-    temporary = None
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=file.parent, suffix=".tmp", delete=False) as out:
-            temporary = Path(out.name)
+    with contextlib.suppress(OSError):  # a cache that can't be written costs time, not results
+        files.make_folder(file.parent)
+        with files.replaced(file) as out:
             np.savez(out, **arrays)
-        temporary.replace(file)
-    except OSError:
-        # A cache that cannot be written costs time, not results.
-        if temporary:
-            temporary.unlink(missing_ok=True)

@@ -9,8 +9,8 @@ import dataclasses
 import hashlib
 import io
 import os
+import re
 import tarfile
-import tempfile
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -19,11 +19,14 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from cil_jax import files
 from cil_jax.config import UserError
 from cil_jax.data import cifar100
 
 CHUNK = 1 << 20
 TIMEOUT = 30  # seconds without a byte
+CONTENT, MADE = "content", "made"  # the archive's, and what is made of it
+_LEFT = re.compile(r"\.prepare-[a-z0-9_]{8}")  # by a killed process of an older version
 
 Progress = Callable[[int, int], None]  # bytes done, bytes in all
 
@@ -73,27 +76,38 @@ def prepare(
     """
     archive = archive or CIFAR100
     data_dir = Path(data_dir).expanduser()
+    _sweep(data_dir, archive)
     version = cifar100.prepared_version(data_dir)
     if version:
         return data_dir / cifar100.NAME / version
     for taken in data_dir.glob(f"{cifar100.NAME}/[0-9]*"):
         raise UserError(f"{taken} is there already, but not as ArrayRecord: move it away")
     try:
-        data_dir.mkdir(parents=True, exist_ok=True)
+        files.make_folder(data_dir)
         # Everything is made beside the target and moved there whole.
-        with tempfile.TemporaryDirectory(dir=data_dir, prefix=".prepare-") as name:
-            scratch = Path(name)
+        with files.scratch_folder(data_dir) as scratch:
             file = Path(archive_file) if archive_file else scratch / Path(archive.url).name
             if not archive_file:
                 fetch(archive, file, progress)
             verify(file, archive)
-            _unpack(file, scratch / "content")
-            made = _build(scratch / "content", scratch / "made")
-            target = data_dir / made.relative_to(scratch / "made")
-            target.parent.mkdir(exist_ok=True)
-            return made.replace(target)
+            _unpack(file, scratch / CONTENT)
+            made = _build(scratch / CONTENT, scratch / MADE)
+            target = data_dir / made.relative_to(scratch / MADE)
+            files.make_folder(target.parent)
+            files.move(made, target)
+            return target
     except OSError as error:
         raise UserError(f"can't prepare CIFAR-100 in {data_dir}: {error}") from error
+
+
+def _sweep(data_dir: Path, archive: Archive) -> None:
+    """Removes what killed processes left, those of older versions of this package included."""
+    files.sweep(data_dir)
+    for folder in data_dir.glob(".prepare-*"):
+        with contextlib.suppress(OSError):
+            there = {file.name for file in folder.iterdir()}
+            if _LEFT.fullmatch(folder.name) and there <= {Path(archive.url).name, CONTENT, MADE}:
+                files.remove_if_left(folder)
 
 
 def fetch(archive: Archive, file: Path, progress: Progress) -> None:

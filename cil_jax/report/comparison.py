@@ -10,7 +10,7 @@ from typing import Any
 
 from rich.table import Table
 
-from cil_jax.record import replace_text
+from cil_jax import files
 from cil_jax.report.compare import Comparison, Group, published, published_lines, source_of
 from cil_jax.report.page import render
 from cil_jax.report.tables import column_name, published_pair, sample, training
@@ -151,7 +151,7 @@ def write_comparison(comparison: Comparison, file: Path, arguments: Sequence[str
         differing=_differing(comparison.groups),
         data=_data(comparison),
     )
-    replace_text(Path(file), page)
+    files.replace_text(Path(file), page)
 
 
 def _cells(comparison: Comparison) -> tuple[tuple[str, ...], list[tuple[list[str], bool]]]:

@@ -14,7 +14,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from cil_jax.record import RunFolder, replaced
+from cil_jax import files
+from cil_jax.record import RunFolder
 from cil_jax.report.tables import caption, column_name, protocol, sample, training_parts
 
 # Okabe and Ito's colours, which people with any colour vision can tell apart.
@@ -59,15 +60,15 @@ def draw(folder: RunFolder) -> list[Path]:
     results, lines = folder.results(), folder.measurements()
     epochs = [line for line in lines if line["kind"] == "epoch"]
     last = [line for line in lines if line["kind"] == "evaluation"][-1]
-    folder.figures.mkdir(exist_ok=True)
-    files = []
+    files.make_folder(folder.figures)
+    made = []
     with _styled():
         for name, figure in {**_of_task(results, last), "curves": curves(results, epochs)}.items():
             file = folder.figures / f"{name}.png"
-            with replaced(file) as temporary:
-                figure.savefig(temporary, format="png", bbox_inches="tight")
-            files.append(file)
-    return files
+            with files.replaced(file) as out:
+                figure.savefig(out, format="png", bbox_inches="tight")
+            made.append(file)
+    return made
 
 
 def is_drawn(folder: RunFolder) -> bool:

@@ -10,9 +10,10 @@ import markupsafe
 import numpy as np
 import yaml
 
+from cil_jax import files
 from cil_jax.config import Config, UserError
 from cil_jax.recipes import command, from_plain
-from cil_jax.record import RunFolder, replace_text
+from cil_jax.record import RunFolder
 from cil_jax.report.tables import (
     LAST_ROWS,
     SUMMARY_ROWS,
@@ -86,7 +87,7 @@ def write_page(folder: RunFolder) -> Path:
         settings=yaml.safe_dump(settings, sort_keys=False),
         data=_data(results, epochs, evaluation, seen),
     )
-    replace_text(folder.report_file, page)
+    files.replace_text(folder.report_file, page)
     return folder.report_file
 
 
