@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import unicodedata
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -74,11 +75,19 @@ def existing(path: str, is_file: bool) -> Path:
 
 def check_names(names: Sequence[str], problems: Problems) -> None:
     """Class names are shown, searched and written to files: distinct, and text."""
-    for name in sorted({name for name in names if names.count(name) > 1}):
-        problems.add(f"two classes are named {name!r}")
+    for problem in name_problems(names):
+        problems.add(problem)
+
+
+def name_problems(names: Sequence[str]) -> list[str]:
+    """What is wrong with class names, each in a line: they must be distinct, and text."""
+    counts = Counter(name for name in names if isinstance(name, str))
+    found = [f"two classes are named {name!r}" for name in sorted(counts) if counts[name] > 1]
     for name in names:
-        if not name or any(unicodedata.category(c) in ("Cc", "Cs") for c in name):
-            problems.add(f"{name!r} is no name for a class: it must be text that can be printed")
+        is_text = isinstance(name, str) and name
+        if not is_text or any(unicodedata.category(c) in ("Cc", "Cs") for c in name):
+            found.append(f"{name!r} is no name for a class: it must be text that can be printed")
+    return found
 
 
 def check_classes(

@@ -56,9 +56,8 @@ def draw(folder: RunFolder) -> list[Path]:
     Returns:
       The files: seen_accuracy.png, accuracy_matrix.png, curves.png and confusion.png.
     """
-    results, lines = folder.results(), folder.measurements()
-    epochs = [line for line in lines if line["kind"] == "epoch"]
-    last = [line for line in lines if line["kind"] == "evaluation"][-1]
+    results = folder.results()
+    epochs, last = folder.learned(results)
     folder.figures.mkdir(exist_ok=True)
     files = []
     with _styled():
