@@ -4,6 +4,7 @@ Every file is bounded before it is read, and checked against the type that its r
 does not fit is a UserError of one line, with the file and the field.
 """
 
+import copy
 import json
 import os
 import re
@@ -24,6 +25,7 @@ from cil_jax.config import UserError
 LARGEST_JSON = 2**28  # bytes; the results of 1000 tasks take a third of it
 LARGEST_YAML = 2**20  # bytes; all settings together take a few thousand
 DEEPEST_YAML = 16  # brackets within each other
+MOST_KEYS = 200  # of a dict in which the wrong one is looked for
 LONGEST_MESSAGE = 300  # letters of what a library says
 
 SafeLoader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the C library is ten times as fast
@@ -74,7 +76,7 @@ def read_json(file: Path, wanted: Any, limit: int = LARGEST_JSON) -> Any:
     return from_json(read_text(file, limit), wanted, file)
 
 
-def from_json(text: str, wanted: Any, file: Path | str) -> Any:
+def from_json(text: str | bytes, wanted: Any, file: Path | str) -> Any:
     """What a JSON text says, checked against a type; see `converted`.
 
     Args:
@@ -104,8 +106,47 @@ def converted(value: Any, wanted: Any, file: Path | str) -> Any:
         return msgspec.convert(value, wanted)
     except (msgspec.ValidationError, RecursionError) as error:
         what, _, path = one_line(error).partition(" - at `")
-        field = path.rstrip("`").removeprefix("$").removeprefix(".")
+        field = _field(path, value, wanted)
         raise damaged(file, f"{field}: {what}" if field else what) from error
+
+
+def _field(path: str, value: Any, wanted: Any) -> str:
+    """The place of an error, such as 'classifiers.nme.forgetting', by what msgspec says of it.
+
+    msgspec names the fields of a TypedDict. For a key of another dict it says [...], and the key is
+    found by leaving out the others.
+    """
+    keys: list[Any] = []
+    for name, number, is_any in re.findall(r"\.([^.\[\]`]+)|\[(\d+)\]|(\[\.\.\.\])", path):
+        if not is_any:
+            keys.append(int(number) if number else name)
+            continue
+        place = value
+        for key in keys:
+            place = place[key]
+        wrong = (k for k in place if _is_wrong(_with_only(value, keys, k), wanted))
+        if len(place) > MOST_KEYS or (culprit := next(wrong, None)) is None:
+            break
+        keys.append(culprit)
+    shown = [f"[{key}]" if isinstance(key, int) else f".{printable(str(key))}" for key in keys]
+    return "".join(shown).removeprefix(".")
+
+
+def _with_only(value: Any, keys: list[Any], last: Any) -> Any:
+    """The value with one entry alone in the dict that is reached by keys."""
+    if not keys:
+        return {last: value[last]}
+    copied = copy.copy(value)
+    copied[keys[0]] = _with_only(value[keys[0]], keys[1:], last)
+    return copied
+
+
+def _is_wrong(value: Any, wanted: Any) -> bool:
+    try:
+        msgspec.convert(value, wanted)
+    except (msgspec.ValidationError, RecursionError):
+        return True
+    return False
 
 
 def damaged(file: Path | str, what: object) -> UserError:
@@ -222,7 +263,7 @@ def _array(archive: zipfile.ZipFile, file: Path, name: str) -> np.ndarray:
 
 
 def printable(text: str) -> str:
-    """A text from a file, so that it can be shown in a message: what is not printable as escapes."""
+    """A text from a file as a message can show it: what is not printable as escapes."""
     shown = re.sub(r"[^ -~\w]", lambda match: ascii(match[0])[1:-1], text)
     return one_line(shown.encode("utf-8", "backslashreplace").decode())
 

@@ -233,7 +233,7 @@ class Run:
         """
         task, epoch, step = int(learner.task), int(learner.epoch), int(learner.step)
         bounds = self.scenario.bounds
-        if not (0 <= task < len(bounds) and 0 <= epoch and 0 <= step):
+        if not (0 <= task < len(bounds) and min(epoch, step) >= 0):
             problem = f"it stands in task {task + 1}, epoch {epoch + 1}, step {step}"
         else:
             sums = self.engine.no_sums() if step else ()

@@ -219,7 +219,7 @@ class EvaluationLine(TypedDict):
     seen_accuracy: NotRequired[dict[str, Fraction]]
     task_aware: NotRequired[dict[str, list[Fraction]]]
     top5: NotRequired[dict[str, Fraction | None]]
-    confusion: dict[str, Confusion]
+    confusion: NotRequired[dict[str, Confusion]]
 
 
 LINES: dict[Any, Any] = {"epoch": EpochLine, "evaluation": EvaluationLine}  # by their `kind`
@@ -234,13 +234,21 @@ class Scores(TypedDict):
     top5: Fraction | None
 
 
+class ConfusionCells(TypedDict):
+    """The cells above 0 of each classifier's confusion matrix: rows, columns and counts."""
+
+    n_seen: Count
+    cells: dict[str, Annotated[list[list[Count]], Meta(min_length=3, max_length=3)]]
+
+
 class History(TypedDict):
-    """What a run has measured so far."""
+    """What a run has measured so far; the confusions are those of the last evaluation."""
 
     data_sha256: Text
     scores: dict[str, Annotated[list[Scores], Meta(max_length=MOST_TASKS)]]
     seconds: dict[str, Seconds]
     peak_bytes: Count | None
+    confusion: NotRequired[ConfusionCells | None]
 
 
 class EpochSoFar(TypedDict):
@@ -334,7 +342,7 @@ def problem_of_evaluation(line: EvaluationLine, n_classes: int, classifiers: Seq
     if line["n_seen"] != n_classes:
         return f"n_seen: {line['n_seen']}, where {n_classes} classes were seen"
     for name in classifiers:
-        counts = line["confusion"].get(name, [])
+        counts = line.get("confusion", {}).get(name, [])
         if len(counts) != n_classes or {len(row) for row in counts} != {n_classes}:
             return f"confusion: it must have {n_classes} x {n_classes} counts for {name}"
     return ""

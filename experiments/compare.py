@@ -11,8 +11,7 @@ orders or seeds. Folders that hold no finished run are left out, and named.
 import sys
 from pathlib import Path
 
-from rich.console import Console
-
+from cil_jax import text
 from cil_jax.cli import check_writable, command_parser, guarded, leave
 from cil_jax.config import UserError
 from cil_jax.report import comparison, figures
@@ -45,7 +44,7 @@ def _compare(arguments: list[str]) -> None:
     flags = parser.parse_args(arguments)
     check_writable(flags.page, flags.figure, *(getattr(flags, name) for name in FORMATS))
     found = compare(flags.runs, flags.common_orders)
-    console = Console()
+    console = text.console()
     console.width = max(console.width, 130)  # a narrow terminal breaks lines, and hides nothing
     console.print(comparison.table(found))
     for path, reason in found.left_out:

@@ -3,12 +3,11 @@
 python -m experiments.report runs/icarl
 """
 
-from rich.console import Console
-
-from cil_jax.cli import command_parser, guarded, leave
+from cil_jax.cli import command_parser, guarded, leave, warn
 from cil_jax.config import UserError
 from cil_jax.record import RunFolder
 from cil_jax.report import draw, write_page
+from cil_jax.text import console
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -27,8 +26,8 @@ def _report(arguments: list[str] | None) -> None:
             raise UserError(f"{folder.path} has no results yet: its first task is not learned")
         folder.need(("class_names", "memory"), "whose page can't be made")
     for folder in folders:
-        draw(folder)
-        Console().print(f"page: {write_page(folder)}", soft_wrap=True, highlight=False)
+        draw(folder, warn)
+        console().print(f"page: {write_page(folder)}", soft_wrap=True, highlight=False)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ Decoding 60,000 PNGs takes a while, so the arrays are kept in one file in the us
 """
 
 import os
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -29,8 +30,8 @@ def load(data_dir: str | None = None) -> Dataset:
     version = prepared_version(folder)
     if version is None:
         raise UserError(
-            f"no CIFAR-100 as ArrayRecord in {folder}; "
-            f"to put it there, run: python -m experiments.prepare --data-dir {folder}"
+            f"no CIFAR-100 as ArrayRecord in {folder}; to put it there, run: "
+            f"python -m experiments.prepare --data-dir {shlex.quote(str(folder))}"
         )
     source = folder / NAME / version
     state = state_of(sorted(source.iterdir()), source)
