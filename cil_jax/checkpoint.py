@@ -26,10 +26,11 @@ import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
-from cil_jax import files
+from cil_jax import files, parsing
 from cil_jax.config import UserError
 from cil_jax.devices import everywhere, is_first_process, largest
 from cil_jax.learner import Learner
+from cil_jax.schemas import CheckpointAbout, RunRecord
 
 FORMAT = 3  # 3: checksums, and states within an epoch
 KEPT = 2  # checkpoints: the newest, and one before it
@@ -37,6 +38,7 @@ UNFINISHED = "unfinished"
 SUMS = "SHA256SUMS"
 ABOUT = "about.json"
 LEARNER = "learner"
+LARGEST_SUMS = 2**24  # bytes
 NONE = -1
 _NUMBER = re.compile(r"0|[1-9]\d{0,8}", re.ASCII)  # as `save` writes it: not 07, and not huge
 _MISREAD = re.compile(r"[][*?\\\udc80-\udcff]")  # patterns, and bytes that are not UTF-8
@@ -115,29 +117,40 @@ class Checkpoints:
 
     def restore(
         self, template: Learner, warn: Callable[[str], None]
-    ) -> tuple[Learner, dict[str, Any]] | None:
+    ) -> tuple[Learner, RunRecord] | None:
         """The newest learner that is whole and its record, or None if nothing was saved.
 
         Args:
-          template: a learner of the structure and shapes that are expected.
+          template: a learner of the structure, shapes and types that are expected, or these alone.
           warn: is told of each damaged checkpoint that was passed over.
 
         Raises:
-          UserError: if all are damaged; or if the format or any shape or type is another than
-            expected.
+          UserError: if all are damaged; if the format or any shape or type is another than
+            expected; or if Orbax can't read the arrays.
         """
         # The first process looks for all: another may see a folder as it was a moment ago.
         (number,) = largest(self._newest(warn) if is_first_process() else NONE)
         if number == NONE:
             return None
         folder = self._folder / str(number)
-        about = json.loads((folder / ABOUT).read_text())
+        about = parsing.read_json(folder / ABOUT, CheckpointAbout)
         self._check(about, template)
-        read = ocp.args.StandardRestore(template)
         with _well_read(folder) as there:
-            learner = self._orbax.restore(there / LEARNER, args=read)
+            learner = self._read(there / LEARNER, template)
         self._good = [folder]
         return everywhere(learner), about["record"]
+
+    def _read(self, folder: Path, template: Learner) -> Learner:
+        """The arrays that Orbax wrote; files that are not what it expects may fail in any way."""
+        try:
+            with _errors_of_the_system():
+                learner = self._orbax.restore(folder, args=ocp.args.StandardRestore(template))
+            problem = "" if schema(learner) == schema(template) else "arrays of another form"
+        except Exception as error:
+            raise parsing.damaged(folder, f"Orbax can't read it: {_first_line(error)}") from error
+        if problem:
+            raise parsing.damaged(folder, problem)
+        return learner
 
     def _newest(self, warn: Callable[[str], None]) -> int:
         """The number of the newest checkpoint that is whole, or NONE if there never was one."""
@@ -194,7 +207,7 @@ class Checkpoints:
         """Formats 1 and 2 had no checksums, and other files."""
         about = folder / "about" / "metadata"
         if about.exists() and not (folder / SUMS).exists():
-            self._refuse_format(json.loads(about.read_text()).get("format"))
+            self._refuse_format(parsing.read_json(about, dict[str, Any]).get("format"))
 
     def _refuse_format(self, found: Any) -> None:
         raise UserError(
@@ -202,7 +215,7 @@ class Checkpoints:
             f"format {FORMAT}: continue with the version in config.yaml, or start anew elsewhere"
         )
 
-    def _check(self, about: dict[str, Any], template: Learner) -> None:
+    def _check(self, about: CheckpointAbout, template: Learner) -> None:
         if about["format"] != FORMAT:
             self._refuse_format(about["format"])
         wanted, stored = schema(template), about["schema"]
@@ -244,16 +257,22 @@ def _is_checkpoint(path: Path) -> bool:
 
 
 def damage_of(folder: Path) -> str:
-    """What is wrong with the files of a checkpoint, each by its name; '' if nothing is."""
+    """What is wrong with the files of a checkpoint, each by its name; '' if nothing is.
+
+    Only files that are in the folder are opened, whatever names its checksums have.
+    """
     try:
-        lines = (folder / SUMS).read_text(errors="replace").removesuffix("\n").split("\n")
-    except OSError as error:
-        return f"{SUMS}: {error.strerror}"
+        text = parsing.read_bytes(folder / SUMS, LARGEST_SUMS).decode(errors="replace")
+    except UserError as error:
+        return str(error).removeprefix(f"{folder}/")
+    lines = text.removesuffix("\n").split("\n")
     wanted = {name: sha256 for sha256, _, name in (line.partition("  ") for line in lines)}
-    wrong = []
-    for name in sorted({*wanted, *_files(folder)} - {SUMS}):
+    there, wrong = set(_files(folder)), []
+    for name in sorted({*wanted, *there} - {SUMS}):
         try:
-            if name not in wanted:
+            if name not in there:
+                wrong.append(f"{parsing.printable(name)}: no such file in it")
+            elif name not in wanted:
                 wrong.append(f"{name}: not in {SUMS}")
             elif _sha256(folder / name) != wanted[name]:
                 wrong.append(f"{name}: other bytes than were written")
@@ -272,6 +291,11 @@ def _files(folder: Path) -> list[str]:
 def _sha256(file: Path) -> str:
     with file.open("rb") as content:
         return hashlib.file_digest(content, "sha256").hexdigest()
+
+
+def _first_line(error: Exception) -> str:
+    """What Orbax says, without the pages that may follow."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 @contextlib.contextmanager

@@ -75,15 +75,13 @@ class Engine:
     def blank(
         self, image_shape: tuple[int, int, int], n_classes: int, normalizer: Normalizer
     ) -> Learner:
-        """A learner of the form that `create` makes, all zeros; nothing is compiled for it."""
+        """The shapes and types of the learner that `create` makes; no memory is taken for it."""
         key = jax.random.key(0)
-        form = jax.eval_shape(lambda: self._created(image_shape, n_classes, normalizer, key, key))
 
-        def zeros(leaf):
-            is_key = jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-            return key if is_key else jnp.zeros(leaf.shape, leaf.dtype)
+        def created(normalizer):
+            return self._created(image_shape, n_classes, normalizer, key, key)
 
-        return jax.tree.map(zeros, form)
+        return jax.eval_shape(created, normalizer)
 
     def _created(self, image_shape, n_classes, normalizer, init_key, data_key) -> Learner:
         return create(

@@ -30,17 +30,15 @@ def run(config: Config) -> None:
         take_huge_pages(config.accelerator)
     start_accelerator(config.accelerator, config)
 
-    from rich.console import Console
-
-    from cil_jax import devices, report
+    from cil_jax import devices, report, text
 
     folder = RunFolder(config.folder())
     again = resume_command(config)
     if not devices.is_first_process():
-        run_one(config, Console(quiet=True), again)
+        run_one(config, text.console(quiet=True), again)
         return
     folder.check(config)
-    console = Console()
+    console = text.console()
     console.print(report.summary(run_one(config, console, again)))
     names = ", ".join(sorted(file.name for file in folder.figures.glob("*")))
     for line in (
@@ -109,14 +107,15 @@ def _draw(folder: RunFolder) -> None:
 
     try:
         with folder.writing():
-            report.draw(folder)
+            report.draw(folder, lambda line: print(f"warning: {line}", file=sys.stderr))
             report.write_page(folder)
     except UserError:
         raise
     except Exception as error:  # the run is done and saved
         said = f"{type(error).__name__}: {' '.join(str(error).split())}"
         print(f"no report: {said}", file=sys.stderr)
-        print(f"to try again: python -m experiments.report {folder.path}", file=sys.stderr)
+        again = shlex.join(["python", "-m", "experiments.report", str(folder.path)])
+        print(f"to try again: {again}", file=sys.stderr)
 
 
 def run_members(
@@ -144,11 +143,9 @@ def run_members(
         take_huge_pages(config.accelerator)
     start_accelerator(config.accelerator)
 
-    from rich.console import Console
+    from cil_jax import report, text
 
-    from cil_jax import report
-
-    console, missing = Console(), []
+    console, missing = text.console(), []
 
     def say(number, member, more=""):
         title = f"member {number} of {len(found)}: {member.folder()}{more}"

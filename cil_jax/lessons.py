@@ -14,6 +14,7 @@ import numpy as np
 
 from cil_jax.assemble import recipe_of
 from cil_jax.config import Config, UserError
+from cil_jax.data.own import name_problems
 from cil_jax.engine import Engine
 from cil_jax.learner import Learner, root_keys, with_room
 from cil_jax.memory import Pool
@@ -74,6 +75,8 @@ def checked(
             "this learner's method trains on all images of all classes, and can't learn new ones "
             "from theirs alone: start a run with all of them"
         )
+    if isinstance(class_names, str):
+        raise UserError(f"the class names are one text, {class_names!r}: give a list of names")
     labels, names = np.asarray(labels), tuple(class_names)
     if labels.shape != (len(images),) or not np.issubdtype(labels.dtype, np.integer):
         raise UserError(
@@ -83,11 +86,11 @@ def checked(
     labels = labels.astype(np.int64)
     if not names or not len(images):
         raise UserError("there is nothing to learn: give images of one new class or more")
+    if problems := name_problems(names):
+        raise UserError(problems[0])
     for name in names:
         if name in known:
             raise UserError(f"class {name!r} is known already; only new classes can be learned")
-        if names.count(name) > 1:
-            raise UserError(f"two of the new classes are named {name!r}")
     last = len(names) - 1
     if labels.min() < 0 or labels.max() > last:
         raise UserError(
@@ -129,13 +132,15 @@ def taught(
       progress: is told after each epoch where training stands.
 
     Raises:
-      UserError: if there is no epoch, or the loss does not stay finite.
+      UserError: if there is no epoch, the seed is none, or the loss does not stay finite.
     """
     n_old, room = int(learner.n_seen), learner.means.shape[0]
     n_seen = n_old + len(lesson.class_names)
     if n_seen > room:
         learner = with_room(learner, max(n_seen, 2 * room))
     if seed is not None:
+        if not isinstance(seed, int | np.integer) or not 0 <= seed < 2**32:
+            raise UserError(f"seed is {seed!r}; it must be an integer in 0..{2**32 - 1}")
         init_key, data_key = root_keys(seed, seed)
         learner = learner.replace(init_key=init_key, data_key=data_key)
     recipe = recipe_of(config, int(learner.task))

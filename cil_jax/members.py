@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from cil_jax import files
+from cil_jax import files, parsing, schemas
 from cil_jax.config import Config, UserError
 from cil_jax.record import RunFolder
 
@@ -171,6 +171,19 @@ def spread(values: Sequence[Any]) -> dict[str, Any]:
         return {"mean": None, "std": None, "values": list(values)}
     std = float(np.std(values, ddof=1)) if len(values) > 1 else None
     return {"mean": float(np.mean(values)), "std": std, "values": list(values)}
+
+
+def read_summary(folder: Path) -> schemas.GroupSummary:
+    """What summary.json holds.
+
+    Raises:
+      UserError: if it can't be read, or a field is missing or wrong.
+    """
+    file = folder / SUMMARY
+    summary = parsing.read_json(file, schemas.GroupSummary)
+    if problem := schemas.problem_of_summary(summary):
+        raise parsing.damaged(file, problem)
+    return summary
 
 
 def write_summary(folder: Path, summary: dict[str, Any]) -> Path:

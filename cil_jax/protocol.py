@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cil_jax import devices, machine
+from cil_jax import devices, machine, parsing
 from cil_jax.assemble import data_seed, dataset_of, engine_of, recipe_of, scenario_of
 from cil_jax.checkpoint import Checkpoints
 from cil_jax.config import Config, UserError
@@ -27,6 +27,7 @@ from cil_jax.memory import Chunk, Pool, kept
 from cil_jax.observer import Observer, Position, Several
 from cil_jax.record import RunFolder, Unwritten
 from cil_jax.results import results_of
+from cil_jax.schemas import RunRecord, problem_of_record
 from cil_jax.signals import Stopped
 from cil_jax.stream import HostPool, Streamed
 
@@ -212,6 +213,7 @@ class Run:
             self.folder.cut(0)
             return learner
         learner, record = restored
+        self._check_restored(learner, record)
         stored = {**self.history, **record["history"]}
         if stored["data_sha256"] != self.history["data_sha256"]:
             raise UserError(
@@ -225,6 +227,22 @@ class Run:
             self._warn(f"{line}: it stays as it is, and figures leave it out")
         self._retell(learner)
         return learner
+
+    def _check_restored(self, learner: Learner, record: RunRecord) -> None:
+        """Refuses what can't be from this run, though its files are as they were written.
+
+        Raises:
+          UserError: with what does not fit.
+        """
+        task, epoch, step = int(learner.task), int(learner.epoch), int(learner.step)
+        bounds = self.scenario.bounds
+        if not (0 <= task < len(bounds) and min(epoch, step) >= 0):
+            problem = f"it stands in task {task + 1}, epoch {epoch + 1}, step {step}"
+        else:
+            sums = self.engine.no_sums() if step else ()
+            problem = problem_of_record(record, self.evaluation.classifiers, task, sums)
+        if problem:
+            raise parsing.damaged(f"the checkpoint in {self.folder.checkpoints}", problem)
 
     def _retell(self, learner: Learner) -> None:
         """Makes results.json and exemplars.npz tell of as many tasks as the learner has learned.

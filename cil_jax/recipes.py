@@ -15,6 +15,7 @@ from typing import Any
 
 import yaml
 
+from cil_jax import parsing
 from cil_jax.config import Config, UserError, check, flag, kind, nearest_name, plain
 
 OF_ALL_TASKS = ("epochs", "rate_steps", "weight_decay")  # of which the first may have its own
@@ -171,17 +172,7 @@ def read(file: str | os.PathLike) -> dict[str, Any]:
     Raises:
       UserError: if it can't be read, or a name or a value in it is wrong.
     """
-    try:
-        values = yaml.safe_load(Path(file).read_text())
-    except OSError as error:
-        raise UserError(f"{file}: can't be read: {error.strerror}") from error
-    except yaml.MarkedYAMLError as error:
-        where = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
-        raise UserError(f"{file}: is no YAML: {where}{error.problem}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{file}: is no text") from error
-    if not isinstance(values, dict):
-        raise UserError(f"{file}: holds no settings, one a line, such as epochs: 10")
+    values = parsing.read_yaml(Path(file))
     settings = {name: value for name, value in values.items() if name not in NOT_SETTINGS}
     return from_plain(settings, str(file))
 

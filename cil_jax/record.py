@@ -25,10 +25,11 @@ import numpy as np
 import yaml
 
 import cil_jax
-from cil_jax import files
+from cil_jax import files, parsing, schemas
 from cil_jax.config import Config, UserError, is_moved
 
 UNBORN = {".lock", ".holder"}  # what a run leaves that was killed while it was made
+LARGEST_METRICS = 2**31  # bytes of metrics.jsonl
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
@@ -62,7 +63,7 @@ class RunFolder:
     def holds_a_run(self) -> bool:
         return self.config_file.exists()
 
-    def settings(self) -> dict[str, Any]:
+    def settings(self) -> schemas.Settings:
         """The settings under their flags' names, and `versions`.
 
         Raises:
@@ -75,11 +76,13 @@ class RunFolder:
             )
             raise UserError(f"{self.path} holds no run{several}")
         try:
-            settings = yaml.safe_load(self.config_file.read_text())
-        except yaml.YAMLError as error:
-            raise UserError(f"{self.config_file} is damaged: {_line(error)}") from error
-        if not isinstance(settings, dict):
-            raise UserError(f"{self.config_file} is damaged: it holds no settings")
+            found = parsing.read_yaml(self.config_file)
+        except UserError as error:
+            said = str(error).removeprefix(f"{self.config_file}: ")
+            raise parsing.damaged(self.config_file, said) from error
+        settings = parsing.converted(found, schemas.Settings, self.config_file)
+        if not isinstance(settings.get("versions", {}), dict):
+            raise parsing.damaged(self.config_file, "versions: they are no mapping")
         return settings
 
     def check(self, config: Config) -> None:
@@ -210,13 +213,52 @@ class RunFolder:
             with self.writing(), files.replaced(self.metrics_file) as out:
                 out.writelines(self._lines()[:n_lines])
 
-    def measurements(self) -> list[dict[str, Any]]:
-        """The lines of metrics.jsonl, but for the `damaged_lines`."""
-        return [line for line in self._parsed() if isinstance(line, dict)]
+    def measurements(self) -> list[schemas.EpochLine | schemas.EvaluationLine]:
+        """The lines of metrics.jsonl, except the `damaged_lines`."""
+        return [line for line in self._parsed() if not isinstance(line, str)]
 
     def damaged_lines(self) -> list[str]:
         """What is wrong with each line of metrics.jsonl that can't be read, and which it is."""
         return [line for line in self._parsed() if isinstance(line, str)]
+
+    def _measurement(self, text: bytes, number: int) -> Any:
+        source = f"{self.metrics_file}, line {number},"
+        line = parsing.from_json(text, dict[str, Any], source)
+        schema = schemas.LINES.get(str(line.get("kind")))
+        if schema is None:
+            raise parsing.damaged(source, f"kind: it must be one of {', '.join(schemas.LINES)}")
+        return parsing.converted(line, schema, source)
+
+    def learned(
+        self, results: schemas.Results
+    ) -> tuple[list[schemas.EpochLine], schemas.EvaluationLine]:
+        """What metrics.jsonl holds of the tasks that results tell of.
+
+        A run that goes on writes more lines than that.
+
+        Args:
+          results: of this run.
+
+        Returns:
+          The lines of the epochs, and that of the last evaluation.
+
+        Raises:
+          UserError: if the evaluation is missing, or they do not fit the results.
+        """
+        last = len(results["classifiers"][results["headline"]]["seen_accuracy"]) - 1
+        lines = [line for line in self.measurements() if line["task"] <= last]
+        epochs = [line for line in lines if line["kind"] == "epoch"]
+        evaluations = [x for x in lines if x["kind"] == "evaluation" and x["task"] == last]
+        if not evaluations:
+            raise parsing.damaged(self.metrics_file, f"it has no evaluation after task {last + 1}")
+        n_seen = sum(results["task_sizes"][: last + 1])
+        classifiers = list(results["classifiers"])
+        problem = schemas.problem_of_evaluation(evaluations[-1], n_seen, classifiers)
+        if not problem and len({tuple(line.get("parts", ())) for line in epochs}) > 1:
+            problem = "parts: they differ between epochs"
+        if problem:
+            raise parsing.damaged(self.metrics_file, problem)
+        return epochs, evaluations[-1]
 
     def write_results(self, results: dict[str, Any]) -> None:
         """Writes results.json, whole or not at all."""
@@ -227,9 +269,16 @@ class RunFolder:
         """Removes results.json, if it is there."""
         self.results_file.unlink(missing_ok=True)
 
-    def results(self) -> dict[str, Any]:
-        """What results.json holds."""
-        return from_json(self.results_file.read_text(), self.results_file)
+    def results(self) -> schemas.Results:
+        """What results.json holds.
+
+        Raises:
+          UserError: if it can't be read, or a field is missing or wrong.
+        """
+        results = parsing.read_json(self.results_file, schemas.Results)
+        if problem := schemas.problem_of_results(results):
+            raise parsing.damaged(self.results_file, problem)
+        return results
 
     def members(self) -> list["RunFolder"]:
         """The runs in it, where it is the folder of several members."""
@@ -268,23 +317,35 @@ class RunFolder:
             np.savez(out, **arrays)
 
     def exemplars(self) -> tuple[np.ndarray, np.ndarray]:
-        """Images uint8 [N, H, W, C] that were kept, and their classes [N]; none if N is 0."""
+        """Images uint8 [N, H, W, C] that were kept, and their classes [N]; none if N is 0.
+
+        Raises:
+          UserError: if the file can't be read, or its arrays are of another form.
+        """
         if not self.exemplars_file.exists():
             return np.zeros((0, 1, 1, 1), np.uint8), np.zeros(0, int)
-        with np.load(self.exemplars_file) as arrays:
-            return arrays["images"], arrays["labels"]
+        images, labels = parsing.read_arrays(self.exemplars_file, ("images", "labels"))
+        if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] not in (1, 3):
+            problem = f"images: {images.dtype} {list(images.shape)}, not uint8 [N, H, W, 1 or 3]"
+        elif labels.dtype.kind not in "iu" or labels.shape != images.shape[:1]:
+            problem = f"labels: {labels.dtype} {list(labels.shape)}, not integers [{len(images)}]"
+        elif images.shape[0] and 0 in images.shape:
+            problem = "images: they have no pixels"
+        else:
+            return images, labels
+        raise parsing.damaged(self.exemplars_file, problem)
 
     def _lines(self) -> list[bytes]:
         if not self.metrics_file.exists():
             return []
-        *lines, _ = self.metrics_file.read_bytes().split(b"\n")  # the last may be half written
-        return [line + b"\n" for line in lines]
+        *lines, _ = parsing.read_bytes(self.metrics_file, LARGEST_METRICS).split(b"\n")
+        return [line + b"\n" for line in lines]  # the last may be half written
 
-    def _parsed(self) -> Iterator[dict[str, Any] | str]:
+    def _parsed(self) -> Iterator[schemas.EpochLine | schemas.EvaluationLine | str]:
         """Each line of metrics.jsonl, or what is wrong with it."""
         for number, line in enumerate(self._lines(), start=1):
             try:
-                yield from_json(line, f"line {number} of {self.metrics_file}")
+                yield self._measurement(line, number)
             except UserError as error:
                 yield str(error)
 
@@ -317,22 +378,3 @@ class Unwritten(RunFolder):
 
     def write_exemplars(self, images: np.ndarray, labels: np.ndarray, names: Sequence[str]) -> None:
         """Nothing."""
-
-
-def from_json(text: str | bytes, file: Path | str) -> dict[str, Any]:
-    """What a file's text says.
-
-    Raises:
-      UserError: if it is no JSON object.
-    """
-    try:
-        value = json.loads(text)
-    except ValueError as error:
-        raise UserError(f"{file} is damaged: {_line(error)}") from error
-    if not isinstance(value, dict):
-        raise UserError(f"{file} is damaged: it holds no JSON object")
-    return value
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())

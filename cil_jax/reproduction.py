@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import shlex
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
@@ -135,10 +136,11 @@ def config(row: Row, protocol: str, folder: str, **more: Any) -> Config:
 
 def command(row: Row, protocol: str, folder: str) -> str:
     """The command that makes a row's run, of one order and seed."""
-    words = [f"python -m experiments.{row.method} --preset {row.preset}"]
+    words = ["python", "-m", f"experiments.{row.method}", "--preset", row.preset]
     for name, value in settings(row, protocol).items():
-        words.append("--no-ncm" if name == "ncm" else f"{flag(name)} {value}")
-    return " ".join([*words, f"--seeds 0 --out {Path(folder) / protocol / row.run}"])
+        words += ["--no-ncm"] if name == "ncm" else [flag(name), str(value)]
+    out = str(Path(folder) / protocol / row.run)
+    return shlex.join([*words, "--seeds", "0", "--out", out])
 
 
 def outcome(row: Row, protocol: str, folder: str) -> Outcome:

@@ -16,10 +16,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jax.numpy as jnp
+import jax
 import numpy as np
 
-from cil_jax import files, lessons, recipes
+from cil_jax import files, lessons, parsing, recipes, schemas
 from cil_jax.assemble import engine_of
 from cil_jax.checkpoint import Checkpoints
 from cil_jax.config import Config, UserError, nearest_name
@@ -231,7 +231,7 @@ def load(folder: str | os.PathLike, warn: Callable[[str], None] = warnings.warn)
     """
     path = Path(folder)
     if (path / LEARNER).exists():
-        about = _json(path / LEARNER)
+        about = parsing.read_json(path / LEARNER, schemas.LearnerAbout)
         settings = recipes.from_plain(about["settings"], str(path / LEARNER))
     else:
         about, settings = _run(path)
@@ -240,13 +240,15 @@ def load(folder: str | os.PathLike, warn: Callable[[str], None] = warnings.warn)
     if not (path / "checkpoints").is_dir():
         raise UserError(f"{path} has no checkpoints")
     with Checkpoints(path / "checkpoints") as checkpoints:
-        restored = checkpoints.restore(_blank(engine, config, about), warn)
+        restored = checkpoints.restore(_blank(path, engine, config, about), warn)
     if restored is None:
         raise UserError(f"{path} has no checkpoints")
     learner = with_whole_tasks(restored[0])
     n_seen = int(learner.n_seen)
     if not n_seen:
         raise _unlearned(path)
+    if not 0 < n_seen <= len(about["class_names"]):
+        raise parsing.damaged(path, f"class_names: too few for the {n_seen} classes it has learned")
     return SavedLearner(config, learner, about["class_names"][:n_seen])
 
 
@@ -260,7 +262,7 @@ def _run(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     settings = recipes.read(run.config_file)
     if not run.results_file.exists():
         raise _unlearned(path)
-    results = _json(run.results_file)
+    results = run.results()
     run.need(("class_names", "image_shape", "augmentation"), "whose runs can't be taken up")
     # What the settings left to the data set.
     varied = results["augmentation"]
@@ -272,16 +274,17 @@ def _unlearned(path: Path) -> UserError:
     return UserError(f"{path} has not learned its first task yet: go on with --resume")
 
 
-def _blank(engine: Engine, config: Config, about: Mapping[str, Any]) -> Learner:
-    """A learner of the form that was saved."""
+def _blank(path: Path, engine: Engine, config: Config, about: Mapping[str, Any]) -> Learner:
+    """The shapes and types of the learner that was saved.
+
+    Raises:
+      UserError: if no learner has such settings and images.
+    """
     image_shape = tuple(about["image_shape"])
     per_pixel = config.normalization == "per-pixel"
-    pixels = jnp.zeros(image_shape if per_pixel else (1, 1, image_shape[2]))
-    return engine.blank(image_shape, about["room"], Normalizer(pixels, pixels))
-
-
-def _json(file: Path) -> dict[str, Any]:
+    shape = image_shape if per_pixel else (1, 1, image_shape[2])
+    pixels = jax.ShapeDtypeStruct(shape, np.float32)
     try:
-        return json.loads(file.read_text())
-    except ValueError as error:
-        raise UserError(f"{file} is damaged: {error}") from error
+        return engine.blank(image_shape, about["room"], Normalizer(pixels, pixels))
+    except (ValueError, TypeError, ArithmeticError) as error:  # numbers beyond what arrays can have
+        raise parsing.damaged(path, f"its settings make no network: {error}") from error

@@ -85,16 +85,15 @@ def _benchmark(arguments: Sequence[str]) -> None:
     firsts = _first_calls(parts, arguments)
     start_accelerator(flags.accelerator)
 
-    from rich.console import Console
-
     from cil_jax.benchmark import table
     from cil_jax.benchmark.parts import Bench
+    from cil_jax.text import console as plain_console
 
     bench = Bench(settings, _tell)
     for part in parts:
         bench.measure(part)
     report = table.report(bench, firsts)
-    console = Console(width=max(130, Console().width))  # a row in a line
+    console = plain_console(width=max(130, plain_console().width))  # a row in a line
     console.print(table.table(report))
     for line in table.remarks(report):
         console.print(line, highlight=False, markup=False, soft_wrap=True)

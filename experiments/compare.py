@@ -12,9 +12,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
-from cil_jax import files
+from cil_jax import files, text
 from cil_jax.cli import check_writable, command_parser, guarded, leave
 from cil_jax.config import UserError
 from cil_jax.report import comparison, figures
@@ -47,7 +45,7 @@ def _compare(arguments: list[str]) -> None:
     flags = parser.parse_args(arguments)
     check_writable(flags.page, flags.figure, *(getattr(flags, name) for name in FORMATS))
     found = compare(flags.runs, flags.common_orders)
-    console = Console()
+    console = text.console()
     console.width = max(console.width, 130)  # a narrow terminal breaks lines, and hides nothing
     console.print(comparison.table(found))
     for path, reason in found.left_out:

@@ -30,9 +30,7 @@ def _exemplars(arguments: list[str] | None) -> None:
     config = saved_settings(flags.run, data_dir=flags.data_dir)
     start_accelerator(config.accelerator)
 
-    from rich.console import Console
-
-    from cil_jax import report
+    from cil_jax import report, text
     from cil_jax.analysis import selection_by_count
     from cil_jax.observer import Observer
     from cil_jax.protocol import Run
@@ -40,7 +38,7 @@ def _exemplars(arguments: list[str] | None) -> None:
 
     run = Run(config, RunFolder(flags.run), Observer())
     rows = selection_by_count(run, flags.counts, flags.draws)
-    Console().print(report.selection(rows, run.folder.results()))
+    text.console().print(report.selection(rows, run.folder.results()))
 
 
 if __name__ == "__main__":

@@ -3,13 +3,12 @@
 python -m experiments.report runs/icarl
 """
 
-from rich.console import Console
-
 from cil_jax import files
 from cil_jax.cli import command_parser, guarded, leave, warn
 from cil_jax.config import UserError
 from cil_jax.record import RunFolder
 from cil_jax.report import draw, write_page
+from cil_jax.text import console
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -31,9 +30,9 @@ def _report(arguments: list[str] | None) -> None:
         for line in folder.damaged_lines():
             warn(f"{line}: it is left out")
         with files.writing(folder.path):
-            draw(folder)
+            draw(folder, warn)
             page = write_page(folder)
-        Console().print(f"page: {page}", soft_wrap=True, highlight=False)
+        console().print(f"page: {page}", soft_wrap=True, highlight=False)
 
 
 if __name__ == "__main__":

@@ -63,15 +63,13 @@ def _reproduce(arguments: list[str] | None) -> None:
     if flags.protocol:
         _run(runs[flags.protocol], flags)
 
-    from rich.console import Console
+    from cil_jax import report, text
 
-    from cil_jax import report
-
-    console, texts = Console(), []
+    console, texts = text.console(), []
     console.width = max(console.width, 150)  # a narrow terminal breaks lines, and hides nothing
 
-    def say(text):
-        console.print(text, highlight=False, soft_wrap=True, markup=False)
+    def say(line):
+        console.print(line, highlight=False, soft_wrap=True, markup=False)
 
     protocols = [protocol for protocol in asked if rows[protocol]]
     for protocol in protocols:

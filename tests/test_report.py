@@ -59,7 +59,8 @@ def test_the_page_is_whole_in_itself_and_has_numbers_and_names(folder):
 
 def test_the_page_of_a_run_that_goes_on_says_how_far_it_is(tmp_path):
     folder = write_run(tmp_path, sizes=(2, 2, 1), matrix=((0.9,), (0.5, 0.8)), class_names=NAMES)
-    folder.append({"kind": "epoch", "task": 2, "epoch": 0})  # of a task that has no results yet
+    line = next(line for line in folder.measurements() if line["kind"] == "epoch")
+    folder.append({**line, "task": 2})  # of a task that has no results yet
     with folder.metrics_file.open("a") as out:
         out.write('{"kind":"ep')
     page = report.write_page(folder).read_text()

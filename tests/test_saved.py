@@ -218,7 +218,7 @@ def test_a_lesson_that_can_not_be_learned_is_refused_and_changes_nothing(config)
     known, state = learner.class_names, learner.state
     for lesson, message in (
         ((images, labels, [*names[:2], known[0]]), f"class '{known[0]}' is known already"),
-        ((images, labels, ["owl", "owl", "bat"]), "two of the new classes are named 'owl'"),
+        ((images, labels, ["owl", "owl", "bat"]), "two classes are named 'owl'"),
         ((images, labels, names[:2]), "labels lie in 0..2; with 2 new classes they must lie in 0"),
         ((images, labels - 1, names), "labels lie in -1..1"),
         ((images, labels, [*names, "owl"]), "class 'owl' has no image"),

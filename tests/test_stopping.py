@@ -176,7 +176,7 @@ def test_if_all_are_damaged_the_run_stops_and_nothing_is_touched(copied):
     (line,) = refused.value.lines
     assert "no checkpoint can be read, nothing was changed" in line
     assert "1 is damaged (about.json: other bytes" in line
-    assert "0 is damaged (SHA256SUMS: No such file" in line
+    assert "0 is damaged (SHA256SUMS: can't be read: No such file" in line
     assert content(copied) == before and (copied / "checkpoints/unfinished").exists()
 
 

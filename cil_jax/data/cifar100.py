@@ -3,6 +3,7 @@
 Decoding 60,000 PNGs takes a while, so the arrays are kept in one file in the user's cache.
 """
 
+import shlex
 from pathlib import Path
 
 from cil_jax.config import UserError
@@ -26,8 +27,8 @@ def load(data_dir: str | None = None) -> Dataset:
     version = prepared_version(folder)
     if version is None:
         raise UserError(
-            f"no CIFAR-100 as ArrayRecord in {folder}; "
-            f"to put it there, run: python -m experiments.prepare --data-dir {folder}"
+            f"no CIFAR-100 as ArrayRecord in {folder}; to put it there, run: "
+            f"python -m experiments.prepare --data-dir {shlex.quote(str(folder))}"
         )
     source = folder / NAME / version
     state = state_of(sorted(source.iterdir()), source)

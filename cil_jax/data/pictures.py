@@ -13,6 +13,7 @@ import PIL
 from PIL import ExifTags, Image, ImageOps
 
 from cil_jax.data.own import Problems, check_memory
+from cil_jax.parsing import is_regular
 
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP", "PPM")
 DECODER = ("pictures 2", PIL.__version__)  # what an array depends on, beside its file
@@ -60,6 +61,8 @@ def read(source: Source, image_size: Size = None, channels: int | None = None) -
       Unreadable: if it is none of FORMATS, damaged, or larger than Pillow takes to be safe.
     """
     try:
+        if not isinstance(source, bytes) and not is_regular(source) and os.path.exists(source):
+            raise Unreadable("not a regular file, which a picture must be")
         file = io.BytesIO(source) if isinstance(source, bytes) else source
         with Image.open(file, formats=FORMATS) as picture:
             if picture.width * picture.height > (Image.MAX_IMAGE_PIXELS or float("inf")):

@@ -4,7 +4,7 @@ import dataclasses
 
 import flax.linen as nn
 
-from cil_jax.config import Config
+from cil_jax.config import Config, UserError, nearest_name
 from cil_jax.methods.base import Batch, Classifier, Method
 from cil_jax.methods.finetune import Finetune
 from cil_jax.methods.fixed import FixedRepresentation
@@ -48,16 +48,27 @@ def build(config: Config, backbone: nn.Module, **facts: object) -> Method:
 
     A field of the method that has the name of a fact or of a setting is filled from it.
     """
-    cls = METHODS[config.method]
+    cls = _named(config.method)
     known = {**vars(config), **facts, "backbone": backbone}
     return cls(**{name: known[name] for name in _fields(cls) if name in known})
 
 
 def idle(config: Config) -> set[str]:
     """Fields of a config that belong to methods and have no effect on this one as it is set."""
-    cls = METHODS[config.method]
+    cls = _named(config.method)
     others = set().union(*map(_fields, METHODS.values())) - set(_fields(cls))
     return (others & vars(config).keys()) | cls.idle(config)
+
+
+def _named(name: str) -> type[Method]:
+    """The class of a method.
+
+    Raises:
+      UserError: if there is none of that name.
+    """
+    if name not in METHODS:
+        raise UserError(f"unknown method {name!r}{nearest_name(name, METHODS)}")
+    return METHODS[name]
 
 
 def _fields(cls: type[Method]) -> list[str]:

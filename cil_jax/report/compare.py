@@ -13,7 +13,7 @@ import numpy as np
 from cil_jax import members, reproduction
 from cil_jax.config import Config, UserError
 from cil_jax.members import ONLY_REPORTED, SEEDS
-from cil_jax.record import RunFolder, from_json
+from cil_jax.record import RunFolder
 from cil_jax.report.tables import protocol, published_value, run_name, setting
 
 
@@ -180,8 +180,7 @@ def _read(paths: Sequence[str | os.PathLike]) -> tuple[list, list, list]:
         elif inside:
             found = inside
         elif (path / members.SUMMARY).exists():
-            file = path / members.SUMMARY
-            summaries.append((path, from_json(file.read_text(), file)))
+            summaries.append((path, members.read_summary(path)))
             continue
         else:
             left_out.append((path, "holds no run"))

@@ -1,8 +1,5 @@
 """A comparison as a table for the terminal, CSV, LaTeX and Markdown, and as a page."""
 
-import csv
-import io
-import re
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +12,7 @@ from cil_jax.report.compare import Comparison, Group, published, published_lines
 from cil_jax.report.page import render
 from cil_jax.report.tables import column_name, published_pair, sample, training
 from cil_jax.reproduction import sources
+from cil_jax.text import csv_table, latex, markdown
 
 NUMBERS = {
     "average": "average_incremental_accuracy",
@@ -30,13 +28,6 @@ CURVES = {
 }
 COLUMNS = ("run", "trained", "n", "classifier", *NUMBERS)
 TEXT = ("run", "trained", "classifier", "published")
-LATEX = {
-    **{c: f"\\{c}" for c in "&%$#_{}"},
-    "\\": r"\textbackslash{}",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "±": r"$\pm$",
-}
 
 
 def table(comparison: Comparison) -> Table:
@@ -55,9 +46,7 @@ def as_csv(comparison: Comparison) -> str:
     names = [f"{key}_{what}" for key in NUMBERS.values() for what in ("mean", "std")]
     about = ("run", "method", "preset", "dataset", "tasks", "orders", "trained", "n", "over")
     last = ("published_average", "published_last", "published_source")
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow([*about, "classifier", "own", *names, *last])
+    lines = [[*about, "classifier", "own", *names, *last]]
     for group in comparison.groups:
         one = group.summary
         said = [group.name, *(one[key] for key in ("method", "preset", "dataset"))]
@@ -72,16 +61,16 @@ def as_csv(comparison: Comparison) -> str:
             row = _row_of(group, classifier)
             theirs = ["", "", ""] if row is None else [row.average, row.last, row.source]
             own = "yes" if classifier == one["headline"] else "no"
-            writer.writerow([*said, classifier, own, *values, *theirs])
-    return out.getvalue()
+            lines.append([*said, classifier, own, *values, *theirs])
+    return csv_table(lines)
 
 
 def as_markdown(comparison: Comparison) -> str:
     """The table, its protocol and the sources of what is published."""
     head, rows = _cells(comparison)
     lines = [list(head), ["---" if name in TEXT else "---:" for name in head]]
-    lines += [[cell.replace("|", "\\|") for cell in row] for row, _ in rows]
-    text = [f"Accuracy in percent; {comparison.protocol}.", ""]
+    lines += [[markdown(cell) for cell in row] for row, _ in rows]
+    text = [f"Accuracy in percent; {markdown(comparison.protocol)}.", ""]
     text += ["| " + " | ".join(line) + " |" for line in lines]
     legend = _legend(comparison)
     return "\n".join([*text, *([""] if legend else []), *(f"- {x}" for x in legend)]) + "\n"
@@ -91,7 +80,7 @@ def as_latex(comparison: Comparison) -> str:
     """The table in LaTeX, for the booktabs package."""
 
     def line(cells):
-        return "    " + " & ".join(map(_latex, cells)) + r" \\"
+        return "    " + " & ".join(map(latex, cells)) + r" \\"
 
     head, rows = _cells(comparison)
     caption = ". ".join([f"Accuracy in percent; {comparison.protocol}", *_legend(comparison)])
@@ -105,7 +94,7 @@ def as_latex(comparison: Comparison) -> str:
             r"% needs \usepackage{booktabs}",
             r"\begin{table}",
             r"  \centering",
-            rf"  \caption{{{_latex(caption)}.}}",
+            rf"  \caption{{{latex(caption)}.}}",
             rf"  \begin{{tabular}}{{{''.join('l' if name in TEXT else 'r' for name in head)}}}",
             r"    \toprule",
             line(head),
@@ -192,10 +181,6 @@ def _legend(comparison: Comparison) -> list[str]:
     """What the sources of published values are."""
     named = {row.source for group in comparison.groups for row in published(group)}
     return [f"published, {key}: {text}" for key, text in sources().items() if key in named]
-
-
-def _latex(text: str) -> str:
-    return re.sub(r"[&%$#_{}\\~^±]", lambda match: LATEX[match[0]], text)
 
 
 def _differing(groups: Sequence[Group]) -> list[tuple[str, list[str]]]:

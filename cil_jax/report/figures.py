@@ -4,7 +4,7 @@ import contextlib
 import itertools
 import textwrap
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from matplotlib.ticker import MaxNLocator
 
 from cil_jax import files
 from cil_jax.record import RunFolder
+from cil_jax.report.fonts import drawable, families
 from cil_jax.report.tables import caption, column_name, protocol, sample, training_parts
 
 # Okabe and Ito's colours, which people with any colour vision can tell apart.
@@ -32,10 +33,12 @@ STYLE = {
     "axes.titlelocation": "left",
     "legend.frameon": False,
     "figure.dpi": 120,
+    "text.parse_math": False,  # names of classes and folders may have a $
 }
 
 
 AVERAGE = "average incremental accuracy,\nfirst task included"  # over the averages in a legend
+SHOWN = 12  # characters without a font that are named
 LABEL_WIDTH = 44  # letters of a line in the legend of a comparison
 
 # Figures are drawn in threads as well, and a style is the whole process'.
@@ -43,26 +46,31 @@ _ONE_AT_A_TIME = threading.RLock()
 
 
 @contextlib.contextmanager
-def _styled():
-    with _ONE_AT_A_TIME, matplotlib.rc_context(STYLE):
+def _styled(text: str):
+    """A context in which to make and to draw figures with such a text in them."""
+    with _ONE_AT_A_TIME, matplotlib.rc_context({**STYLE, "font.family": families(text)[0]}):
         yield
 
 
-def draw(folder: RunFolder) -> list[Path]:
+def draw(folder: RunFolder, warn: Callable[[str], None] = lambda line: None) -> list[Path]:
     """Draws all figures of a run into its folder.
 
     Args:
       folder: a run with results.
+      warn: is told where no font here has what a figure should show.
 
     Returns:
       The files: seen_accuracy.png, accuracy_matrix.png, curves.png and confusion.png.
     """
-    results, lines = folder.results(), folder.measurements()
-    epochs = [line for line in lines if line["kind"] == "epoch"]
-    last = [line for line in lines if line["kind"] == "evaluation"][-1]
+    results = folder.results()
+    epochs, last = folder.learned(results)
     files.make_folder(folder.figures)
     made = []
-    with _styled():
+    text = _text(results)
+    if unknown := families(text)[1]:
+        shown = unknown if len(unknown) <= SHOWN else f"{unknown[:SHOWN]}..."
+        warn(f"no font here has {shown}: figures show squares; install one, such as Noto Sans CJK")
+    with _styled(text):
         for name, figure in {**_of_task(results, last), "curves": curves(results, epochs)}.items():
             file = folder.figures / f"{name}.png"
             with files.replaced(file) as out:
@@ -84,7 +92,7 @@ def pictures(results: dict[str, Any], evaluation: dict[str, Any]) -> dict[str, n
       evaluation: the task's line of metrics.jsonl.
     """
     found = {}
-    with _styled():
+    with _styled(_text(results)):
         for name, figure in _of_task(results, evaluation).items():
             figure.set_layout_engine("tight")
             canvas = FigureCanvasAgg(figure)
@@ -154,7 +162,9 @@ def comparison(
         protocol. A band is one standard deviation over members.
       published: for some of these names lines with label, x and y in percent.
     """
-    with _styled():
+    lines = [label for of_run in (published or {}).values() for label, *_ in of_run]
+    captions = [protocol(run) for run in runs.values()]
+    with _styled("".join([*runs, *captions, *lines])):
         figure = Figure(figsize=(7.8, 3.8))
         axes = figure.subplots()
         first = next(iter(runs.values()))
@@ -192,13 +202,13 @@ def comparison(
             title_fontsize=8,
             alignment="left",
         )
-        axes.set_title("\n".join(filter(None, (protocol(first), ", ".join(common)))))
+        axes.set_title(drawable("\n".join(filter(None, (protocol(first), ", ".join(common))))))
         figure.tight_layout()
         return figure
 
 
 def _label(text: str) -> str:
-    return textwrap.fill(text, LABEL_WIDTH)
+    return textwrap.fill(drawable(text), LABEL_WIDTH)
 
 
 def accuracy_matrix(results: dict[str, Any]) -> Figure:
@@ -266,7 +276,7 @@ def confusion(results: dict[str, Any], evaluation: dict[str, Any]) -> Figure:
     counts = np.array(evaluation["confusion"][results["headline"]], float)
     share = 100 * counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     n = len(counts)
-    names = results["class_names"][:n]
+    names = [drawable(name) for name in results["class_names"][:n]]
     side = min(12.0, max(4.0, 0.13 * n + 3.0))
     figure = Figure(figsize=(side + 0.8, side))
     axes = figure.subplots()
@@ -287,4 +297,9 @@ def confusion(results: dict[str, Any], evaluation: dict[str, Any]) -> Figure:
 
 def _title(results: dict[str, Any]) -> str:
     """Whose numbers they are, in lines that fit a figure."""
-    return textwrap.fill(caption(results), 72)
+    return textwrap.fill(drawable(caption(results)), 72)
+
+
+def _text(results: dict[str, Any]) -> str:
+    """All text in the figures of a run that is not ours."""
+    return "".join([caption(results), *results["class_names"]])

@@ -49,13 +49,11 @@ def write_page(folder: RunFolder) -> Path:
     Returns:
       The file.
     """
-    results, lines, settings = folder.results(), folder.measurements(), folder.settings()
+    results, settings = folder.results(), folder.settings()
+    epochs, evaluation = folder.learned(results)
     versions = settings.pop("versions", {})
     own = results["classifiers"][results["headline"]]
     n_learned = len(own["seen_accuracy"])
-    # A run that goes on writes more lines than its results tell of.
-    evaluation = [x for x in lines if x["kind"] == "evaluation" and x["task"] < n_learned][-1]
-    epochs = [x for x in lines if x["kind"] == "epoch" and x["task"] < n_learned]
     seen = np.cumsum(results["task_sizes"])[:n_learned].tolist()
     images, labels = folder.exemplars()
     classes = _classes(results, evaluation, strips(images, labels))

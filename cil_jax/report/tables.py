@@ -11,6 +11,7 @@ from cil_jax.config import flag
 from cil_jax.members import n_learned
 from cil_jax.metrics import USES_ALL_DATA
 from cil_jax.reproduction import sources, tasks
+from cil_jax.text import markdown
 
 LAST_ROWS = (
     ("  old classes", "old_accuracy"),
@@ -280,5 +281,5 @@ def reproduction_markdown(
     named = {row.source for row, *_ in lines}
     legend = [f"- {key}: {source}" for key, source in sources().items() if key in named]
     made = [f"    {command}" for command in commands]
-    table = ["| " + " | ".join(row) + " |" for row in rows]
+    table = ["| " + " | ".join(map(markdown, row)) + " |" for row in rows]
     return "\n".join([head, "", *table, "", *legend, "", *made])
