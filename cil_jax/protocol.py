@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cil_jax import devices, machine
+from cil_jax import devices, environment, machine
 from cil_jax.assemble import data_seed, dataset_of, engine_of, recipe_of, scenario_of
 from cil_jax.checkpoint import Checkpoints
 from cil_jax.config import Config, UserError
@@ -209,6 +209,7 @@ class Run:
                     f"{self.folder.checkpoints} back, or start anew in another --out"
                 )
             self.folder.cut(0)
+            self.folder.start(self.config)  # all of it is made here
             return learner
         learner, record = restored
         stored = {**self.history, **record["history"]}
@@ -220,6 +221,12 @@ class Run:
         self.history, self._epoch_so_far = stored, record["epoch_so_far"]
         self._kept = f"the checkpoint {place(learner)} is kept"
         self.folder.cut(record["n_lines"])
+        changes = environment.changes(self.folder.settings())
+        if changes and int(learner.task) < len(self.scenario.task_sizes):
+            self._warn(
+                f"not as when the run began: {'; '.join(changes)}: its results may differ from "
+                "those of one that was not interrupted"
+            )
         self._retell(learner)
         return learner
 

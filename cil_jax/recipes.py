@@ -19,7 +19,8 @@ from cil_jax.config import Config, UserError, check, flag, kind, nearest_name, p
 
 OF_ALL_TASKS = ("epochs", "rate_steps", "weight_decay")  # of which the first may have its own
 FLAGS_ONLY = ("seeds", "orders", "parallel_members")  # which make several runs
-NOT_SETTINGS = ("versions",)  # what config.yaml has beside them
+# What config.yaml has beside them, see `cil_jax.environment`.
+NOT_SETTINGS = ("versions", "machine", "options")
 
 # Settings by where they come from, each laid over those before it.
 Layers = Mapping[str, Mapping[str, Any]]
@@ -182,8 +183,12 @@ def read(file: str | os.PathLike) -> dict[str, Any]:
         raise UserError(f"{file}: is no text") from error
     if not isinstance(values, dict):
         raise UserError(f"{file}: holds no settings, one a line, such as epochs: 10")
-    settings = {name: value for name, value in values.items() if name not in NOT_SETTINGS}
-    return from_plain(settings, str(file))
+    return from_plain(without_others(values), str(file))
+
+
+def without_others(values: Mapping[str, Any]) -> dict[str, Any]:
+    """What a config.yaml holds, without what is no setting."""
+    return {name: value for name, value in values.items() if name not in NOT_SETTINGS}
 
 
 def from_plain(values: Mapping[str, Any], source: str) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """The folder of a run: its settings, its measurements and its results.
 
 runs/NAME/
-  config.yaml     everything that decides the result, versions included
+  config.yaml     everything that decides the result, versions and machine included
   metrics.jsonl   one line an epoch and one an evaluation
   results.json    the accuracy matrix and summary of each classifier
   exemplars.npz   images kept, their classes and the classes' names
@@ -57,10 +57,21 @@ class RunFolder:
 
     @property
     def holds_a_run(self) -> bool:
-        return self.config_file.exists()
+        """Whether there are settings of a run.
+
+        Raises:
+          UserError: if the system does not let us see that.
+        """
+        try:
+            self.config_file.stat()
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        except OSError as error:
+            raise UserError(f"{self.path} can't be read: {error.strerror}") from error
+        return True
 
     def settings(self) -> dict[str, Any]:
-        """The settings under their flags' names, and `versions`.
+        """The settings under their flags' names, and beside them `recipes.NOT_SETTINGS`.
 
         Raises:
           UserError: if there is no run, or its settings can't be read.
@@ -113,12 +124,14 @@ class RunFolder:
         return {name: (there[name], here[name]) for name in here if there[name] != here[name]}
 
     def start(self, config: Config) -> None:
-        """Makes the folder and writes the settings.
+        """Makes the folder and writes the settings, and what else a result depends on.
 
         Raises:
           UserError: if it can't be written, as with all that writes here.
         """
-        settings = {**config.decisive(), "versions": versions()}
+        from cil_jax import environment  # which needs JAX
+
+        settings = {**config.decisive(), **environment.describe()}
         with self.writing():
             self.path.mkdir(parents=True, exist_ok=True)
             replace_text(self.config_file, yaml.safe_dump(settings, sort_keys=False))

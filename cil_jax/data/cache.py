@@ -28,9 +28,12 @@ def cached(
       make: decodes them. What it raises is passed on, and nothing is kept.
       how: they are decoded; each way has a file of its own.
     """
+    folder = cache_dir()
+    if folder is None:
+        return make()
     fingerprint = hashlib.sha256(repr(state).encode()).hexdigest()
     place = hashlib.sha256(os.fsencode(source.resolve()) + how.encode()).hexdigest()[:12]
-    file = cache_dir() / f"{name}-{place}.npz"
+    file = folder / f"{name}-{place}.npz"
     try:
         with file.open("rb") as content, np.load(content, allow_pickle=False) as stored:
             arrays = dict(stored)

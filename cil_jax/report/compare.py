@@ -13,6 +13,7 @@ import numpy as np
 from cil_jax import members, reproduction
 from cil_jax.config import Config, UserError
 from cil_jax.members import ONLY_REPORTED, SEEDS
+from cil_jax.recipes import without_others
 from cil_jax.record import RunFolder, from_json
 from cil_jax.report.tables import protocol, published_value, run_name, setting
 
@@ -213,8 +214,8 @@ def _settings(run: RunFolder, results: dict[str, Any]) -> dict[str, Any]:
     if not run.holds_a_run:
         keys = ("method", "preset", "dataset", "backbone", "epochs", "exemplars", "task_sizes")
         return {**{key: results[key] for key in keys}, "changed": results.get("changed", {})}
-    settings = {**Config().decisive(), **run.settings()}
-    return {k: v for k, v in settings.items() if k not in (*SEEDS, "versions")}
+    settings = {**Config().decisive(), **without_others(run.settings())}
+    return {k: v for k, v in settings.items() if k not in SEEDS}
 
 
 def _is_same(one: dict[str, Any], other: dict[str, Any]) -> bool:

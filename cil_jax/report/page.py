@@ -11,7 +11,7 @@ import numpy as np
 import yaml
 
 from cil_jax.config import Config, UserError
-from cil_jax.recipes import command, from_plain
+from cil_jax.recipes import command, from_plain, without_others
 from cil_jax.record import RunFolder, replace_text
 from cil_jax.report.tables import (
     LAST_ROWS,
@@ -49,7 +49,7 @@ def write_page(folder: RunFolder) -> Path:
       The file.
     """
     results, lines, settings = folder.results(), folder.measurements(), folder.settings()
-    versions = settings.pop("versions", {})
+    versions, settings = settings.get("versions", {}), without_others(settings)
     own = results["classifiers"][results["headline"]]
     n_learned = len(own["seen_accuracy"])
     # A run that goes on writes more lines than its results tell of.
