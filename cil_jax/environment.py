@@ -17,9 +17,8 @@ from cil_jax import machine
 from cil_jax.config import UserError
 from cil_jax.record import versions
 
-NEEDED = {  # other values change results, or stop a run
+NEEDED = {  # other values change results, or stop every run
     "jax_enable_x64": False,
-    "jax_explicit_x64_dtypes": "warn",
     "jax_numpy_dtype_promotion": "standard",
     "jax_default_prng_impl": "threefry2x32",
     "jax_threefry_partitionable": True,
@@ -28,10 +27,11 @@ NEEDED = {  # other values change results, or stop a run
     "jax_disable_most_optimizations": False,
     "jax_enable_pgle": False,  # it compiles again, in the middle of a run
 }
-CHECKS = {  # they change no result, but stop a run with a traceback; it checks its own numbers
+CHECKS = {  # other values change no result, but may stop a run with a traceback
     "jax_numpy_rank_promotion": "allow",
     "jax_debug_nans": False,
     "jax_debug_infs": False,
+    "jax_explicit_x64_dtypes": "warn",
 }
 RECORDED = (  # how numbers are rounded, which may be chosen
     "jax_default_matmul_precision",
@@ -54,7 +54,7 @@ def set_options() -> None:
 
 
 def check_options() -> None:
-    """Refuses options of JAX with which results would be others.
+    """Refuses options of JAX that are not as a run needs them.
 
     Raises:
       UserError: which option, and what to do.
@@ -62,9 +62,8 @@ def check_options() -> None:
     for name, value in NEEDED.items():
         if name in jax.config.values and option(name) != value:
             raise UserError(
-                f"JAX's option {name} is {option(name)}, with which results "
-                f"would be others: unset {name.upper()}, or call "
-                f"jax.config.update({name!r}, {value!r}) first"
+                f"JAX's option {name} is {option(name)}, and a run needs {value}: unset "
+                f"{name.upper()}, or call jax.config.update({name!r}, {value!r}) first"
             )
 
 

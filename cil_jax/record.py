@@ -101,13 +101,13 @@ class RunFolder:
             if differences:
                 said = "; ".join(f"{k} was {a}, is now {b}" for k, (a, b) in differences.items())
                 raise UserError(f"{self.path} holds a run of other settings: {said}")
-        elif self.path.exists() and not self.path.is_dir():
-            raise UserError(f"{self.path} is a file; --out names a folder")
         elif self.holds_a_run:
             raise UserError(
                 f"{self.path} already holds a run: continue it with --resume, "
                 "or choose another folder with --out"
             )
+        elif self.path.exists() and not self.path.is_dir():
+            raise UserError(f"{self.path} is a file; --out names a folder")
         elif self.path.is_dir() and not {f.name for f in self.path.iterdir()} <= UNBORN:
             raise UserError(f"{self.path} is not empty and holds no run: choose another --out")
 

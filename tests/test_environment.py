@@ -9,12 +9,13 @@ import yaml
 from conftest import small_config, write_run
 from jax.experimental.compilation_cache import compilation_cache
 
-import cil_jax
 from cil_jax import config, environment, kept_programs, machine
 from cil_jax.config import UserError
 from cil_jax.data import cache
+from cil_jax.protocol import run
 from cil_jax.record import RunFolder
 from cil_jax.report.compare import compare
+from cil_jax.saved import load
 
 OTHERWISE = {  # what else each option may be
     "jax_enable_x64": True,
@@ -53,7 +54,7 @@ def test_the_tests_know_each_option():
 def test_from_python_an_option_that_changes_results_is_refused_and_left(option, tmp_path, name):
     option(name, OTHERWISE[name])
     with pytest.raises(UserError, match=f"{name} is {OTHERWISE[name]}.*unset {name.upper()}"):
-        cil_jax.run(small_config("icarl", tmp_path / "run"))
+        run(small_config("icarl", tmp_path / "run"))
     assert environment.option(name) == OTHERWISE[name] and not (tmp_path / "run").exists()
 
 
@@ -237,3 +238,53 @@ def test_programs_are_not_kept_where_there_is_no_cache(monkeypatch, tmp_path):
     finally:
         for name, value in before.items():
             jax.config.update(name, value)
+
+
+# Folders that the system refuses
+
+
+@pytest.fixture
+def shut(tmp_path):
+    """A folder that may not be entered."""
+    folder = tmp_path / "shut"
+    folder.mkdir()
+    folder.chmod(0)
+    tmp_path.chmod(0o755)
+    is_root = os.geteuid() == 0  # who may enter any
+    if is_root:
+        os.seteuid(65534)
+    yield folder
+    if is_root:
+        os.seteuid(0)
+    folder.chmod(0o700)
+
+
+def run_there(folder):
+    run(small_config("icarl", folder))
+
+
+def resume_there(folder):
+    run(small_config("icarl", folder, resume=True))
+
+
+def compare_there(folder):
+    compare([folder])
+
+
+ways = pytest.mark.parametrize("way", [run_there, resume_there, compare_there, load])
+
+
+@ways
+def test_a_folder_that_may_not_be_entered_is_refused(shut, way):
+    for folder in (shut, shut / "run"):
+        with pytest.raises(UserError) as refused:
+            way(folder)
+        assert refused.value.lines == (f"{folder} can't be read: Permission denied",)
+
+
+@ways
+def test_a_folder_whose_name_is_too_long_is_refused(tmp_path, way):
+    folder = tmp_path / ("x" * 300)
+    with pytest.raises(UserError) as refused:
+        way(folder)
+    assert refused.value.lines == (f"{folder} can't be read: File name too long",)

@@ -148,7 +148,8 @@ def test_a_run_goes_on_from_the_checkpoint_before_and_ends_the_same(finished, co
 
 
 def test_a_run_that_goes_on_elsewhere_says_so_in_one_line(copied):
-    shutil.rmtree(copied / "checkpoints/1")  # so that there is something left to train
+    newest = max((copied / "checkpoints").iterdir(), key=lambda folder: int(folder.name))
+    shutil.rmtree(newest)  # so that there is something left to train
     file = copied / "config.yaml"
     stored = yaml.safe_load(file.read_text())
     stored["machine"]["cores"], stored["versions"]["jax"] = 4096, "0.1.0"

@@ -172,9 +172,9 @@ def _read(paths: Sequence[str | os.PathLike]) -> tuple[list, list, list]:
     summaries: list[tuple[Path, dict[str, Any]]] = []
     left_out: list[tuple[Path, str]] = []
     for path in _expanded(paths):
-        if not path.exists():
-            raise UserError(f"there is no {path}")
         own = RunFolder(path)
+        if not own.holds_a_run and not path.exists():
+            raise UserError(f"there is no {path}")
         inside = own.members()
         if own.holds_a_run or own.results_file.exists():
             found = [own]
