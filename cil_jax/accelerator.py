@@ -20,7 +20,9 @@ TUNABLES = "GLIBC_TUNABLES"  # read when a process starts
 
 
 def start_accelerator(name: str, hosts: Config | None = None) -> None:
-    """Makes JAX use an accelerator; to be called before anything else touches a backend.
+    """Sets JAX up for a command; to be called before anything else touches a backend.
+
+    It uses the accelerator, and has the options that results depend on.
 
     Args:
       name: auto, cpu, gpu or tpu; auto leaves the choice to JAX.
@@ -31,11 +33,11 @@ def start_accelerator(name: str, hosts: Config | None = None) -> None:
     """
     import jax
 
-    # A second process then starts in seconds. JAX's own variable names another folder.
-    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        jax.config.update("jax_compilation_cache_dir", os.fspath(cache_dir() / "programs"))
-    if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+    from cil_jax import environment, kept_programs
+
+    environment.set_options()
+    cache = cache_dir()
+    kept_programs.keep_in(cache / "programs" if cache else None)
     if name != "auto":
         jax.config.update("jax_platforms", PLATFORMS[name])
     if hosts and hosts.coordinator:

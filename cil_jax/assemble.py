@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from cil_jax import data, methods, models
+from cil_jax import data, environment, methods, models
 from cil_jax.config import Config, UserError
 from cil_jax.data import scenario as scenarios
 from cil_jax.data.augment import Augmentation
@@ -77,8 +77,9 @@ def engine_of(config: Config, dataset: data.Dataset | None, platform: str | None
       platform: where they shall run; "any" for everywhere (default: JAX's own here).
 
     Raises:
-      UserError: if settings do not go together.
+      UserError: if settings do not go together, or JAX is set so that results would be others.
     """
+    environment.check_options()
     augmentation = augmentation_of(config, dataset)
     same = config.mirror_means == "auto"
     mirror_means = augmentation.mirror if same else config.mirror_means == "yes"

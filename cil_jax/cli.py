@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NoReturn
 
-from cil_jax import launch, recipes, signals
+from cil_jax import launch, output, recipes, signals
 from cil_jax.config import Config, UserError, flag, kind, nearest_name
 from cil_jax.record import RunFolder
 
@@ -49,14 +49,27 @@ def main(method: str, default_preset: str, about: str | None = None) -> None:
 def leave(code: int) -> NoReturn:
     """Ends the process."""
     if code > 128:  # a signal's
-        sys.stdout.flush()
-        sys.stderr.flush()
         os._exit(code)  # the compiler's threads may still run, and crash an orderly exit
     sys.exit(code)
 
 
 def guarded(action: Callable[[], None]) -> int:
-    """The exit code of an action, with a UserError said in one line, or one for each thing."""
+    """The exit code of an action, with a UserError said in one line, or one for each thing.
+
+    Output that cannot be shown stops no action; see `cil_jax.output`. Where it is all that the
+    action is for, and was not cut off by a closed pipe, the code says that it failed.
+    """
+    with output.kept_going() as shown:
+        code = _code_of(action)
+        shown.flush()
+        failure = shown.failure if shown.matters else None
+        if code == 0 and failure and not isinstance(failure, BrokenPipeError):
+            print(f"error: can't write to the standard output: {failure.strerror}", file=sys.stderr)
+            return FAILED
+    return code
+
+
+def _code_of(action: Callable[[], None]) -> int:
     try:
         with signals.raised():
             action()
@@ -64,9 +77,16 @@ def guarded(action: Callable[[], None]) -> int:
         lines = [" ".join(line.split()) for line in error.lines]
         print("error: " + "\n  ".join(lines), file=sys.stderr)
         return FAILED
+    except OSError as error:
+        if error.filename is None:  # it is about no file, and nothing that a user can put right
+            raise
+        print(f"error: {os.fsdecode(error.filename)}: {error.strerror}", file=sys.stderr)
+        return FAILED
     except KeyboardInterrupt as stop:
         print(f"\n{str(stop) or 'stopped'}", file=sys.stderr)
         return signals.exit_code(stop)
+    except SystemExit as end:  # argparse's, after --help
+        return int(end.code or 0)
     return 0
 
 
@@ -259,8 +279,7 @@ def saved_settings(folder: str, **given: Any) -> Config:
       UserError: if there is no run, or its settings can't be read.
     """
     run = RunFolder(folder)
-    stored = run.settings()
-    stored.pop("versions", None)
+    stored = recipes.without_others(run.settings())
     return Config(**{**recipes.from_plain(stored, str(run.config_file)), **given, "out": folder})
 
 

@@ -387,10 +387,19 @@ class Config:
         }
 
 
-def cache_dir() -> Path:
-    """Where decoded data and compiled programs are kept: CIL_JAX_CACHE, else the user's cache."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(os.environ.get("CIL_JAX_CACHE") or Path(base) / "cil_jax")
+def cache_dir() -> Path | None:
+    """Where decoded data and compiled programs are kept: CIL_JAX_CACHE, else the user's cache.
+
+    None for a user without a home, whom nothing is kept for.
+    """
+    if named := os.environ.get("CIL_JAX_CACHE"):
+        return Path(named)
+    if base := os.environ.get("XDG_CACHE_HOME"):
+        return Path(base) / "cil_jax"
+    try:
+        return Path.home() / ".cache/cil_jax"
+    except RuntimeError:
+        return None
 
 
 def is_moved(dataset: str, other: str) -> bool:

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from cil_jax import signals
+from cil_jax import output, signals
 from cil_jax.accelerator import start_accelerator, take_huge_pages
 from cil_jax.config import Config, UserError, flag
 from cil_jax.record import RunFolder
@@ -24,6 +24,7 @@ def run(config: Config) -> None:
     Raises:
       UserError: if the settings, the data, the machine or the run folder do not allow it.
     """
+    output.need_not_be_shown()
     if config.coordinator is None:
         RunFolder(config.folder()).check(config)  # before JAX starts, which takes a while
     if config.fast:
@@ -133,6 +134,7 @@ def run_members(
     """
     from cil_jax import members
 
+    output.need_not_be_shown()
     if config.coordinator:
         raise UserError("--coordinator is for a single run: leave out --seeds and --orders")
     found = members.members(config, seeds, n_orders)

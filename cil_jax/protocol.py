@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cil_jax import devices, machine, parsing
+from cil_jax import devices, environment, machine, parsing
 from cil_jax.assemble import data_seed, dataset_of, engine_of, recipe_of, scenario_of
 from cil_jax.checkpoint import Checkpoints
 from cil_jax.config import Config, UserError
@@ -211,6 +211,7 @@ class Run:
                     f"{self.folder.checkpoints} back, or start anew in another --out"
                 )
             self.folder.cut(0)
+            self.folder.start(self.config)  # all of it is made here
             return learner
         learner, record = restored
         self._check_restored(learner, record)
@@ -225,6 +226,12 @@ class Run:
         self.folder.cut(record["n_lines"])
         for line in self.folder.damaged_lines():
             self._warn(f"{line}: it stays as it is, and figures leave it out")
+        changes = environment.changes(self.folder.settings())
+        if changes and int(learner.task) < len(self.scenario.task_sizes):
+            self._warn(
+                f"not as when the run began: {'; '.join(changes)}: its results may differ from "
+                "those of one that was not interrupted"
+            )
         self._retell(learner)
         return learner
 

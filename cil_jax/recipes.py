@@ -20,7 +20,8 @@ from cil_jax.config import Config, UserError, check, flag, kind, nearest_name, p
 
 OF_ALL_TASKS = ("epochs", "rate_steps", "weight_decay")  # of which the first may have its own
 FLAGS_ONLY = ("seeds", "orders", "parallel_members")  # which make several runs
-NOT_SETTINGS = ("versions",)  # what config.yaml has beside them
+# What config.yaml has beside them, see `cil_jax.environment`.
+NOT_SETTINGS = ("versions", "machine", "options")
 
 # Settings by where they come from, each laid over those before it.
 Layers = Mapping[str, Mapping[str, Any]]
@@ -173,8 +174,12 @@ def read(file: str | os.PathLike) -> dict[str, Any]:
       UserError: if it can't be read, or a name or a value in it is wrong.
     """
     values = parsing.read_yaml(Path(file))
-    settings = {name: value for name, value in values.items() if name not in NOT_SETTINGS}
-    return from_plain(settings, str(file))
+    return from_plain(without_others(values), str(file))
+
+
+def without_others(values: Mapping[str, Any]) -> dict[str, Any]:
+    """What a config.yaml holds, without what is no setting."""
+    return {name: value for name, value in values.items() if name not in NOT_SETTINGS}
 
 
 def from_plain(values: Mapping[str, Any], source: str) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """The folder of a run: its settings, its measurements and its results.
 
 runs/NAME/
-  config.yaml     everything that decides the result, versions included
+  config.yaml     everything that decides the result, versions and machine included
   metrics.jsonl   one line an epoch and one an evaluation
   results.json    the accuracy matrix and summary of each classifier
   exemplars.npz   images kept, their classes and the classes' names
@@ -61,10 +61,21 @@ class RunFolder:
 
     @property
     def holds_a_run(self) -> bool:
-        return self.config_file.exists()
+        """Whether there are settings of a run.
+
+        Raises:
+          UserError: if the system does not let us see that.
+        """
+        try:
+            self.config_file.stat()
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        except OSError as error:
+            raise UserError(f"{self.path} can't be read: {error.strerror}") from error
+        return True
 
     def settings(self) -> schemas.Settings:
-        """The settings under their flags' names, and `versions`.
+        """The settings under their flags' names, and beside them `recipes.NOT_SETTINGS`.
 
         Raises:
           UserError: if there is no run, or its settings can't be read.
@@ -101,13 +112,13 @@ class RunFolder:
             if differences:
                 said = "; ".join(f"{k} was {a}, is now {b}" for k, (a, b) in differences.items())
                 raise UserError(f"{self.path} holds a run of other settings: {said}")
-        elif self.path.exists() and not self.path.is_dir():
-            raise UserError(f"{self.path} is a file; --out names a folder")
         elif self.holds_a_run:
             raise UserError(
                 f"{self.path} already holds a run: continue it with --resume, "
                 "or choose another folder with --out"
             )
+        elif self.path.exists() and not self.path.is_dir():
+            raise UserError(f"{self.path} is a file; --out names a folder")
         elif self.path.is_dir() and not all(
             f.name in UNBORN or files.is_temporary(f.name) for f in self.path.iterdir()
         ):
@@ -126,12 +137,14 @@ class RunFolder:
         return {name: (there[name], here[name]) for name in here if there[name] != here[name]}
 
     def start(self, config: Config) -> None:
-        """Makes the folder and writes the settings.
+        """Makes the folder and writes the settings, and what else a result depends on.
 
         Raises:
           UserError: if it can't be written, as with all that writes here.
         """
-        settings = {**config.decisive(), "versions": versions()}
+        from cil_jax import environment  # which needs JAX
+
+        settings = {**config.decisive(), **environment.describe()}
         with self.writing():
             files.make_folder(self.path)
             files.replace_text(self.config_file, yaml.safe_dump(settings, sort_keys=False))

@@ -5,7 +5,7 @@ from typing import Any
 
 import jax
 
-from cil_jax import machine, members, methods, metrics, recipes
+from cil_jax import environment, members, methods, metrics, recipes
 from cil_jax.assemble import data_seed, recipe_of
 from cil_jax.config import Config, UserError
 from cil_jax.data.scenario import Scenario
@@ -89,5 +89,5 @@ def results_of(
         "memory": {**own, "peak": history["peak_bytes"]},
         "parameters": sum(jax.tree.leaves(sizes["backbone"])) + n_seen * (n_features + 1),
         "seconds": {k: round(v, 3) for k, v in history["seconds"].items()},
-        "machine": {k: v for k, v in machine.describe().items() if k != "load"},
+        "machine": environment.describe()["machine"],
     }

@@ -230,7 +230,7 @@ def load(folder: str | os.PathLike, warn: Callable[[str], None] = warnings.warn)
       UserError: if there is no such learner, or the run has not learned a task yet.
     """
     path = Path(folder)
-    if (path / LEARNER).exists():
+    if not RunFolder(path).holds_a_run and (path / LEARNER).exists():
         about = parsing.read_json(path / LEARNER, schemas.LearnerAbout)
         settings = recipes.from_plain(about["settings"], str(path / LEARNER))
     else:

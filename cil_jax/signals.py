@@ -1,7 +1,8 @@
-"""Signals that ask a command to stop: SIGINT, which is Ctrl-C, and SIGTERM, which clusters send.
+"""Signals that ask a command to stop: SIGINT, SIGTERM and SIGHUP.
 
-While a run goes they are noted, so that it can save and end by itself; a second one ends the
-process at once. At all other times SIGTERM raises an exception, as SIGINT does in Python anyway.
+Ctrl-C sends the first, clusters the second, a terminal that is closed the third. While a run goes
+they are noted, so that it can save and end by itself; a second one ends the process at once. At all
+other times SIGTERM and SIGHUP raise an exception, as SIGINT does in Python anyway.
 """
 
 import contextlib
@@ -11,7 +12,8 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 
-STOPPING = (signal.SIGINT, signal.SIGTERM)
+HANGUP = getattr(signal, "SIGHUP", None)  # Windows has none
+STOPPING = tuple(filter(None, (signal.SIGINT, signal.SIGTERM, HANGUP)))
 SHOW_CURSOR = b"\x1b[?25h"  # which a progress bar hides
 
 
@@ -28,18 +30,18 @@ class Stopped(KeyboardInterrupt):
 
 
 def exit_code(stop: KeyboardInterrupt) -> int:
-    """What a shell expects of a process that a signal ended: 130 for SIGINT, 143 for SIGTERM."""
+    """What a shell expects of a process that a signal ended: such as 143 for SIGTERM."""
     return 128 + getattr(stop, "number", signal.SIGINT)
 
 
 @contextlib.contextmanager
 def raised() -> Iterator[None]:
-    """A context in which SIGTERM raises Stopped."""
+    """A context in which SIGTERM and SIGHUP raise Stopped."""
 
     def stop(number, _):
         raise Stopped(number)
 
-    with _handled({signal.SIGTERM: stop}):
+    with _handled({number: stop for number in STOPPING if number != signal.SIGINT}):
         yield
 
 
@@ -67,11 +69,17 @@ def noted(first_line: str) -> Iterator[Callable[[], int]]:
         while heard := hears.recv(1):
             if heard[0] not in STOPPING:
                 continue
-            if asked:
-                os.write(2, SHOW_CURSOR if os.isatty(2) else b"")
+            if not asked:
+                asked.append(heard[0])
+                say(f"\n{first_line}\n".encode())
+            # A terminal that is closed may send it twice, and systemd sends it after SIGTERM.
+            elif heard[0] != HANGUP:
+                say(SHOW_CURSOR if os.isatty(2) else b"")
                 os._exit(128 + heard[0])
-            asked.append(heard[0])
-            os.write(2, f"\n{first_line}\n".encode())
+
+    def say(text):
+        with contextlib.suppress(OSError):  # nobody reads it any more
+            os.write(2, text)
 
     listener = threading.Thread(target=listen, daemon=True)
     listener.start()

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
+from cil_jax import output
 from cil_jax.accelerator import start_accelerator
 from cil_jax.cli import command_parser, guarded, leave, warn
 from cil_jax.config import ACCELERATORS, UserError
@@ -68,6 +69,8 @@ def _predict(arguments: list[str] | None) -> None:
         if about:
             print(about)
         for file, best in answers:
+            if output.is_lost():
+                return
             print("  ".join([file, *(f"{name} {score:.3f}" for name, score in best)]))
     if problems:
         raise UserError(f"{len(problems.found)} of the pictures could not be read:", problems.found)

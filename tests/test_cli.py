@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import io
 import json
 import os
 import shlex
@@ -10,13 +11,17 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 from conftest import PRESETS
+from PIL import Image
+from test_environment import OTHERWISE
 
 from cil_jax import cli, launch, members, recipes
 from cil_jax.config import Config
 from cil_jax.record import RunFolder
+from cil_jax.saved import SavedLearner
 from experiments import predict, report
 
 ROOT = Path(__file__).parents[1]
@@ -130,6 +135,86 @@ def test_resuming_with_other_settings_says_which(a_run):
     result = command("experiments.lwf", "--out", "runs/one", "--resume", cwd=cwd)
     assert_refused(result, "it is a run of icarl")
     assert content(cwd / "runs") == before
+
+
+def test_a_run_is_trained_to_its_end_where_nobody_reads_its_output(a_run, tmp_path):
+    """As with `| head -1`."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "experiments.icarl", *SMALL, "--memory", "20", "--out", "run"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    with process:
+        process.stdout.readline()
+        process.stdout.close()
+        assert process.stderr.read() == "" and process.wait() == 0
+    names, results = [], []
+    for run in (RunFolder(tmp_path / "run"), RunFolder(a_run[0] / "runs/one")):
+        names.append(sorted(f.relative_to(run.path).as_posix() for f in run.path.rglob("*")))
+        results.append(run.results()["classifiers"])
+    assert names[0] == names[1] and results[0] == results[1]
+
+
+def test_a_run_under_other_options_of_jax_is_bit_for_bit_the_same(a_run, tmp_path):
+    others = {name.upper(): str(value) for name, value in OTHERWISE.items()}
+    flags = [*SMALL, "--memory", "20", "--out", "run"]
+    done = command("experiments.icarl", *flags, cwd=tmp_path, **others)
+    assert (done.returncode, done.stderr) == (0, "")
+    one, other = (RunFolder(folder) for folder in (a_run[0] / "runs/one", tmp_path / "run"))
+    assert one.results()["classifiers"] == other.results()["classifiers"]
+    assert one.settings() == other.settings()
+    for left, right in zip(one.exemplars(), other.exemplars(), strict=True):
+        np.testing.assert_array_equal(left, right)
+    losses = [[line.get("train_loss") for line in run.measurements()] for run in (one, other)]
+    assert losses[0] == losses[1]
+
+
+def test_help_that_is_cut_off_is_no_error(tmp_path):
+    reads, writes = os.pipe()
+    os.close(reads)
+    done = subprocess.run(
+        [sys.executable, "-m", "experiments.icarl", "--help"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=writes,
+        stderr=subprocess.PIPE,
+        check=False,
+    )
+    os.close(writes)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_predictions_end_once_nobody_reads_them(a_run, tmp_path, monkeypatch):
+    """And are not made for thousands of pictures."""
+    for number in range(4):
+        Image.new("RGB", (8, 8)).save(tmp_path / f"{number}.png")
+    reads, writes = os.pipe()
+    os.close(reads)
+    monkeypatch.setattr(predict, "BATCH", 1)
+    answered = []
+    real = SavedLearner.predict
+    monkeypatch.setattr(SavedLearner, "predict", lambda *given: answered.append(1) or real(*given))
+    with os.fdopen(writes, "w", buffering=1) as stdout:  # a line at a time
+        monkeypatch.setattr(sys, "stdout", stdout)
+        assert predict.main([str(a_run[0] / "runs/one"), str(tmp_path)]) == 0
+    assert len(answered) == 1
+
+
+def test_pictures_whose_names_the_terminal_cannot_show_are_answered(a_run, tmp_path, capfd):
+    names = [os.fsencode("snow \u2603.png"), b"\xff.png", b"plain.png"]
+    for name in names:
+        Image.new("RGB", (8, 8)).save(tmp_path / "picture.png")
+        os.rename(tmp_path / "picture.png", os.path.join(os.fsencode(tmp_path), name))
+    with pytest.MonkeyPatch.context() as patch:
+        stdout = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+        patch.setattr(sys, "stdout", stdout)
+        assert predict.main([str(a_run[0] / "runs/one"), str(tmp_path)]) == 0
+    lines = stdout.buffer.getvalue().decode("ascii").splitlines()[-3:]
+    shown = sorted(line.partition(".png  ")[0].rpartition("/")[2] for line in lines)
+    assert shown == ["\\udcff", "plain", "snow \\u2603"]
 
 
 def test_resuming_needs_no_flag_but_the_folder(a_run):

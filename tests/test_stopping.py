@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import yaml
 from conftest import small_config
 from test_run import Stopper
 
@@ -148,6 +149,26 @@ def test_a_run_goes_on_from_the_checkpoint_before_and_ends_the_same(finished, co
     assert decided(again) == decided(results) and "about.json" in heard[0]
     assert checkpoints_of(copied) == ["0", "2"]  # the damaged one and the leftover are gone
     assert restored(copied, template) == (2, [])
+
+
+def test_a_run_that_goes_on_elsewhere_says_so_in_one_line(copied):
+    newest = max((copied / "checkpoints").iterdir(), key=lambda folder: int(folder.name))
+    shutil.rmtree(newest)  # so that there is something left to train
+    file = copied / "config.yaml"
+    stored = yaml.safe_load(file.read_text())
+    stored["machine"]["cores"], stored["versions"]["jax"] = 4096, "0.1.0"
+    file.write_text(yaml.safe_dump(stored))
+    heard = []
+
+    class Listener(Observer):
+        def warned(self, run, text):
+            heard.append(text)
+
+    for _ in range(2):  # the second time all is done
+        cil_jax.run(resumed(copied), Listener())
+    (line,) = heard
+    assert line.startswith("not as when the run began: jax was 0.1.0, is now ")
+    assert "; cores was 4096, is now " in line and "\n" not in line
 
 
 def test_results_tell_no_more_tasks_than_a_checkpoint_that_is_taken(tmp_path, monkeypatch):
@@ -353,7 +374,9 @@ def waiter(how):
             process.kill()
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
+)
 @pytest.mark.parametrize("how", ["waits", "sleeps"])
 def test_a_signal_ends_a_command_with_its_code(how, number, code):
     with waiter(how) as process:
@@ -376,15 +399,32 @@ def test_a_second_signal_ends_it_at_once_even_while_it_compiles(number, code):
         assert process.wait(timeout=30) == code
 
 
-def test_a_signal_that_is_ignored_stays_so():
+def test_a_hangup_after_another_signal_leaves_time_to_save():
+    """A terminal that is closed may send it twice, and systemd sends it after SIGTERM."""
+    with waiter("computes") as process:
+        for number in (signal.SIGHUP, signal.SIGHUP):
+            process.send_signal(number)
+            time.sleep(0.2)
+        assert process.poll() is None
+
+
+def test_a_signal_is_noted_though_nobody_reads_what_is_said():
+    with waiter("waits") as process:
+        process.stderr.close()
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=30) == 143
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
+def test_a_signal_that_is_ignored_stays_so(number):
     """As for a run that was started with nohup, or with & in a script."""
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    before = signal.signal(number, signal.SIG_IGN)
     try:
-        with signals.noted("") as asked:
-            os.kill(os.getpid(), signal.SIGINT)
-            assert asked() == 0 and signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+        with signals.raised(), signals.noted("") as asked:
+            os.kill(os.getpid(), number)
+            assert asked() == 0 and signal.getsignal(number) is signal.SIG_IGN
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.signal(number, before)
 
 
 def test_handlers_are_there_only_while_a_run_goes():

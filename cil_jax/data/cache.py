@@ -31,10 +31,13 @@ def cached(
       make: decodes them. What it raises is passed on, and nothing is kept.
       how: they are decoded; each way has a file of its own.
     """
+    folder = cache_dir()
+    if folder is None:
+        return make()
     fingerprint = hashlib.sha256(repr(state).encode()).hexdigest()
     place = hashlib.sha256(os.fsencode(source.resolve()) + how.encode()).hexdigest()[:12]
-    file = cache_dir() / f"{name}-{place}.npz"
-    _sweep(file.parent)
+    file = folder / f"{name}-{place}.npz"
+    _sweep(folder)
     # A damaged file fails in many ways; whatever they are, the file is written again.
     with contextlib.suppress(Exception), opened(file) as stored:
         if str(read_array(stored, "fingerprint")) == fingerprint:

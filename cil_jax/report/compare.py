@@ -13,6 +13,7 @@ import numpy as np
 from cil_jax import members, reproduction
 from cil_jax.config import Config, UserError
 from cil_jax.members import ONLY_REPORTED, SEEDS
+from cil_jax.recipes import without_others
 from cil_jax.record import RunFolder
 from cil_jax.report.tables import protocol, published_value, run_name, setting
 
@@ -171,9 +172,9 @@ def _read(paths: Sequence[str | os.PathLike]) -> tuple[list, list, list]:
     summaries: list[tuple[Path, dict[str, Any]]] = []
     left_out: list[tuple[Path, str]] = []
     for path in _expanded(paths):
-        if not path.exists():
-            raise UserError(f"there is no {path}")
         own = RunFolder(path)
+        if not own.holds_a_run and not path.exists():
+            raise UserError(f"there is no {path}")
         inside = own.members()
         if own.holds_a_run or own.results_file.exists():
             found = [own]
@@ -212,8 +213,8 @@ def _settings(run: RunFolder, results: dict[str, Any]) -> dict[str, Any]:
     if not run.holds_a_run:
         keys = ("method", "preset", "dataset", "backbone", "epochs", "exemplars", "task_sizes")
         return {**{key: results[key] for key in keys}, "changed": results.get("changed", {})}
-    settings = {**Config().decisive(), **run.settings()}
-    return {k: v for k, v in settings.items() if k not in (*SEEDS, "versions")}
+    settings = {**Config().decisive(), **without_others(run.settings())}
+    return {k: v for k, v in settings.items() if k not in SEEDS}
 
 
 def _is_same(one: dict[str, Any], other: dict[str, Any]) -> bool:

@@ -12,7 +12,7 @@ import yaml
 
 from cil_jax import files
 from cil_jax.config import Config, UserError
-from cil_jax.recipes import command, from_plain
+from cil_jax.recipes import command, from_plain, without_others
 from cil_jax.record import RunFolder
 from cil_jax.report.tables import (
     LAST_ROWS,
@@ -51,7 +51,7 @@ def write_page(folder: RunFolder) -> Path:
     """
     results, settings = folder.results(), folder.settings()
     epochs, evaluation = folder.learned(results)
-    versions = settings.pop("versions", {})
+    versions, settings = settings.get("versions", {}), without_others(settings)
     own = results["classifiers"][results["headline"]]
     n_learned = len(own["seen_accuracy"])
     seen = np.cumsum(results["task_sizes"])[:n_learned].tolist()
