@@ -196,14 +196,25 @@ def test_a_damaged_record_file_is_the_only_thing_that_is_said(prepared, tmp_path
     assert error.value.lines == (f"{prepared}{cause}",)
 
 
+def test_several_damaged_files_of_cifar100_are_said_with_what_to_do(prepared, tmp_path):
+    for file in prepared.glob("*.array_record*"):
+        file.write_bytes(b"")
+    with pytest.raises(UserError) as error:
+        data.load("cifar100", tmp_path)
+    first, train, test, advice = error.value.lines
+    assert first == f"{prepared} has 2 problems:"
+    assert train.startswith("cifar100-train.arr") and test.startswith("cifar100-test.arr")
+    assert advice.startswith(f"move {prepared} away and prepare it again with")
+
+
 @pytest.mark.parametrize(
     ("file", "old", "new", "cause"),
     [
-        ("dataset_info.json", "{", "", "can't be read"),
+        ("dataset_info.json", "{", "", "/dataset_info.json can't be read"),
         ("dataset_info.json", '"train"', '"tr"', "has the splits tr, test: train is needed"),
         ("dataset_info.json", f'"{N_TRAIN}"', f'"{N_TRAIN + 9}"', "cifar100-train.array_record"),
         ("dataset_info.json", f'"{N_TRAIN}"', '"90"', f"holds {N_TRAIN} records, but dataset_info"),
-        ("features.json", "{", "", "can't be read"),
+        ("features.json", "{", "", "/features.json can't be read"),
         ("features.json", '"id"', '"identity"', "has no feature id"),
         ("label.labels.txt", "fine_0\n", "fine_1\n", "two classes are named 'fine_1'"),
     ],

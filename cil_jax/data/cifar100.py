@@ -56,10 +56,11 @@ def decode(source: Path) -> Arrays:
     try:
         return tfds.decode(source, sort_by="id")
     except UserError as error:
-        *lines, last = error.lines
-        folder = source.parents[1]
-        lines.append(
-            f"{last}: move {source} away and prepare it again with python -m experiments.prepare "
-            f"--data-dir {folder}"
+        advice = (
+            f"move {source} away and prepare it again with python -m experiments.prepare "
+            f"--data-dir {source.parents[1]}"
         )
-        raise UserError(lines[0], lines[1:]) from error
+        cause, *more = error.lines
+        if more:
+            raise UserError(cause, [*more, advice]) from error
+        raise UserError(f"{cause}: {advice}") from error

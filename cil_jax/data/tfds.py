@@ -3,6 +3,7 @@
 They are read without TensorFlow, and nothing is fetched: what is not there is said at once.
 """
 
+import json
 import os
 import re
 from collections.abc import Iterator
@@ -121,6 +122,11 @@ def decode(folder: Path, image_size: int | None = None, sort_by: str | None = No
     import tensorflow_datasets as tfds
 
     problems = Problems(folder)
+    for file in sorted(folder.glob("*.json")):  # tfds would not say which of them is damaged
+        try:
+            json.loads(file.read_bytes())
+        except (OSError, ValueError) as error:
+            raise UserError(f"{file} can't be read: {_line(error)}") from error
     try:
         builder = tfds.builder_from_directory(os.fspath(folder))
         splits = list(builder.info.splits)
@@ -242,4 +248,4 @@ def _check_labels(split: str, labels: list[int], n_classes: int, problems: Probl
 
 
 def _line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
+    return " ".join(str(error).split()).rstrip(".") or type(error).__name__
