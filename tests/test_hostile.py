@@ -13,7 +13,7 @@ import yaml
 from conftest import small_config, write_run
 
 import cil_jax
-from cil_jax import checkpoint, members, saved
+from cil_jax import checkpoint, members, reproduction, saved
 from cil_jax.checkpoint import Checkpoints, damage_of
 from cil_jax.config import UserError
 from cil_jax.observer import Observer
@@ -21,15 +21,15 @@ from cil_jax.protocol import Run
 from cil_jax.record import RunFolder
 from experiments import compare, report
 
-WRONG = (None, True, -1, 5, 10**400, 0.5, float("nan"), "text", "", [], [None], [[]], {}, {"a": 1})
+WRONG = (None, -1, 10**400, 0.5, float("nan"), "text", [], [None], {"a": 1})
 DELETED = object()
 
 
 def paths_of(value, depth):
-    """Where values lie in nested ones: of lists the first and the last only."""
+    """Where values lie in nested ones; of a list the first only."""
     if not depth:
         return
-    keys = list(value) if isinstance(value, dict) else sorted({0, len(value) - 1} - {-1})
+    keys = list(value) if isinstance(value, dict) else list(range(len(value)))[:1]
     for key in keys:
         yield (key,)
         if isinstance(value[key], dict | list):
@@ -86,10 +86,13 @@ def run(tmp_path):
 @pytest.fixture
 def read(run, monkeypatch):
     """What the commands that read a folder do; figures are drawn in tests of their own."""
-    monkeypatch.setattr(report, "draw", lambda folder, warn: folder.learned(folder.results()))
+    monkeypatch.setattr(report, "draw", lambda folder, warn: None)
+    monkeypatch.setattr(reproduction, "rows", lambda: [])  # which takes a while to compare with
     flags = [f"--{name}={run.path / name}" for name in ("csv", "latex", "markdown", "page")]
 
     def read():
+        run.settings()
+        run.learned(run.results())  # what is refused here is refused at once by both commands
         codes = report.main([str(run.path)]), compare.main([str(run.path), *flags])
         if 2 in codes:
             raise UserError("refused")
@@ -127,7 +130,8 @@ def test_a_config_of_wrong_types_is_refused_in_a_line(run, read):
     assert any(wanted) and not all(wanted)  # what an older version wrote is read
 
 
-def test_a_summary_of_wrong_types_is_refused_in_a_line(run, tmp_path):
+def test_a_summary_of_wrong_types_is_refused_in_a_line(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(reproduction, "rows", lambda: [])
     summary = json.loads(json.dumps(members.summarize([run.results(), run.results()])))
     summary["classifiers"] = {"nme": summary["classifiers"]["nme"]}
     folder = tmp_path / "group"
@@ -166,9 +170,13 @@ def test_exemplars_of_another_form_are_refused_in_a_line(run, arrays, said):
 
 
 def test_exemplars_that_claim_more_than_the_file_has_take_no_memory(run):
-    header = b"\x93NUMPY\x01\x00\x76\x00" + repr(
-        {"descr": "|u1", "fortran_order": False, "shape": (10**6, 10**6, 1, 3)}
-    ).encode().ljust(117) + b"\n"
+    header = (
+        b"\x93NUMPY\x01\x00\x76\x00"
+        + repr({"descr": "|u1", "fortran_order": False, "shape": (10**6, 10**6, 1, 3)})
+        .encode()
+        .ljust(117)
+        + b"\n"
+    )
     with zipfile.ZipFile(run.exemplars_file, "w") as archive:
         archive.writestr("images.npy", header)
         archive.writestr("labels.npy", header)
@@ -194,7 +202,9 @@ def test_a_pipe_in_a_run_folder_is_not_opened(run, read, name):
     assert not survived(read)
 
 
-@pytest.mark.parametrize("text", ["[" * 20_000, '{"a":' * 20_000, "[]", "null", "1" * 5000, "\ud800"])
+@pytest.mark.parametrize(
+    "text", ["[" * 20_000, '{"a":' * 20_000, "[]", "null", "1" * 5000, "\ud800"]
+)
 def test_json_of_brackets_and_other_bare_values_is_refused_in_a_line(run, read, text):
     for file in (run.results_file, run.metrics_file):
         before = file.read_text()
