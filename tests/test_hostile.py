@@ -277,7 +277,7 @@ def test_all_that_a_run_writes_is_read_back(folder):
 def test_a_saved_learner_of_wrong_types_is_refused_in_a_line(folder, monkeypatch):
     file = folder / "alone" / saved.LEARNER
     about = json.loads(file.read_text())
-    few = ("method", "backbone", "memory", "normalization")
+    few = ("method", "backbone", "memory", "normalization", "pad", "mirror")
     about["settings"] = {key: about["settings"][key] for key in few}
     about["settings"] |= {"objective": "sigmoid", "memory": 20}
 
