@@ -59,7 +59,12 @@ def augmentation_of(config: Config, dataset: data.Dataset | None) -> Augmentatio
     """How training images are varied; what a config leaves open, the data set says.
 
     A config that leaves nothing open needs none.
+
+    Raises:
+      UserError: if there is no data set, and something is left open.
     """
+    if dataset is None and (config.pad is None or config.mirror == "auto"):
+        raise UserError("the settings leave pad or mirror to a data set, which is not known here")
     return Augmentation(
         pad=dataset.pad if config.pad is None else config.pad,
         mirror=dataset.mirror if config.mirror == "auto" else config.mirror == "yes",

@@ -134,13 +134,13 @@ def taught(
     Raises:
       UserError: if there is no epoch, the seed is none, or the loss does not stay finite.
     """
+    if seed is not None and not (isinstance(seed, int | np.integer) and 0 <= seed < 2**32):
+        raise UserError(f"seed is {seed!r}; it must be an integer in 0..{2**32 - 1}")
     n_old, room = int(learner.n_seen), learner.means.shape[0]
     n_seen = n_old + len(lesson.class_names)
     if n_seen > room:
         learner = with_room(learner, max(n_seen, 2 * room))
     if seed is not None:
-        if not isinstance(seed, int | np.integer) or not 0 <= seed < 2**32:
-            raise UserError(f"seed is {seed!r}; it must be an integer in 0..{2**32 - 1}")
         init_key, data_key = root_keys(seed, seed)
         learner = learner.replace(init_key=init_key, data_key=data_key)
     recipe = recipe_of(config, int(learner.task))

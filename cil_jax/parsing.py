@@ -191,7 +191,10 @@ def read_yaml(file: Path) -> Mapping[Any, Any]:
         _check_events(text)
         values = yaml.load(text, _Mappings)
     except yaml.MarkedYAMLError as error:
-        where = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
+        # The C library places what is missing at the end in a line of its own.
+        last = text.rstrip().count(b"\n")
+        mark = error.problem_mark
+        where = f"line {min(mark.line, last) + 1}: " if mark else ""
         raise UserError(f"{file}: is no YAML: {where}{one_line(error.problem)}") from error
     except yaml.YAMLError as error:
         raise UserError(f"{file}: is no text") from error

@@ -27,7 +27,7 @@ TaskSizes = Annotated[
 ]
 ClassNames = Annotated[list[Text], Meta(min_length=1, max_length=MOST_CLASSES)]
 Side = Annotated[int, Meta(ge=1, le=2**16)]  # pixels
-ImageShape = tuple[Side, Side, Annotated[int, Meta(ge=1, le=64)]]
+ImageShape = Annotated[list[Side], Meta(min_length=3, max_length=3)]  # height, width, channels
 Plain = bool | int | float | str | None
 
 # The settings in config.yaml, under their flags' names, and the `versions` they were made with.

