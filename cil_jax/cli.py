@@ -64,8 +64,7 @@ def guarded(action: Callable[[], None]) -> int:
         shown.flush()
         failure = shown.failure if shown.matters else None
         if code == 0 and failure and not isinstance(failure, BrokenPipeError):
-            print(f"error: can't write to the standard output: {failure.strerror}", file=sys.stderr)
-            return FAILED
+            return _failed([f"can't write to the standard output: {failure.strerror}"])
     return code
 
 
@@ -74,20 +73,23 @@ def _code_of(action: Callable[[], None]) -> int:
         with signals.raised():
             action()
     except UserError as error:
-        lines = [" ".join(line.split()) for line in error.lines]
-        print("error: " + "\n  ".join(lines), file=sys.stderr)
-        return FAILED
+        return _failed(error.lines)
     except OSError as error:
         if error.filename is None:  # it is about no file, and nothing that a user can put right
             raise
-        print(f"error: {os.fsdecode(error.filename)}: {error.strerror}", file=sys.stderr)
-        return FAILED
+        return _failed([f"{error.filename}: {error.strerror}"])
     except KeyboardInterrupt as stop:
         print(f"\n{str(stop) or 'stopped'}", file=sys.stderr)
         return signals.exit_code(stop)
     except SystemExit as end:  # argparse's, after --help
         return int(end.code or 0)
     return 0
+
+
+def _failed(lines: Iterable[str]) -> int:
+    """Says what is wrong. Returns the exit code."""
+    print("error: " + "\n  ".join(" ".join(line.split()) for line in lines), file=sys.stderr)
+    return FAILED
 
 
 def warn(text: str) -> None:

@@ -36,17 +36,21 @@ def keep_in(folder: Path | None) -> None:
 @functools.cache  # once a process
 def _replace_unreadable() -> None:
     # JAX has no public place for this: it catches what these two raise and warns of it.
-    from jax._src import compilation_cache
+    try:
+        from jax._src import compilation_cache
 
-    read = compilation_cache.get_executable_and_time
-    write = compilation_cache.put_executable_and_time
+        read = compilation_cache.get_executable_and_time
+        write = compilation_cache.put_executable_and_time
+    except (ImportError, AttributeError):  # a JAX that does it otherwise: its warnings remain
+        return
 
     def get(key: str, *arguments: Any, **more: Any) -> tuple[Any, int | None]:
         try:
             return read(key, *arguments, **more)
         except Exception as error:
-            with contextlib.suppress(OSError):
-                (_folder() / f"{key}-cache").unlink()
+            if not isinstance(error, OSError):  # such as that it is another user's
+                with contextlib.suppress(OSError):
+                    (_folder() / f"{key}-cache").unlink()
             _warn("can't be read and is compiled again", error)
             return None, None
 

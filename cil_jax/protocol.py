@@ -94,6 +94,7 @@ class Run:
     def __init__(self, config: Config, folder: RunFolder, observer: Observer):
         self.config, self.observer = config, observer
         self.folder = folder if devices.is_first_process() else Unwritten(folder.path)
+        environment.check_options()  # before data is read, which may take a while
         dataset = dataset_of(config)
         self.scenario = scenario_of(config, dataset)
         self.mesh = devices.mesh(config.devices, config.batch_size)

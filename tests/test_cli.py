@@ -153,7 +153,7 @@ def test_a_run_is_trained_to_its_end_where_nobody_reads_its_output(a_run, tmp_pa
         assert process.stderr.read() == "" and process.wait() == 0
     names, results = [], []
     for run in (RunFolder(tmp_path / "run"), RunFolder(a_run[0] / "runs/one")):
-        names.append(sorted(f.relative_to(run.path).as_posix() for f in run.path.rglob("*")))
+        names.append(sorted(f.relative_to(run.path).as_posix() for f in run.path.glob("*")))
         results.append(run.results()["classifiers"])
     assert names[0] == names[1] and results[0] == results[1]
 
@@ -172,19 +172,25 @@ def test_a_run_under_other_options_of_jax_is_bit_for_bit_the_same(a_run, tmp_pat
     assert losses[0] == losses[1]
 
 
-def test_help_that_is_cut_off_is_no_error(tmp_path):
+@pytest.mark.parametrize("flag", ["--help", "--print-config"])
+@pytest.mark.parametrize(
+    ("target", "code", "error"),
+    [("pipe", 0, ""), ("/dev/full", 2, "error: can't write to the standard output: No space left")],
+)
+def test_what_is_only_printed_may_be_cut_off_and_fails_in_one_line(flag, target, code, error):
     reads, writes = os.pipe()
     os.close(reads)
-    done = subprocess.run(
-        [sys.executable, "-m", "experiments.icarl", "--help"],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        stdout=writes,
-        stderr=subprocess.PIPE,
-        check=False,
-    )
-    os.close(writes)
-    assert (done.returncode, done.stderr) == (0, b"")
+    with os.fdopen(writes, "w") if target == "pipe" else open(target, "w") as stdout:
+        done = subprocess.run(
+            [sys.executable, "-m", "experiments.icarl", flag],
+            env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": ""},
+            stdout=stdout,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert done.returncode == code, done.stderr
+    assert done.stderr.startswith(error) and done.stderr.count("\n") == bool(error)
 
 
 def test_predictions_end_once_nobody_reads_them(a_run, tmp_path, monkeypatch):

@@ -1,6 +1,8 @@
 """What results depend on beside the settings: set, refused or recorded; and a cache that fails."""
 
 import os
+import tempfile
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -134,6 +136,13 @@ def test_runs_of_other_machines_are_of_one_group(tmp_path):
     assert group.summary["n"] == 2
 
 
+@pytest.fixture
+def as_another_user():
+    """Goes on as somebody without rights, where this is root, who has all."""
+    yield lambda: os.seteuid(65534 if os.getuid() == 0 else os.getuid())
+    os.seteuid(os.getuid())
+
+
 # Caches
 
 
@@ -152,13 +161,21 @@ def empty(file):
 
 
 @pytest.fixture
-def kept(tmp_path, monkeypatch):
+def open_folder():
+    """A folder that other users may enter, as they may not enter tmp_path."""
+    with tempfile.TemporaryDirectory() as folder:
+        os.chmod(folder, 0o755)
+        yield Path(folder)
+
+
+@pytest.fixture
+def kept(open_folder, monkeypatch):
     """The folder of compiled programs, and what compiles three of them."""
     names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
     before = {name: getattr(jax.config, name) for name in names}
     monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")
     monkeypatch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
-    folder = tmp_path / "programs"
+    folder = open_folder / "programs"
     kept_programs.keep_in(folder)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 
@@ -193,6 +210,19 @@ def test_damaged_programs_are_replaced_with_one_line(kept, capsys, damage):
     assert sum(f.read_bytes() != was for f, was in zip(files, damaged, strict=True)) >= 3
     compile_three()
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.filterwarnings("error")
+def test_programs_of_another_user_are_left(kept, capsys, as_another_user):
+    folder, compile_three = kept
+    files = compile_three()
+    folder.chmod(0o777)
+    for file in files:
+        file.chmod(0)
+    as_another_user()
+    compile_three()
+    assert [file.stat().st_mode & 0o777 for file in files] == [0] * len(files)
+    assert capsys.readouterr().err.count("can't be read") == 1
 
 
 @pytest.mark.filterwarnings("error")
@@ -244,18 +274,14 @@ def test_programs_are_not_kept_where_there_is_no_cache(monkeypatch, tmp_path):
 
 
 @pytest.fixture
-def shut(tmp_path):
+def shut(open_folder, as_another_user):
     """A folder that may not be entered."""
-    folder = tmp_path / "shut"
+    folder = open_folder / "shut"
     folder.mkdir()
     folder.chmod(0)
-    tmp_path.chmod(0o755)
-    is_root = os.geteuid() == 0  # who may enter any
-    if is_root:
-        os.seteuid(65534)
+    as_another_user()
     yield folder
-    if is_root:
-        os.seteuid(0)
+    os.seteuid(os.getuid())
     folder.chmod(0o700)
 
 
