@@ -12,7 +12,7 @@ from conftest import small_config
 from cil_jax.classifiers import class_means, nearest_class_mean
 from cil_jax.data.augment import Augmentation
 from cil_jax.evaluation import Evaluation
-from cil_jax.learner import Purpose, embed, forward
+from cil_jax.learner import Purpose, embed, forward, root_keys
 from cil_jax.methods import Batch
 from cil_jax.observer import Observer
 from cil_jax.protocol import Run
@@ -81,6 +81,21 @@ def test_epochs_differ_and_repeat(run, begun):
     )
 
 
+def test_equal_seeds_make_two_roots():
+    init_key, data_key = map(jax.random.key_data, root_keys(7, 7))
+    assert not np.array_equal(init_key, data_key)
+
+
+def test_an_epoch_leaves_out_a_rest_and_has_one_update_at_least(run):
+    assert [run.engine.steps(n) for n in (1, 31, 32, 63, 64)] == [1, 1, 1, 1, 2]
+
+
+def test_the_updates_of_a_task_are_those_of_its_images_and_a_full_memory(run):
+    first, _, last = (run.scenario.n_images(task) for task in range(3))
+    assert last // 32 != (last + 20) // 32  # so that the memory shows
+    assert (run.updates(0), run.updates(2)) == (2 * (first // 32), 2 * ((last + 20) // 32))
+
+
 def test_the_seeds_are_separate(run, tmp_path):
     def first_kernel(**seeds):
         config = small_config("icarl", tmp_path / "x", **seeds)
@@ -105,25 +120,28 @@ def test_training_learns(run, begun):
     assert float(sums["n_new_right"]) > 0.9 * float(sums["n_new"])
 
 
-def test_evaluation_is_a_plain_count(run, begun):
-    """Confusion matrices against scores computed image by image, over a range of rows."""
+@pytest.mark.parametrize("streamed", [False, True])
+def test_evaluation_is_a_plain_count(run, begun, streamed):
+    """Confusion matrices against scores computed image by image, over a range of rows.
+
+    Sixteen images at once, so that there are several batches and a rest.
+    """
     learner, pool = begun
     learner, _ = trained(run, learner, pool, [8])
     learner = run.engine.end_task(learner.replace(step=jnp.int32(0)), pool)
     start, stop = 3, run.evaluation.bounds[1]
+    assert (stop - start) // 16 > 1 and (stop - start) % 16
     means = jax.random.normal(jax.random.key(1), learner.means.shape)
-    counts, loss = run.engine.evaluate(
-        learner,
-        run.evaluation.images,
-        run.evaluation.labels,
-        jnp.int32(start),
-        jnp.int32(stop),
-        means,
+    engine = dataclasses.replace(run.engine, eval_batch_size=16)
+    programs = Streamed(engine) if streamed else engine
+    test_set, labels, _ = run.scenario.test_set()
+    counts, loss = programs.evaluate(
+        learner, test_set, labels, jnp.int32(start), jnp.int32(stop), means
     )
     method = run.engine.method
-    images = learner.normalizer(run.evaluation.images[start:stop])
+    images = learner.normalizer(jnp.asarray(test_set[start:stop]))
     features = forward(method.backbone, learner.weights, images, learner.n_seen).features
-    labels = np.asarray(run.evaluation.labels[start:stop])
+    labels = labels[start:stop]
     scorers = {**method.classifiers(), "ncm": lambda _, f: nearest_class_mean(f, means, 2)}
     assert set(counts) == set(scorers)
     for name, score in scorers.items():
@@ -135,6 +153,18 @@ def test_evaluation_is_a_plain_count(run, begun):
         learner.weights.params, learner, batch, jax.random.key(0), train=False
     )
     chex.assert_trees_all_close(loss, expected_loss, rtol=1e-4)
+
+
+def test_the_test_accuracy_of_an_epoch_is_that_of_the_outputs(run, begun):
+    """Whatever the method's own classifier: here the outputs always say the first class."""
+    learner, pool = begun
+    learner = run.engine.end_task(learner, pool)
+    head = learner.weights.params["head"]
+    params = {**learner.weights.params, "head": {**head, "bias": head["bias"].at[0].set(1e6)}}
+    learner = learner.replace(weights=learner.weights.replace(params=params))
+    n_first, n_all = (int(x) for x in np.bincount(run.scenario.test_set()[1]).cumsum()[:2])
+    accuracy, _ = run.evaluation.of_task(learner, 0)
+    assert accuracy == pytest.approx(n_first / n_all)
 
 
 def test_embedding_in_batches_is_embedding_at_once_and_mirrors(run, begun):

@@ -177,6 +177,8 @@ def test_random_exemplars_are_other_images_for_another_key(backbone):
     for memory in (one, two):
         kept = np.asarray(memory.images)[:, 0, 0, 0]
         assert len(set(kept.tolist())) == 10 and np.all(labels[kept] == np.repeat([0, 1], 5))
+        first, second = (kept // 2).reshape(2, 5).tolist()  # places within the class
+        assert first != second
     assert not np.array_equal(one.images, two.images)
 
 
@@ -186,7 +188,7 @@ def sigmoid_bce(logits, targets):
 
 
 def test_lwf_mc_is_icarls_loss_on_new_images(backbone):
-    settings = {"objective": "sigmoid", "divisor": 100.0}
+    settings = {"objective": "sigmoid", "divisor": 100.0, "lambda_": 3.0}  # of a softmax only
     loss, _, student, teacher, labels = case("lwf", backbone, **settings)
     targets = np.eye(ROOM)[labels]
     targets[:, :N_OLD] = 1 / (1 + np.exp(-teacher[:, :N_OLD]))

@@ -166,6 +166,8 @@ def test_teaching_is_what_the_run_would_have_done(config):
     assert learner.class_names == scenario().class_names[:2]
     first = cil_jax.load(before(config, "first task"))
     np.testing.assert_array_equal(learner.predict(images).scores, first.predict(images).scores)
+    for name in ("task", "epoch", "step", "n_old", "n_seen", "task_of"):
+        chex.assert_trees_all_equal(getattr(learner.state, name), getattr(first.state, name))
 
     task = scenario().task(1)
     lesson = (task.images, task.labels - 2, scenario().class_names[2:4])
@@ -210,6 +212,15 @@ def test_another_seed_teaches_otherwise_and_the_same_one_the_same(config):
 
     np.testing.assert_array_equal(taught(3), taught(3))
     assert np.any(taught(3) != taught(None))
+
+
+@icarl_only
+def test_a_lesson_is_trained_as_a_later_task(config):
+    """Not as the first one, of which a recipe may say something else."""
+    learner, heard = cil_jax.load(config.out), []
+    learner.config = dataclasses.replace(learner.config, epochs=1, first_epochs=3)
+    learner.learn(*new_digits(1), progress=heard.append)
+    assert [position.epoch for position in heard] == [0]
 
 
 @icarl_only
@@ -371,6 +382,8 @@ def test_an_exported_program_needs_neither_cil_jax_nor_flax(config, tmp_path, ca
 
     if config.method == "icarl":  # its exemplars stay at home
         with zipfile.ZipFile(file) as parts:
+            # No time of writing: the same learner is the same archive.
+            assert {part.date_time for part in parts.infolist()} == {(1980, 1, 1, 0, 0, 0)}
             program = parts.read("program.bin")
         state = cil_jax.load(config.out).state
         mean, picture = np.asarray(state.means[0]), np.asarray(state.memory.images[0])

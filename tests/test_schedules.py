@@ -17,6 +17,12 @@ def test_the_papers_rate_falls_after_epochs_49_and_63():
     assert rates[63:] == pytest.approx([0.08] * 7)
 
 
+def test_a_rate_falls_after_the_nearest_whole_number_of_epochs():
+    # 0.7 and 0.9 of three epochs are 2.1 and 2.7.
+    rates = [schedules.step_rate(epoch, 3, 8.0, (0.7, 0.9), 2.0) for epoch in range(4)]
+    assert rates == [8.0, 8.0, 4.0, 2.0]
+
+
 def test_two_steps_at_one_epoch_both_count():
     assert schedules.step_rate(1, 1, 1.0, (0.7, 0.9), 5.0) == pytest.approx(1 / 25)
     assert schedules.step_rate(0, 1, 1.0, (0.7, 0.9), 5.0) == 1.0

@@ -124,6 +124,14 @@ def test_damage_to_any_file_is_seen_and_named(copied):
     assert checkpoint.damage_of(folder) == "learner/more: not in SHA256SUMS"
 
 
+def test_the_newest_checkpoint_is_that_of_the_largest_number(finished, copied):
+    *_, template = finished
+    there = sorted((copied / "checkpoints").iterdir(), key=lambda folder: int(folder.name))
+    for folder, number in zip(there, ("9", "10"), strict=True):
+        folder.rename(folder.with_name(number))
+    assert restored(copied, template) == (2, [])
+
+
 @pytest.mark.parametrize("damage", [flip, truncate, Path.unlink])
 def test_of_a_damaged_checkpoint_the_one_before_is_taken(finished, copied, damage):
     *_, template = finished
