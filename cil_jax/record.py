@@ -5,6 +5,7 @@ runs/NAME/
   metrics.jsonl   one line an epoch and one an evaluation
   results.json    the accuracy matrix and summary of each classifier
   exemplars.npz   images kept, their classes and the classes' names
+  confusion.npz   the cells of each classifier's confusion matrix, of the last evaluation
   checkpoints/    see `cil_jax.checkpoint`
   figures/*.png   report.html
   .lock           held by the process that writes
@@ -14,7 +15,9 @@ import contextlib
 import json
 import os
 import platform
-from collections.abc import Iterable, Iterator, Sequence
+import zipfile
+import zlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -25,8 +28,10 @@ import yaml
 
 import cil_jax
 from cil_jax.config import Config, UserError
+from cil_jax.confusion import Confusion
 
 UNBORN = {"config.yaml.tmp", ".lock"}  # all that a run leaves which was killed while it was made
+CELLS = "cells of "  # in confusion.npz, before a classifier's name
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
@@ -50,6 +55,7 @@ class RunFolder:
         self.metrics_file = self.path / "metrics.jsonl"
         self.results_file = self.path / "results.json"
         self.exemplars_file = self.path / "exemplars.npz"
+        self.confusion_file = self.path / "confusion.npz"
         self.checkpoints = self.path / "checkpoints"
         self.figures = self.path / "figures"
         self.report_file = self.path / "report.html"
@@ -170,7 +176,7 @@ class RunFolder:
     @property
     def n_lines(self) -> int:
         """Lines in metrics.jsonl."""
-        return len(self._lines())
+        return self.metrics_file.read_bytes().count(b"\n") if self.metrics_file.exists() else 0
 
     def cut(self, n_lines: int) -> None:
         """Drops the lines that a resumed run will write again."""
@@ -239,6 +245,57 @@ class RunFolder:
         with np.load(self.exemplars_file) as arrays:
             return arrays["images"], arrays["labels"]
 
+    def write_confusions(self, confusions: Mapping[str, Confusion]) -> None:
+        """Writes confusion.npz, whole or not at all.
+
+        Args:
+          confusions: of one evaluation, by classifier; all of the same classes.
+        """
+        arrays = {f"{CELLS}{name}": one.cells for name, one in confusions.items()}
+        n_seen = next(iter(confusions.values())).n_classes
+        file = self.confusion_file
+        with self.writing(), replaced(file) as temporary, temporary.open("wb") as out:
+            np.savez_compressed(out, n_seen=n_seen, **arrays)
+
+    def drop_confusions(self) -> None:
+        """Removes confusion.npz, if it is there."""
+        self.confusion_file.unlink(missing_ok=True)
+
+    def confusions(self) -> dict[str, Confusion]:
+        """The confusion matrices of the last evaluation, by classifier.
+
+        Versions before confusion.npz had them in each evaluation's line.
+
+        Raises:
+          UserError: if there are none, or they can't be read.
+        """
+        if self.confusion_file.exists():
+            return self._read_confusions()
+        lines = [line for line in self.measurements() if "confusion" in line]
+        if not lines:
+            raise UserError(
+                f"{self.confusion_file} is missing: continue the run with --resume, which writes it"
+            )
+        return {name: Confusion.of(matrix) for name, matrix in lines[-1]["confusion"].items()}
+
+    def _read_confusions(self) -> dict[str, Confusion]:
+        try:
+            # Opened here: numpy leaves a file open that is no archive.
+            with self.confusion_file.open("rb") as file, np.load(file) as arrays:
+                n_seen = int(arrays["n_seen"])
+                names = [name for name in arrays.files if name.startswith(CELLS)]
+                found = {name.removeprefix(CELLS): arrays[name] for name in names}
+        except (ValueError, TypeError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+            raise UserError(f"{self.confusion_file} is damaged: {_line(error)}") from error
+        if not found:
+            raise UserError(f"{self.confusion_file} is damaged: it has no classifier")
+        for name, cells in found.items():
+            if cells.dtype != np.int32 or cells.ndim != 2 or len(cells) != 3:
+                raise UserError(f"{self.confusion_file} is damaged: {name} has no cells")
+            if cells.size and not (cells.min() >= 0 and cells[:2].max() < n_seen):
+                raise UserError(f"{self.confusion_file} is damaged: {name} has other classes")
+        return {name: Confusion(n_seen, cells) for name, cells in found.items()}
+
     def _lines(self) -> list[str]:
         if not self.metrics_file.exists():
             return []
@@ -270,6 +327,12 @@ class Unwritten(RunFolder):
         """Nothing."""
 
     def write_exemplars(self, images: np.ndarray, labels: np.ndarray, names: Sequence[str]) -> None:
+        """Nothing."""
+
+    def write_confusions(self, confusions: Mapping[str, Confusion]) -> None:
+        """Nothing."""
+
+    def drop_confusions(self) -> None:
         """Nothing."""
 
 
