@@ -239,7 +239,7 @@ def test_a_checkpoint_of_an_older_version_knows_no_confusions(uninterrupted, tmp
     config, results, _ = uninterrupted
     again = small_config(config.method, tmp_path / "run")
     with pytest.raises(Stopped):
-        cil_jax.run(again, Stopper(*MIDDLE))
+        cil_jax.run(again, Stopper(*AN_EPOCH))
     restore = Checkpoints.restore
 
     def older(self, template, warn):
