@@ -1,7 +1,7 @@
 """Work beside a run that must neither hold it up nor stop it: pages, figures, logs."""
 
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 
@@ -17,7 +17,6 @@ class Background:
     def __init__(self, say: Callable[[str], None]):
         self._say = say
         self._pool = ThreadPoolExecutor(1)
-        self._last: dict[str, Future] = {}  # what was asked for under each name
 
     def __enter__(self):
         return self
@@ -26,18 +25,14 @@ class Background:
         """Waits until all is done."""
         self._pool.shutdown()
 
-    def ask(self, what: str, work: Callable[[], Any], only_last: bool = False) -> None:
+    def ask(self, what: str, work: Callable[[], Any]) -> None:
         """Has work done.
 
         Args:
           what: names it where it fails.
           work: what to call.
-          only_last: whether it takes the place of what was asked for last under the same name and
-            is not begun.
         """
-        if only_last and what in self._last:
-            self._last[what].cancel()
-        self._last[what] = self._pool.submit(self._do, what, work)
+        self._pool.submit(self._do, what, work)
 
     def _do(self, what: str, work: Callable[[], Any]) -> None:
         try:

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from cil_jax import metrics
 from cil_jax.classifiers import Counts
+from cil_jax.confusion import Confusion
 from cil_jax.data.scenario import Scenario
 from cil_jax.engine import Engine
 from cil_jax.learner import Learner
@@ -16,10 +17,10 @@ from cil_jax.typing import Array
 
 
 class Measured(NamedTuple):
-    """Of one classifier: `cil_jax.metrics.scores`, and its confusion matrix [n_seen][n_seen]."""
+    """Of one classifier: `cil_jax.metrics.scores`, and its confusions among the classes seen."""
 
     scores: dict[str, Any]
-    confusion: list[list[int]]
+    confusion: Confusion
 
 
 class Evaluation:
@@ -63,7 +64,9 @@ class Evaluation:
         counts, _ = self._counts(learner, 0, self.bounds[n_tasks], means)
         sizes = self._scenario.task_sizes[:n_tasks]
         return {
-            name: Measured(metrics.scores(one, sizes), one.confusion[:n_seen, :n_seen].tolist())
+            name: Measured(
+                metrics.scores(one, sizes), Confusion.of(one.confusion[:n_seen, :n_seen])
+            )
             for name, one in counts.items()
         }
 

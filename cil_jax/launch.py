@@ -103,13 +103,13 @@ def _run_together(
 
 
 def _draw(folder: RunFolder) -> None:
-    """The figures of a run and then its page."""
+    """The page of a run and then its figures."""
     from cil_jax import report
 
     try:
         with folder.writing():
-            report.draw(folder, lambda line: print(f"warning: {line}", file=sys.stderr))
             report.write_page(folder)
+            report.draw(folder, lambda line: print(f"warning: {line}", file=sys.stderr))
     except UserError:
         raise
     except Exception as error:  # the run is done and saved

@@ -5,8 +5,10 @@ All is written beside the run, in one thread, and nothing that fails there stops
 
 import abc
 import contextlib
+import math
 import os
 import textwrap
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -22,6 +24,8 @@ from cil_jax.observer import Observer
 from cil_jax.recipes import command
 from cil_jax.record import RunFolder
 
+PAGE_SHARE = 1 / 20  # of a run's time that writing its page may take
+
 
 @contextlib.contextmanager
 def opened(
@@ -32,30 +36,56 @@ def opened(
     Args:
       config: the settings of the run.
       say: shows the user a line, where something fails.
-      page: whether to write the run's page after every task, beside the logs that are asked for.
+      page: whether to write the run's page while it goes, beside the logs that are asked for.
     """
     if not devices.is_first_process():
         yield []
         return
     with Background(say) as background:
         names = filter(None, config.log.split(","))
-        logs = [LOGS[name](background) for name in names]
+        told = [*([Pager(background)] if page else []), *(LOGS[name](background) for name in names)]
         try:
-            yield [*([Pager(background)] if page else []), *logs]
+            yield told
         finally:
-            for one in logs:
+            for one in told:
                 one.end()
 
 
 class Pager(Observer):
-    """Writes report.html after every task."""
+    """Writes report.html after a task, where that takes no more than a share of the run's time.
+
+    What was held back is written at the end, unless the run is done: its page is made with its
+    figures.
+    """
 
     def __init__(self, background: Background):
         self._background = background
+        self._late: RunFolder | None = None  # whose page is behind
+        self._next = 0.0  # when another page may be begun
 
     def task_done(self, run: Any, line: dict[str, Any]) -> None:
-        folder = RunFolder(run.folder.path)
-        self._background.ask("report.html", lambda: report.write_page(folder), only_last=True)
+        folder, is_done = RunFolder(run.folder.path), line["n_seen"] == run.scenario.bounds[-1]
+        self._late = None if is_done else folder
+        if self._late and time.perf_counter() >= self._next:
+            self._write()
+
+    def end(self) -> None:
+        """After the last that it is told."""
+        if self._late:
+            self._write()
+
+    def _write(self) -> None:
+        folder, self._late, self._next = self._late, None, math.inf
+
+        def work():
+            start = time.perf_counter()
+            try:
+                report.write_page(folder)
+            finally:
+                end = time.perf_counter()
+                self._next = end + (end - start) / PAGE_SHARE
+
+        self._background.ask("report.html", work)
 
 
 class Log(Observer, abc.ABC):
@@ -93,6 +123,7 @@ class Log(Observer, abc.ABC):
     def task_done(self, run: Any, line: dict[str, Any]) -> None:
         folder = RunFolder(run.folder.path)
         results = folder.results()
+        confusions = folder.confusions(results)
         scalars = {}
         for name, one in results["classifiers"].items():
             for key in ("seen", "old", "new", "task_aware"):
@@ -104,7 +135,7 @@ class Log(Observer, abc.ABC):
         epoch = sum(self._epochs[: line["task"] + 1])
         self._later(
             lambda: self.evaluation(
-                line["n_seen"], epoch, line["task"], scalars, report.pictures(results, line)
+                line["n_seen"], epoch, line["task"], scalars, report.pictures(results, confusions)
             )
         )
 

@@ -19,6 +19,7 @@ from cil_jax import devices, environment, machine, parsing
 from cil_jax.assemble import data_seed, dataset_of, engine_of, recipe_of, scenario_of
 from cil_jax.checkpoint import Checkpoints
 from cil_jax.config import Config, UserError
+from cil_jax.confusion import Confusion
 from cil_jax.data.scenario import Task
 from cil_jax.engine import Sums, Updates
 from cil_jax.evaluation import Evaluation
@@ -86,7 +87,7 @@ class Run:
       engine: the compiled programs.
       evaluation: the test set, and who answers it.
       folder: where the run is recorded.
-      history: accuracies and times so far, saved with every checkpoint.
+      history: accuracies, times and the last confusions so far, saved with every checkpoint.
       stop_asked: the number of the signal that asks the run to stop, or 0; it is called after all
         updates. The run then saves and raises Stopped, out of `steps` as well.
     """
@@ -115,6 +116,7 @@ class Run:
             "scores": {name: [] for name in self.evaluation.classifiers},
             "seconds": {"train": 0.0, "end_task": 0.0, "evaluate": 0.0},
             "peak_bytes": None,
+            "confusion": None,  # of the last evaluation: classes seen, and cells by classifier
         }
         self.stop_asked: Callable[[], int] = lambda: 0
         self._stride = 1  # updates in one call
@@ -253,11 +255,15 @@ class Run:
             raise parsing.damaged(f"the checkpoint in {self.folder.checkpoints}", problem)
 
     def _retell(self, learner: Learner) -> None:
-        """Makes results.json and exemplars.npz tell of as many tasks as the learner has learned.
+        """Makes results, exemplars and confusions tell of as many tasks as the learner has learned.
 
-        Results tell of fewer where a kill came between a checkpoint and its results, and both tell
+        Results tell of fewer where a kill came between a checkpoint and its results, and all tell
         of more where a damaged checkpoint was passed over. A power failure may lose either.
         """
+        if self.history["confusion"]:
+            self._write_confusions()
+        else:  # an older version's checkpoint has none
+            self.folder.drop_confusions()
         if int(learner.task):
             self._write_exemplars(learner)
             self.folder.write_results(self._results(with_whole_tasks(learner)))
@@ -324,6 +330,7 @@ class Run:
         peaks = (machine.peak_memory(), self.history["peak_bytes"])
         self.history["peak_bytes"] = max((peak for peak in peaks if peak), default=None)
         self.folder.append(line)
+        self._write_confusions()
         self._write_exemplars(learner)
         self._save(learner)
         # After the checkpoint: results are never ahead of what a run can be continued from.
@@ -420,14 +427,23 @@ class Run:
             measured = self.evaluation.of_seen(learner)
         for name, (scores, _) in measured.items():
             self.history["scores"][name].append(scores)
+        n_seen = int(learner.n_seen)
+        cells = {name: one.confusion.cells.tolist() for name, one in measured.items()}
+        self.history["confusion"] = {"n_seen": n_seen, "cells": cells}
         said = ("task_accuracy", "seen_accuracy", "task_aware", "top5")
         return {
             "kind": "evaluation",
             "task": task,
-            "n_seen": int(learner.n_seen),
+            "n_seen": n_seen,
             **{key: {name: one.scores[key] for name, one in measured.items()} for key in said},
-            "confusion": {name: one.confusion for name, one in measured.items()},
         }
+
+    def _write_confusions(self) -> None:
+        said = self.history["confusion"]
+        cells = {name: np.array(one, np.int32) for name, one in said["cells"].items()}
+        self.folder.write_confusions(
+            {name: Confusion(said["n_seen"], one) for name, one in cells.items()}
+        )
 
     def _results(self, learner: Learner) -> dict[str, Any]:
         return results_of(self.config, self.scenario, self.engine, learner, self.history)

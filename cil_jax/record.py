@@ -5,6 +5,7 @@ runs/NAME/
   metrics.jsonl   one line an epoch and one an evaluation
   results.json    the accuracy matrix and summary of each classifier
   exemplars.npz   images kept, their classes and the classes' names
+  confusion.npz   the cells of each classifier's confusion matrix, of the last evaluation
   checkpoints/    see `cil_jax.checkpoint`
   figures/*.png   report.html
   .lock           held by the process that writes, which .holder names
@@ -15,7 +16,7 @@ import json
 import os
 import platform
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -27,9 +28,11 @@ import yaml
 import cil_jax
 from cil_jax import files, parsing, schemas
 from cil_jax.config import Config, UserError, is_moved
+from cil_jax.confusion import Confusion
 
 UNBORN = {".lock", ".holder"}  # what a run leaves that was killed while it was made
 LARGEST_METRICS = 2**31  # bytes of metrics.jsonl
+CELLS = "cells of "  # in confusion.npz, before a classifier's name
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
@@ -53,6 +56,7 @@ class RunFolder:
         self.metrics_file = self.path / "metrics.jsonl"
         self.results_file = self.path / "results.json"
         self.exemplars_file = self.path / "exemplars.npz"
+        self.confusion_file = self.path / "confusion.npz"
         self.checkpoints = self.path / "checkpoints"
         self.figures = self.path / "figures"
         self.report_file = self.path / "report.html"
@@ -218,7 +222,7 @@ class RunFolder:
     @property
     def n_lines(self) -> int:
         """Lines in metrics.jsonl."""
-        return len(self._lines())
+        return self.metrics_file.read_bytes().count(b"\n") if self.metrics_file.exists() else 0
 
     def cut(self, n_lines: int) -> None:
         """Drops the lines that a resumed run will write again, without reading them."""
@@ -242,36 +246,26 @@ class RunFolder:
             raise parsing.damaged(source, f"kind: it must be one of {', '.join(schemas.LINES)}")
         return parsing.converted(line, schema, source)
 
-    def learned(
-        self, results: schemas.Results
-    ) -> tuple[list[schemas.EpochLine], schemas.EvaluationLine]:
-        """What metrics.jsonl holds of the tasks that results tell of.
+    def epochs(self, results: schemas.Results) -> list[schemas.EpochLine]:
+        """The lines of metrics.jsonl after each epoch of the tasks that results tell of.
 
         A run that goes on writes more lines than that.
 
         Args:
           results: of this run.
 
-        Returns:
-          The lines of the epochs, and that of the last evaluation.
-
         Raises:
-          UserError: if the evaluation is missing, or they do not fit the results.
+          UserError: if they do not fit each other.
         """
-        last = len(results["classifiers"][results["headline"]]["seen_accuracy"]) - 1
-        lines = [line for line in self.measurements() if line["task"] <= last]
-        epochs = [line for line in lines if line["kind"] == "epoch"]
-        evaluations = [x for x in lines if x["kind"] == "evaluation" and x["task"] == last]
-        if not evaluations:
-            raise parsing.damaged(self.metrics_file, f"it has no evaluation after task {last + 1}")
-        n_seen = sum(results["task_sizes"][: last + 1])
-        classifiers = list(results["classifiers"])
-        problem = schemas.problem_of_evaluation(evaluations[-1], n_seen, classifiers)
-        if not problem and len({tuple(line.get("parts", ())) for line in epochs}) > 1:
-            problem = "parts: they differ between epochs"
-        if problem:
-            raise parsing.damaged(self.metrics_file, problem)
-        return epochs, evaluations[-1]
+        n_tasks = len(results["classifiers"][results["headline"]]["seen_accuracy"])
+        epochs = [
+            line
+            for line in self.measurements()
+            if line["kind"] == "epoch" and line["task"] < n_tasks
+        ]
+        if len({tuple(line.get("parts", ())) for line in epochs}) > 1:
+            raise parsing.damaged(self.metrics_file, "parts: they differ between epochs")
+        return epochs
 
     def write_results(self, results: dict[str, Any]) -> None:
         """Writes results.json, whole or not at all."""
@@ -348,6 +342,76 @@ class RunFolder:
             return images, labels
         raise parsing.damaged(self.exemplars_file, problem)
 
+    def write_confusions(self, confusions: Mapping[str, Confusion]) -> None:
+        """Writes confusion.npz, whole or not at all.
+
+        Args:
+          confusions: of one evaluation, by classifier; all of the same classes.
+        """
+        arrays = {f"{CELLS}{name}": found.cells for name, found in confusions.items()}
+        n_seen = next(iter(confusions.values())).n_classes
+        with self.writing(), files.replaced(self.confusion_file) as out:
+            np.savez(out, n_seen=n_seen, **arrays)
+
+    def drop_confusions(self) -> None:
+        """Removes confusion.npz, if it is there."""
+        self.confusion_file.unlink(missing_ok=True)
+
+    def confusions(self, results: schemas.Results) -> dict[str, Confusion]:
+        """The confusion matrices of the last evaluation, by classifier.
+
+        They may have a task more than the results, which are written after them. Versions before
+        confusion.npz had them in each evaluation's line.
+
+        Args:
+          results: of this run.
+
+        Raises:
+          UserError: if there are none, or they do not fit the results.
+        """
+        n_tasks = len(results["classifiers"][results["headline"]]["seen_accuracy"])
+        n_seen, n_classes = sum(results["task_sizes"][:n_tasks]), sum(results["task_sizes"])
+        classifiers = list(results["classifiers"])
+        if not self.confusion_file.exists():
+            return self._confusions_of_line(n_tasks - 1, n_seen, classifiers)
+        names = ("n_seen", *(f"{CELLS}{name}" for name in classifiers))
+        n_measured, *cells_of_each = parsing.read_arrays(self.confusion_file, names)
+        if n_measured.shape or n_measured.dtype.kind not in "iu":
+            raise parsing.damaged(self.confusion_file, "n_seen: it is no whole number")
+        if not n_seen <= n_measured <= n_classes:
+            problem = f"n_seen: {n_measured}, where {n_seen} classes were seen"
+            raise parsing.damaged(self.confusion_file, problem)
+        for name, cells in zip(classifiers, cells_of_each, strict=True):
+            problem = ""
+            if cells.dtype != np.int32 or cells.ndim != 2 or len(cells) != 3:
+                problem = f"{cells.dtype} {list(cells.shape)}, not int32 [3, cells]"
+            elif cells.size and (cells.min() < 0 or cells[:2].max() >= n_measured):
+                problem = f"classes beyond the {n_measured} seen"
+            if problem:
+                raise parsing.damaged(self.confusion_file, f"{CELLS}{name}: {problem}")
+        return {
+            name: Confusion(int(n_measured), cells)
+            for name, cells in zip(classifiers, cells_of_each, strict=True)
+        }
+
+    def _confusions_of_line(
+        self, task: int, n_seen: int, classifiers: list[str]
+    ) -> dict[str, Confusion]:
+        """The confusion matrices in the line of a task's evaluation."""
+        lines = [
+            line
+            for line in self.measurements()
+            if line["kind"] == "evaluation" and line["task"] == task and "confusion" in line
+        ]
+        if not lines:
+            raise UserError(
+                f"{self.confusion_file} is missing: continue the run with --resume, which writes it"
+            )
+        problem = schemas.problem_of_evaluation(lines[-1], n_seen, classifiers)
+        if problem:
+            raise parsing.damaged(self.metrics_file, problem)
+        return {name: Confusion.of(lines[-1]["confusion"][name]) for name in classifiers}
+
     def _lines(self) -> list[bytes]:
         if not self.metrics_file.exists():
             return []
@@ -390,4 +454,10 @@ class Unwritten(RunFolder):
         """Nothing."""
 
     def write_exemplars(self, images: np.ndarray, labels: np.ndarray, names: Sequence[str]) -> None:
+        """Nothing."""
+
+    def write_confusions(self, confusions: Mapping[str, Confusion]) -> None:
+        """Nothing."""
+
+    def drop_confusions(self) -> None:
         """Nothing."""

@@ -16,7 +16,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from cil_jax import machine, metrics
+from cil_jax import machine
 from cil_jax.assemble import data_seed, recipe_of
 from cil_jax.learner import Learner
 from cil_jax.observer import Observer, Position
@@ -195,9 +195,9 @@ class Terminal(Observer):
         self._pace.task_done(line["task"])
         name = run.engine.method.headline
         self._note_last(run, line["seen_accuracy"][name])
-        own = line["task_accuracy"][name][-1]
-        n_old = run.scenario.bounds[line["task"]]
-        old = metrics.accuracy(np.array(line["confusion"][name])[:n_old]) if n_old else None
+        *of_old, own = line["task_accuracy"][name]
+        n_images = np.diff(run.evaluation.bounds)[: len(of_old)]
+        old = float(np.average(of_old, weights=n_images)) if of_old else None
         row = self._row(map(percent, [*line["seen_accuracy"].values(), own, old]))
         self.say(f"{line['task'] + 1:5} {line['n_seen']:5}{row}{self._elapsed():>9}")
 

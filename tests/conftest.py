@@ -25,6 +25,7 @@ import pytest
 
 from cil_jax import members, metrics, models
 from cil_jax.config import Config
+from cil_jax.confusion import Confusion
 from cil_jax.data import cifar100
 from cil_jax.methods import METHODS
 from cil_jax.models import BasicBlock
@@ -104,9 +105,9 @@ def write_run(folder, *, epochs=2, exemplars=0, config=None, **results) -> RunFo
             values |= {"test_accuracy": 0.4, "rate": 0.1, "images_per_second": 100.0}
             values["parts"] = {"classification": 0.75, "distillation": 0.25}
             run.append({"kind": "epoch", "task": task, "epoch": epoch, **values})
-        confusion = (9 * np.eye(n, dtype=int) + np.eye(n, k=1, dtype=int)).tolist()
-        confusion = {name: confusion for name in made["classifiers"]}
-        run.append({"kind": "evaluation", "task": task, "n_seen": int(n), "confusion": confusion})
+        run.append({"kind": "evaluation", "task": task, "n_seen": int(n)})
+    confusion = Confusion.of(9 * np.eye(n, dtype=int) + np.eye(n, k=1, dtype=int))
+    run.write_confusions({name: confusion for name in made["classifiers"]})
     labels = np.repeat(np.arange(sum(made["task_sizes"])), exemplars)
     if exemplars:
         images = np.zeros((len(labels), 6, 6, 3), np.uint8)

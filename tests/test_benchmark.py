@@ -1,5 +1,6 @@
 """The benchmark: what it counts, how it times, and that it measures the work of a run."""
 
+import dataclasses
 import importlib.util
 import json
 import sys
@@ -10,7 +11,7 @@ import pytest
 from jax import lax
 from test_cli import assert_refused, command
 
-from cil_jax.benchmark import flops, rounds
+from cil_jax.benchmark import flops, rounds, table
 from cil_jax.benchmark.parts import Bench
 from cil_jax.benchmark.settings import QUICK, Settings
 from cil_jax.benchmark.workbench import Workbench
@@ -125,6 +126,22 @@ def test_each_part_is_measured_beside_pytorch():
     assert any("both learn: ours" in note for note in bench.notes)
 
 
+def test_scale_tells_what_a_task_takes_of_runs_of_some_classes():
+    bench = Bench(dataclasses.replace(TINY, scale_classes=(4,)))
+    bench.measure("scale")
+    (one,) = bench.scales
+    assert (one.n_classes, one.n_tasks, one.test_images) == (4, 2, 8)
+    assert one.second == one.last > 0  # the second task is the last
+    assert 200 < one.line < one.metrics < 20_000
+    assert min(one.confusion, one.results) > 500 and one.page > 10_000
+    report = table.report(bench, {})
+    assert report["scales"] == [dataclasses.asdict(one)] and report["rows"] == []
+    text = table.markdown(report)
+    assert text.startswith("| classes | tasks |") and "| 4 | 2 | 8 |" in text
+    assert "Ever more classes" in text and "Peak" not in text
+    assert [len(shown.columns) for shown in table.tables(report)] == [10]
+
+
 def test_the_command_measures_and_writes_what_it_says(tmp_path):
     flags = ["herding", "--quick", "--accelerator", "cpu"]
     files = ["--json", "numbers.json", "--markdown", "table.md"]
@@ -142,8 +159,8 @@ def test_the_command_measures_and_writes_what_it_says(tmp_path):
     assert (
         report["machine"]["cores"] >= 1 and report["versions"]["python"] == sys.version.split()[0]
     )
-    table = (tmp_path / "table.md").read_text()
-    for text in (result.stdout, table):
+    written = (tmp_path / "table.md").read_text()
+    for text in (result.stdout, written):
         assert "herding, 2 x 12" in text and report["versions"]["jax"] in text
 
 

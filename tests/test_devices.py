@@ -109,7 +109,9 @@ def left(config):
     folder = RunFolder(config.folder())
     learner = Run(config, folder, Observer()).saved_learner()
     parts = {"weights": learner.weights, "means": learner.means, "memory": learner.memory}
-    return {"lines": folder.measurements(), **jax.device_get(parts)}
+    confusions = {name: one.cells for name, one in folder.confusions(folder.results()).items()}
+    lines = folder.measurements()
+    return {"lines": lines, "confusions": confusions, **jax.device_get(parts)}
 
 
 def settings_of(folder, name, more):

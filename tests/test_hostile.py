@@ -92,7 +92,8 @@ def read(run, monkeypatch):
 
     def read():
         run.settings()
-        run.learned(run.results())  # what is refused here is refused at once by both commands
+        run.confusions(run.results())  # what is refused here is refused at once by both commands
+        run.epochs(run.results())
         codes = report.main([str(run.path)]), compare.main([str(run.path), *flags])
         if 2 in codes:
             raise UserError("refused")

@@ -80,4 +80,5 @@ def left(path):
     files = sorted(f.relative_to(path).as_posix() for f in path.rglob("*"))
     outer = [f for f in files if not f.startswith("checkpoints/")]
     assert len(list(folder.checkpoints.iterdir())) == 2 and not any("tmp" in f for f in files)
-    return {"results": results, "lines": lines, "files": outer}, learner
+    confusions = folder.confusion_file.read_bytes()
+    return {"results": results, "lines": lines, "confusions": confusions, "files": outer}, learner

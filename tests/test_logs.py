@@ -23,23 +23,80 @@ def test_work_is_done_in_order_and_all_of_it_before_the_end():
     assert done == list(range(20))
 
 
-def test_only_the_last_is_done_where_that_is_asked_for():
-    done, begun, go = [], threading.Event(), threading.Event()
+class Now:
+    """A background that does at once what it is asked for."""
+
+    def ask(self, what, work):
+        work()
+
+
+def of_tasks(folder, n_tasks):
+    """A run whose tasks bring a class each, as far as a pager asks."""
+    scenario = SimpleNamespace(bounds=list(range(n_tasks + 1)))
+    return SimpleNamespace(folder=SimpleNamespace(path=folder), scenario=scenario)
+
+
+@pytest.mark.parametrize(("a_page", "begun"), [(0.0, 99), (0.25, 20), (1.0, 5), (50.0, 1)])
+def test_pages_take_a_twentieth_of_a_run_at_most(tmp_path, monkeypatch, a_page, begun):
+    """A hundred tasks of a second each; the last one's page is for whoever makes the figures."""
+    clock, written = [100.0], []
+
+    def write_page(folder):
+        written.append(clock[0])
+        clock[0] += a_page
+
+    monkeypatch.setattr(logs.time, "perf_counter", lambda: clock[0])
+    monkeypatch.setattr(logs.report, "write_page", write_page)
+    pager, run = Pager(Now()), of_tasks(tmp_path, 100)
+    for n_seen in range(1, 101):
+        clock[0] += 1.0
+        pager.task_done(run, {"n_seen": n_seen})
+    pager.end()
+    assert len(written) == begun
+
+
+def test_a_run_that_is_stopped_leaves_its_last_page(tmp_path, monkeypatch):
+    clock, written = [100.0], []
+    monkeypatch.setattr(logs.time, "perf_counter", lambda: clock[0])
+
+    def write_page(folder):
+        written.append(folder.path)
+        clock[0] += 10.0
+
+    monkeypatch.setattr(logs.report, "write_page", write_page)
+    pager, run = Pager(Now()), of_tasks(tmp_path, 5)
+    pager.task_done(run, {"n_seen": 1})
+    pager.task_done(run, {"n_seen": 2})
+    assert written == [tmp_path]
+    pager.end()
+    assert written == [tmp_path] * 2
+    pager.end()  # nothing came since
+    assert written == [tmp_path] * 2
+
+
+def test_no_page_is_asked_for_while_one_is_written(tmp_path, monkeypatch):
+    begun, go, written = threading.Event(), threading.Event(), []
+
+    def write_page(folder):
+        begun.set()
+        assert go.wait(30)
+        written.append(folder)
+
+    monkeypatch.setattr(logs.report, "write_page", write_page)
     with Background(print) as background:
-        background.ask("wait", lambda: (begun.set(), go.wait(30)))
+        pager, run = Pager(background), of_tasks(tmp_path, 9)
+        pager.task_done(run, {"n_seen": 1})
         assert begun.wait(30)
-        for number in range(5):
-            background.ask("page", lambda number=number: done.append(number), only_last=True)
-            background.ask("log", lambda number=number: done.append(-number))
+        for n_seen in range(2, 9):
+            pager.task_done(run, {"n_seen": n_seen})
         go.set()
-    assert done == [0, -1, -2, -3, 4, -4]
+    assert len(written) == 1
 
 
 def test_a_page_that_fails_is_one_line_and_no_more(tmp_path):
     said = []
-    run = SimpleNamespace(folder=SimpleNamespace(path=tmp_path / "nothing"))
     with Background(said.append) as background:
-        Pager(background).task_done(run, {})
+        Pager(background).task_done(of_tasks(tmp_path / "nothing", 2), {"n_seen": 1})
         background.ask("next", lambda: said.append("next"))
     assert said[0].startswith("report.html failed, the run goes on: FileNotFoundError: ")
     assert "\n" not in said[0] and said[1:] == ["next"]

@@ -14,6 +14,7 @@ from conftest import results_of, write_run
 from rich.console import Console
 
 from cil_jax import members, report
+from cil_jax.confusion import Confusion
 from cil_jax.report import figures, thumbnails
 
 NAMES = ["apple", "bear", "cloud", "dove", "<b>elm"]
@@ -95,7 +96,7 @@ def test_a_strip_has_a_classs_exemplars_in_their_order(folder):
 
 @pytest.mark.parametrize(
     ("side", "channels", "n_classes", "kept", "shown", "size"),
-    [(32, 3, 100, 24, 20, 32), (224, 1, 3, 5, 5, 64), (64, 3, 400, 30, 1, 64)],
+    [(32, 3, 100, 24, 20, 32), (224, 1, 3, 5, 5, 64), (64, 3, 400, 30, 3, 64)],
 )
 def test_strips_stay_small(side, channels, n_classes, kept, shown, size):
     labels = np.repeat(np.arange(n_classes), kept)[: 40 if n_classes == 3 else None]
@@ -139,8 +140,8 @@ def test_the_accuracy_matrix_has_its_values_in_place():
 
 
 def test_the_confusion_matrix_is_in_percent_of_the_true_class():
-    evaluation = {"confusion": {"nme": [[3, 1], [0, 0]]}}
-    figure = figures.confusion(results_of((2,), [[0.5]], class_names=NAMES[:2]), evaluation)
+    measured = Confusion.of([[3, 1], [0, 0]])
+    figure = figures.confusion(results_of((2,), [[0.5]], class_names=NAMES[:2]), measured)
     np.testing.assert_allclose(figure.axes[0].images[0].get_array(), [[75, 25], [0, 0]])
     assert [t.get_text() for t in figure.axes[0].get_yticklabels()] == ["apple", "bear"]
 

@@ -140,15 +140,21 @@ def test_metrics_have_a_line_an_epoch_and_an_evaluation(uninterrupted):
                 # Labels of one class that compete with no other cost nothing.
                 assert line[name] > 0 or (line["task"] == 2 and config.softmax_over == "new")
             assert 0 <= line["train_accuracy"] <= 1 and 0 <= line["test_accuracy"] <= 1
+    run = RunFolder(config.folder())
+    confusions = run.confusions(run.results())
+    assert list(confusions) == list(results["classifiers"])
     for name, one in results["classifiers"].items():
         for t, line in enumerate(x for x in lines if x["kind"] == "evaluation"):
-            confusion = np.array(line["confusion"][name])
-            assert confusion.shape == (line["n_seen"],) * 2
-            accuracy = np.trace(confusion) / confusion.sum()
-            assert one["seen_accuracy"][t] == pytest.approx(accuracy)
-            # The matrix' last row again, counted from the confusion matrix here.
-            first = confusion[:2].sum(), np.trace(confusion[:2, :2])
-            assert one["accuracy_matrix"][t][0] == pytest.approx(first[1] / first[0])
+            assert line["n_seen"] == (2, 4, 5)[t] and "confusion" not in line
+            assert line["seen_accuracy"][name] == pytest.approx(one["seen_accuracy"][t])
+            assert line["task_accuracy"][name] == pytest.approx(one["accuracy_matrix"][t])
+        # The last row of the accuracy matrix again, counted from the confusion matrix here.
+        confusion = confusions[name].matrix()
+        assert confusion.shape == (5, 5)
+        assert one["last_accuracy"] == pytest.approx(np.trace(confusion) / confusion.sum())
+        for t, classes in enumerate((slice(0, 2), slice(2, 4), slice(4, 5))):
+            right = np.trace(confusion[classes, classes]) / confusion[classes].sum()
+            assert one["accuracy_matrix"][-1][t] == pytest.approx(right)
 
 
 def test_parameters_and_memory_are_counted(uninterrupted):
@@ -198,6 +204,8 @@ def test_a_resumed_run_ends_bit_for_bit_like_an_uninterrupted_one(
     times = {"images_per_second": 0}
     lines, expected = (RunFolder(c.folder()).measurements() for c in (again, config))
     assert [{**x, **times} for x in lines] == [{**x, **times} for x in expected]
+    files = [RunFolder(c.folder()).confusion_file.read_bytes() for c in (again, config)]
+    assert files[0] == files[1]
 
 
 @icarl_only
@@ -218,9 +226,39 @@ def test_lines_after_the_last_checkpoint_are_written_anew(uninterrupted, tmp_pat
 
 def test_resuming_a_complete_run_changes_nothing(uninterrupted):
     config, results, _ = uninterrupted
-    before = RunFolder(config.folder()).results_file.read_bytes()
+    folder = RunFolder(config.folder())
+    files = (folder.results_file, folder.confusion_file)
+    before = [file.read_bytes() for file in files]
+    folder.confusion_file.unlink()  # which is written again
     assert cil_jax.run(resumed(config)) == results
-    assert RunFolder(config.folder()).results_file.read_bytes() == before
+    assert [file.read_bytes() for file in files] == before
+
+
+@icarl_only
+def test_a_checkpoint_of_an_older_version_knows_no_confusions(uninterrupted, tmp_path, monkeypatch):
+    """They are in metrics.jsonl then, and those of the next evaluation in their file."""
+    config, results, _ = uninterrupted
+    again = small_config(config.method, tmp_path / "run")
+    with pytest.raises(Stopped):
+        cil_jax.run(again, Stopper(*AN_EPOCH))
+    restore = Checkpoints.restore
+
+    def older(self, template, warn):
+        learner, record = restore(self, template, warn)
+        del record["history"]["confusion"]
+        return learner, record
+
+    monkeypatch.setattr(Checkpoints, "restore", older)
+    there = []
+
+    class Look(Observer):
+        def started(self, run, learner):
+            there.append(run.folder.confusion_file.exists())
+
+    assert without_times(cil_jax.run(resumed(again), Look())) == without_times(results)
+    assert there == [False]
+    files = [RunFolder(c.folder()).confusion_file.read_bytes() for c in (again, config)]
+    assert files[0] == files[1]
 
 
 @icarl_only

@@ -97,13 +97,13 @@ def test_a_loaded_learner_answers_as_its_run_did(config):
     learner = cil_jax.load(config.out)
     images, labels, _ = scenario().test_set()
     assert learner.class_names == scenario().class_names
-    measured = RunFolder(config.out).measurements()[-1]["confusion"]
+    measured = RunFolder(config.out).confusions(RunFolder(config.out).results())
     assert learner.classifiers == [name for name in measured if name != "ncm"]
     for name in learner.classifiers:
         answers = learner.predict(images, name)
         confusion = np.zeros((5, 5), int)
         np.add.at(confusion, (labels, answers.labels), 1)
-        assert confusion.tolist() == measured[name] and answers.classifier == name
+        assert (confusion == measured[name].matrix()).all() and answers.classifier == name
         assert answers.names == [learner.class_names[label] for label in answers.labels]
         best = zip(answers.names, answers.scores.max(axis=1).tolist(), strict=True)
         assert answers.top(1) == [[one] for one in best]

@@ -7,7 +7,6 @@ from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import pytest
 from conftest import small_config
 from rich.console import Console
@@ -120,7 +119,7 @@ def made_up_run(method="icarl", n_tasks=2):
         updates=lambda task: 20,
         history={"scores": {"nme": []}},
         engine=SimpleNamespace(method=SimpleNamespace(headline="nme")),
-        evaluation=SimpleNamespace(classifiers=["nme", "linear"]),
+        evaluation=SimpleNamespace(classifiers=["nme", "linear"], bounds=(0, 30, 40)),
     )
 
 
@@ -135,7 +134,6 @@ TASK = {
     "n_seen": 2,
     "seen_accuracy": {"nme": 0.75, "linear": 0.5},
     "task_accuracy": {"nme": [0.75], "linear": [0.5]},
-    "confusion": {"nme": np.eye(2).tolist()},
 }
 
 
@@ -215,14 +213,25 @@ def test_the_head_of_the_rows_names_every_classifier_and_fits(headline, others):
     one = Terminal(console)
     one.started(run, LEARNER)
     numbers = {name: 1.0 for name in (headline, *others)}
-    values = {"task_accuracy": {headline: [1.0]}, "confusion": {headline: np.eye(2).tolist()}}
-    one.task_done(run, {**TASK, "seen_accuracy": numbers, **values})
+    accuracy = {"seen_accuracy": numbers, "task_accuracy": {headline: [1.0]}}
+    one.task_done(run, {**TASK, **accuracy})
     *_, head, row = console.file.getvalue().splitlines()
     for name in ("ncm (all data)", f"  {headline}: new", f"  {headline}: old"):
         assert name in head
     assert len(head) == len(row) <= 80
     ends = [match.end() for match in re.finditer("100.0%|-", row)]
     assert all(head[end - 1] != " " and head[end] == " " for end in ends) and len(ends) == 5
+
+
+def test_old_classes_are_weighed_by_their_test_images():
+    """30 of the first task, 10 of the second, 20 of the third."""
+    console, run = Console(file=io.StringIO(), width=80), made_up_run(n_tasks=3)
+    run.evaluation.bounds = (0, 30, 40, 60)
+    one = Terminal(console)
+    one.started(run, LEARNER)
+    accuracy = {"nme": [0.9, 0.1, 0.5], "linear": [0.0, 0.0, 0.0]}
+    one.task_done(run, {**TASK, "task": 2, "n_seen": 6, "task_accuracy": accuracy})
+    assert console.file.getvalue().splitlines()[-1].split()[4:6] == ["50.0%", "70.0%"]
 
 
 def test_the_first_line_names_what_was_changed_and_a_seed_of_the_data():

@@ -35,7 +35,7 @@ def test_figures_show_names_as_they_are_and_say_which_no_font_has(named):
         assert len(draw(named, said.append)) == 4
     has_font = not fonts.families("\u65e5\u672c")[1]
     assert said == [] if has_font else len(said) == 1 and "\u65e5\u672c" in said[0]
-    labels = figures.confusion(named.results(), named.learned(named.results())[1])
+    labels = figures.confusion(named.results(), named.confusions(named.results())["nme"])
     shown = [label.get_text() for label in labels.axes[0].get_xticklabels()]
     assert shown[:4] == NAMES[:4] and len(shown[4]) == 2
 

@@ -66,6 +66,7 @@ def left(config):
         k: v for k, v in folder.results().items() if k not in ("seconds", "memory", "machine")
     }
     lines = [{**line, "images_per_second": None} for line in folder.measurements()]
+    lines.append(folder.confusion_file.read_bytes())
     learner = Run(config, folder, Observer()).saved_learner()
     data = jax.random.key_data
     return (

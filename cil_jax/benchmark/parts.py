@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from cil_jax import machine
+from cil_jax.benchmark import scale
 from cil_jax.benchmark.pytorch import COMPILED, EAGER, PyTorch
 from cil_jax.benchmark.rounds import Spread, Times, alternate, ratio
 from cil_jax.benchmark.settings import PROGRAMS, Settings
@@ -58,6 +59,7 @@ class Bench:
     Attributes:
       settings: sizes.
       rows: what was measured.
+      scales: what was measured of runs of ever more classes.
       ratios: of two works of ours, by what they are called.
       notes: what else must be said.
       learner_bytes: `cil_jax.learner.n_bytes` of the learner that was measured, where one was.
@@ -69,6 +71,7 @@ class Bench:
         self.machine = machine.describe()
         self.learner_bytes: dict[str, int] = {}
         self.rows: list[Row] = []
+        self.scales: list[scale.Scale] = []
         self.ratios: dict[str, Spread] = {}
         self.notes: list[str] = []
         self.best_matmul = 0.0  # operations a second
@@ -85,7 +88,7 @@ class Bench:
         return self._pytorch.version
 
     def measure(self, part: str) -> None:
-        """Measures a part: a key of PROGRAMS."""
+        """Measures a part: one of `cil_jax.benchmark.settings.PARTS`."""
         getattr(self, f"_{part}")()
 
     def _step(self) -> None:
@@ -183,6 +186,11 @@ class Bench:
             "updates. Ours also saves a checkpoint and evaluates after each epoch; PyTorch's does "
             f"neither. Last NME accuracy, to show that both learn: {said}."
         )
+
+    def _scale(self) -> None:
+        for n_classes in self.settings.scale_classes:
+            self._tell(f"scale: a run of {n_classes} classes")
+            self.scales.append(scale.measure(self.settings, n_classes))
 
     @functools.cached_property
     def _workbench(self) -> Workbench:

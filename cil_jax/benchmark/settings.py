@@ -6,7 +6,7 @@ from cil_jax.config import UserError, flag
 
 # Parts, and the program whose first call in a process is timed for each.
 PROGRAMS = {"step": "train", "epoch": "train", "herding": "herd", "nme": "evaluate", "run": "run"}
-PARTS = tuple(PROGRAMS)
+PARTS = (*PROGRAMS, "scale")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,6 +29,8 @@ class Settings:
       matmul: rows and columns of the matrices whose product is the peak; 0 to suit the device.
       run_backbone, run_classes, run_epochs, run_memory: of the whole small run, on scikit-learn's
         digits.
+      scale_classes: of each of the whole runs that show what more classes cost.
+      scale_tasks: of each of these, at least two.
     """
 
     backbone: str = "resnet32"
@@ -50,6 +52,8 @@ class Settings:
     run_classes: int = 10
     run_epochs: int = 20
     run_memory: int = 100
+    scale_classes: tuple[int, ...] = (10, 100, 1000)
+    scale_tasks: int = 10
 
     def __post_init__(self):
         if self.limit < 0:
@@ -75,4 +79,6 @@ QUICK = {
     "matmul": 256,
     "run_classes": 4,
     "run_epochs": 1,
+    "scale_classes": (4, 8),
+    "scale_tasks": 2,
 }

@@ -16,7 +16,19 @@ COLUMNS = (
     *("compile", "cached", "memory"),
 )
 
+SCALE_COLUMNS = (
+    *("classes", "tasks", "test images", "task 2", "last task", "its lines"),
+    *("metrics.jsonl", "confusion.npz", "results.json", "report.html"),
+)
+
 ENVIRONMENT = ("OMP_WAIT_POLICY", "GLIBC_TUNABLES", "XLA_FLAGS")  # what speed depends on
+
+
+SCALE_REMARK = (
+    "Ever more classes: whole runs of iCaRL on random grey pixels, 8 x 8, ten images of a class to "
+    "train on and two to test with, an epoch a task and two exemplars a class; seconds of a task "
+    "without compiling, with all it writes, and with the nearest mean of all training data so far."
+)
 
 
 def report(bench: Bench, firsts: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
@@ -43,6 +55,7 @@ def report(bench: Bench, firsts: Mapping[str, Mapping[str, Any]]) -> dict[str, A
         "settings": dataclasses.asdict(bench.settings),
         "matmul_flop_per_second": bench.best_matmul,
         "rows": rows,
+        "scales": [_plain(one) for one in bench.scales],
         "ratios": {name: _plain(spread) for name, spread in bench.ratios.items()},
         "learner_bytes": bench.learner_bytes,
         "notes": list(bench.notes),
@@ -73,6 +86,14 @@ def cells(row: Mapping[str, Any]) -> list[str]:
     ]
 
 
+def scale_cells(one: Mapping[str, Any]) -> list[str]:
+    """A run of a report's "scales" under SCALE_COLUMNS."""
+    counts = (f"{one[name]:,}" for name in ("n_classes", "n_tasks", "test_images"))
+    times = (_time(one[name]) for name in ("second", "last"))
+    sizes = (one[name] for name in ("line", "metrics", "confusion", "results", "page"))
+    return [*counts, *times, *(f"{size / 1e3:,.1f} kB" for size in sizes)]
+
+
 def remarks(report: Mapping[str, Any]) -> list[str]:
     """Where and how it was measured, and what else came out; a sentence or two each."""
     machine, versions, sizes = report["machine"], report["versions"], report["settings"]
@@ -81,9 +102,7 @@ def remarks(report: Mapping[str, Any]) -> list[str]:
     device = "the CPU" if machine["platform"] == "cpu" else device
     environment = "".join(f", {name}={value}" for name, value in machine["environment"].items())
     own = ", ".join(f"{name} {_megabytes(n)}" for name, n in report["learner_bytes"].items())
-    return [
-        f"{machine['cpu']}, {machine['cores']} cores{load}; computed on {device}{environment}.",
-        "python {python}, jax {jax}, flax {flax}, torch {torch}.".format(**versions),
+    timed = [
         f"iCaRL, preset paper, {sizes['backbone']}, batch {sizes['batch_size']}, "
         f"{'--fast, ' if sizes['fast'] else ''}"
         f"{report['dtype']}; random pixels, but for the run. "
@@ -95,28 +114,47 @@ def remarks(report: Mapping[str, Any]) -> list[str]:
         "Compile: what the first call takes beyond the second, in a process of its own, and in the "
         "next one, which finds compiled programs in the cache. Memory: that process' peak, "
         f"{'of the device' if machine['platform'] != 'cpu' else 'libraries included'}.",
+    ]
+    return [
+        f"{machine['cpu']}, {machine['cores']} cores{load}; computed on {device}{environment}.",
+        "python {python}, jax {jax}, flax {flax}, torch {torch}.".format(**versions),
+        *(timed if report["rows"] else []),
         *(f"{name[0].upper()}{name[1:]}: {_spread(r)}." for name, r in report["ratios"].items()),
         *([f"The learner: {own}."] if own else []),
+        *([SCALE_REMARK] if report["scales"] else []),
         *report["notes"],
     ]
 
 
-def table(report: Mapping[str, Any]) -> Table:
+def tables(report: Mapping[str, Any]) -> list[Table]:
     """For the terminal."""
-    found = Table()
-    for name in COLUMNS:
-        found.add_column(name, justify="left" if name == "work" else "right")
-    for row in report["rows"]:
-        found.add_row(*cells(row))
+    found = []
+    for columns, rows in _contents(report):
+        shown = Table()
+        for name in columns:
+            shown.add_column(name, justify="left" if name == "work" else "right")
+        for row in rows:
+            shown.add_row(*row)
+        found.append(shown)
     return found
 
 
 def markdown(report: Mapping[str, Any]) -> str:
-    """The table and the remarks as Markdown."""
-    lines: list[Sequence[str]] = [COLUMNS, ["---", *["---:"] * (len(COLUMNS) - 1)]]
-    lines += [cells(row) for row in report["rows"]]
-    rows = ["| " + " | ".join(line) + " |" for line in lines]
-    return "\n".join([*rows, "", *(f"- {line}" for line in remarks(report))]) + "\n"
+    """The tables and the remarks as Markdown."""
+    lines = []
+    for columns, rows in _contents(report):
+        rule = ["---" if name == "work" else "---:" for name in columns]
+        lines += ["| " + " | ".join(line) + " |" for line in (columns, rule, *rows)] + [""]
+    return "\n".join([*lines, *(f"- {line}" for line in remarks(report))]) + "\n"
+
+
+def _contents(report: Mapping[str, Any]) -> list[tuple[Sequence[str], list[list[str]]]]:
+    """Columns and rows of each table that has a row."""
+    both = [
+        (COLUMNS, [cells(row) for row in report["rows"]]),
+        (SCALE_COLUMNS, [scale_cells(one) for one in report["scales"]]),
+    ]
+    return [(columns, rows) for columns, rows in both if rows]
 
 
 def _time(seconds: float) -> str:

@@ -160,7 +160,8 @@ function endLabels(root, series, place, height, floor, unit) {
 }
 
 /* What is taken for what: a canvas of rows of shares 0..1, with names at its side and above. `spec`
-   has names, counts [n][n], bounds (where a task begins), and matches(name), whether to mark it. */
+   has names, counts [n][n], bounds (where a task begins), right(i), how the tip says a cell of the
+   diagonal, and matches(i), whether to mark a row. */
 function confusion(figure, spec) {
   figure.querySelectorAll(".wide, .tip").forEach((element) => element.remove());
   const n = spec.names.length, ratio = window.devicePixelRatio || 1;
@@ -190,7 +191,7 @@ function confusion(figure, spec) {
   paint.font = font;
   paint.textBaseline = "middle";
   spec.names.forEach((name, i) => {
-    const marked = spec.matches?.(name);
+    const marked = spec.matches?.(i);
     paint.fillStyle = color(marked ? "--c1" : "--text");
     paint.textAlign = "right";
     paint.fillText(name, margin - 4, margin + (i + 0.5) * size, margin - 6);
@@ -218,7 +219,7 @@ function confusion(figure, spec) {
     if (i < 0 || j < 0 || i >= n || j >= n) return (tip.hidden = true);
     const count = spec.counts[i][j], share = ((100 * count) / totals[i]).toFixed(1);
     tip.replaceChildren();
-    html(tip, "div", {}, i === j ? `${spec.names[i]} is right` : `${spec.names[i]} taken for ${spec.names[j]}`);
+    html(tip, "div", {}, i === j ? spec.right(i) : `${spec.names[i]} taken for ${spec.names[j]}`);
     html(tip, "b", {}, `${share}% (${count} of ${totals[i]})`);
     placeTip(tip, figure, event.clientX - around.left, event.clientY - around.top);
   };

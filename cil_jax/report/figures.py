@@ -15,9 +15,11 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from cil_jax import files
+from cil_jax.confusion import Confusion
 from cil_jax.record import RunFolder
 from cil_jax.report.fonts import drawable, families
 from cil_jax.report.tables import caption, column_name, protocol, sample, training_parts
+from cil_jax.report.thinning import groups
 
 # Okabe and Ito's colours, which people with any colour vision can tell apart.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
@@ -40,6 +42,7 @@ STYLE = {
 AVERAGE = "average incremental accuracy,\nfirst task included"  # over the averages in a legend
 SHOWN = 12  # characters without a font that are named
 LABEL_WIDTH = 44  # letters of a line in the legend of a comparison
+LARGEST = 12.0  # inches of a matrix' side
 
 # Figures are drawn in threads as well, and a style is the whole process'.
 _ONE_AT_A_TIME = threading.RLock()
@@ -63,7 +66,7 @@ def draw(folder: RunFolder, warn: Callable[[str], None] = lambda line: None) -> 
       The files: seen_accuracy.png, accuracy_matrix.png, curves.png and confusion.png.
     """
     results = folder.results()
-    epochs, last = folder.learned(results)
+    epochs, of_task = folder.epochs(results), _of_task(results, folder.confusions(results))
     files.make_folder(folder.figures)
     made = []
     text = _text(results)
@@ -71,7 +74,7 @@ def draw(folder: RunFolder, warn: Callable[[str], None] = lambda line: None) -> 
         shown = unknown if len(unknown) <= SHOWN else f"{unknown[:SHOWN]}..."
         warn(f"no font here has {shown}: figures show squares; install one, such as Noto Sans CJK")
     with _styled(text):
-        for name, figure in {**_of_task(results, last), "curves": curves(results, epochs)}.items():
+        for name, figure in {**of_task, "curves": curves(results, epochs)}.items():
             file = folder.figures / f"{name}.png"
             with files.replaced(file) as out:
                 figure.savefig(out, format="png", bbox_inches="tight")
@@ -84,16 +87,16 @@ def is_drawn(folder: RunFolder) -> bool:
     return (folder.figures / "curves.png").exists()  # which is drawn last
 
 
-def pictures(results: dict[str, Any], evaluation: dict[str, Any]) -> dict[str, np.ndarray]:
+def pictures(results: dict[str, Any], confusions: Mapping[str, Confusion]) -> dict[str, np.ndarray]:
     """Pixels uint8 [H, W, 3] of the figures of a task.
 
     Args:
       results: what results.json holds.
-      evaluation: the task's line of metrics.jsonl.
+      confusions: after the task, by classifier.
     """
     found = {}
     with _styled(_text(results)):
-        for name, figure in _of_task(results, evaluation).items():
+        for name, figure in _of_task(results, confusions).items():
             figure.set_layout_engine("tight")
             canvas = FigureCanvasAgg(figure)
             canvas.draw()
@@ -101,12 +104,12 @@ def pictures(results: dict[str, Any], evaluation: dict[str, Any]) -> dict[str, n
     return found
 
 
-def _of_task(results: dict[str, Any], evaluation: dict[str, Any]) -> dict[str, Figure]:
+def _of_task(results: dict[str, Any], confusions: Mapping[str, Confusion]) -> dict[str, Figure]:
     """The figures of a run that change with each task."""
     return {
         "seen_accuracy": seen_accuracy(results),
         "accuracy_matrix": accuracy_matrix(results),
-        "confusion": confusion(results, evaluation),
+        "confusion": confusion(results, confusions[results["headline"]]),
     }
 
 
@@ -218,7 +221,7 @@ def accuracy_matrix(results: dict[str, Any]) -> Figure:
     matrix = np.full((n, n), np.nan)
     for t, row in enumerate(one["accuracy_matrix"]):
         matrix[t, : t + 1] = 100 * np.array(row)
-    side = max(3.6, 0.45 * n + 1.6)
+    side = min(LARGEST, max(3.6, 0.45 * n + 1.6))
     figure = Figure(figsize=(side + 0.8, side))
     axes = figure.subplots()
     image = axes.imshow(matrix, vmin=0, vmax=100, cmap="viridis")
@@ -227,7 +230,7 @@ def accuracy_matrix(results: dict[str, Any]) -> Figure:
             for j in range(t + 1):
                 color = "white" if matrix[t, j] < 60 else "black"
                 axes.text(j, t, f"{matrix[t, j]:.0f}", ha="center", va="center", color=color)
-    ticks = range(n) if n <= 20 else range(0, n, 5)
+    ticks = range(n) if n <= 20 else range(0, n, max(5, n // 20))
     labels = [str(t + 1) for t in ticks]
     axes.set_xticks(ticks, labels)
     axes.set_yticks(ticks, labels)
@@ -246,10 +249,11 @@ def curves(results: dict[str, Any], epochs: Sequence[dict[str, Any]]) -> Figure:
     """
     figure = Figure(figsize=(8.4, 4.6))
     top, bottom = figure.subplots(2, 1, sharex=True)
+    by_task = itertools.groupby(range(len(epochs)), key=lambda i: epochs[i]["task"])
+    tasks = [list(rows) for _, rows in by_task]
     for axes, what, scale in ((top, "loss", 1), (bottom, "accuracy", 100)):
         for color, split in zip(COLORS, ("train", "test"), strict=False):
-            for task in range(len(results["task_sizes"])):
-                rows = [i for i, line in enumerate(epochs) if line["task"] == task]
+            for rows in tasks:
                 values = [scale * epochs[i][f"{split}_{what}"] for i in rows]
                 axes.plot(
                     np.array(rows) + 1,
@@ -258,11 +262,10 @@ def curves(results: dict[str, Any], epochs: Sequence[dict[str, Any]]) -> Figure:
                     ms=3,
                     lw=1,
                     color=color,
-                    label=split if task == 0 else None,
+                    label=None if rows[0] else split,
                 )
-        for i in range(1, len(epochs)):
-            if epochs[i]["task"] != epochs[i - 1]["task"]:
-                axes.axvline(i + 0.5, color="#bbbbbb", lw=0.8)
+        for rows in tasks[1:]:
+            axes.axvline(rows[0] + 0.5, color="#bbbbbb", lw=0.8)
     top.set(ylabel="loss", ylim=(0, None))
     bottom.set(ylabel="accuracy (%), linear", xlabel="epochs, over all tasks", ylim=(0, 102))
     top.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2, borderaxespad=0)
@@ -271,27 +274,30 @@ def curves(results: dict[str, Any], epochs: Sequence[dict[str, Any]]) -> Figure:
     return figure
 
 
-def confusion(results: dict[str, Any], evaluation: dict[str, Any]) -> Figure:
-    """Confusion matrix after the last task, for the method's own classifier."""
-    counts = np.array(evaluation["confusion"][results["headline"]], float)
+def confusion(results: dict[str, Any], measured: Confusion) -> Figure:
+    """Confusion matrix after the last task, for the method's own classifier.
+
+    Of many classes those that came one after the other are put together, see `thinning.groups`.
+    """
+    shown = groups(results["class_names"], results["task_sizes"], measured.n_classes)
+    counts = measured.grouped(shown.bounds)
     share = 100 * counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    n = len(counts)
-    names = [drawable(name) for name in results["class_names"][:n]]
-    side = min(12.0, max(4.0, 0.13 * n + 3.0))
+    n, names = len(counts), [drawable(name) for name in shown.names]
+    side = min(LARGEST, max(4.0, 0.13 * n + 3.0))
     figure = Figure(figsize=(side + 0.8, side))
     axes = figure.subplots()
     image = axes.imshow(share, vmin=0, vmax=100, cmap="Blues", interpolation="nearest")
     size = 9 if n <= 20 else max(4, 500 / n)
     axes.set_xticks(range(n), names, rotation=90, fontsize=size)
     axes.set_yticks(range(n), names, fontsize=size)
-    for bound in np.cumsum(results["task_sizes"])[:-1]:
-        if bound < n:
-            axes.axhline(bound - 0.5, color="#999999", lw=0.5)
-            axes.axvline(bound - 0.5, color="#999999", lw=0.5)
+    for bound in shown.tasks:
+        axes.axhline(bound - 0.5, color="#999999", lw=0.5)
+        axes.axvline(bound - 0.5, color="#999999", lw=0.5)
     axes.set(xlabel="predicted class", ylabel="true class, in the order they came")
     axes.grid(visible=False)
     figure.colorbar(image, ax=axes, shrink=0.8, label="% of the true class")
-    axes.set_title(f"{_title(results)}\nclassifier: {results['headline']}")
+    note = f"\n{shown.note}" if shown.note else ""
+    axes.set_title(f"{_title(results)}\nclassifier: {results['headline']}{note}")
     return figure
 
 

@@ -12,6 +12,7 @@ import yaml
 
 from cil_jax import files
 from cil_jax.config import Config, UserError
+from cil_jax.confusion import Confusion
 from cil_jax.recipes import command, from_plain, without_others
 from cil_jax.record import RunFolder
 from cil_jax.report.tables import (
@@ -24,6 +25,7 @@ from cil_jax.report.tables import (
     run_name,
     size_of,
 )
+from cil_jax.report.thinning import MOST, Groups, groups, n_tasks, spread
 from cil_jax.report.thumbnails import SHOWN, strips
 
 SECTIONS = {
@@ -40,6 +42,7 @@ SECTIONS = {
 EPOCH_PERCENT = ("train_accuracy", "test_accuracy")
 EPOCH_NUMBERS = ("task", "epoch", "rate", "train_loss", "test_loss")
 TAKEN_FOR = 2  # other classes that a class' line names, at most
+PAIRS = 12  # of classes confused, at most
 DIGITS = 6  # of losses and rates in the page
 
 
@@ -50,13 +53,17 @@ def write_page(folder: RunFolder) -> Path:
       The file.
     """
     results, settings = folder.results(), folder.settings()
-    epochs, evaluation = folder.learned(results)
+    epochs = folder.epochs(results)
     versions, settings = settings.get("versions", {}), without_others(settings)
     own = results["classifiers"][results["headline"]]
     n_learned = len(own["seen_accuracy"])
     seen = np.cumsum(results["task_sizes"])[:n_learned].tolist()
+    confusions = folder.confusions(results)  # maybe of a task more: they are written first
     images, labels = folder.exemplars()
-    classes = _classes(results, evaluation, strips(images, labels))
+    pictures = strips(images, labels)
+    confusion = confusions[results["headline"]]
+    classes = _classes(results, confusion, pictures)
+    together = groups(results["class_names"], results["task_sizes"], confusion.n_classes)
     cut = any(one["picture"] and one["picture"].shown < one["picture"].kept for one in classes)
     n = max((one["picture"].shown for one in classes if one["picture"]), default=SHOWN)
     page = render(
@@ -67,6 +74,10 @@ def write_page(folder: RunFolder) -> Path:
         n_tasks=len(results["task_sizes"]),
         n_classes=sum(results["task_sizes"]),
         n_kept=len(labels),
+        n_pictures=len(pictures) if len(pictures) < len(np.unique(labels)) else None,
+        together=together,
+        n_tasks_shown=min(n_learned, MOST),
+        n_measured=n_tasks(results["task_sizes"], confusion.n_classes),
         seen=seen,
         name=run_name(results),
         caption=caption(results),
@@ -83,7 +94,7 @@ def write_page(folder: RunFolder) -> Path:
         needs_data=results["dataset"].partition(":")[0] in ("cifar100", "tfds"),
         facts=_facts(results, versions),
         settings=yaml.safe_dump(settings, sort_keys=False),
-        data=_data(results, epochs, evaluation, seen),
+        data=_data(results, epochs, confusions, together, seen),
     )
     files.replace_text(folder.report_file, page)
     return folder.report_file
@@ -113,21 +124,22 @@ def render(template: str, **values: Any) -> str:
 
 
 def _classes(
-    results: dict[str, Any], evaluation: dict[str, Any], pictures: dict[int, Any]
+    results: dict[str, Any], confusion: Confusion, pictures: dict[int, Any]
 ) -> list[dict[str, Any]]:
     """Of each class seen: name, task, what it is taken for by the own classifier, exemplars."""
-    confusion = np.array(evaluation["confusion"][results["headline"]])
     names, found = results["class_names"], []
     tasks = np.repeat(np.arange(len(results["task_sizes"])), results["task_sizes"])
-    for label, row in enumerate(confusion):
-        share = row / max(row.sum(), 1)
-        others = [j for j in np.argsort(-row, kind="stable") if j != label and row[j]]
+    for label in range(confusion.n_classes):
+        answers, n_images = confusion.answers(label)
+        share = n_images / max(n_images.sum(), 1)
+        order = np.argsort(-n_images, kind="stable")
+        taken = [(names[answers[j]], float(share[j])) for j in order if answers[j] != label]
         found.append(
             {
                 "name": names[label],
                 "task": int(tasks[label]) + 1,
-                "right": float(share[label]),
-                "taken": [(names[j], float(share[j])) for j in others[:TAKEN_FOR]],
+                "right": float(share[answers == label].sum()),
+                "taken": taken[:TAKEN_FOR],
                 "picture": pictures.get(label),
             }
         )
@@ -164,7 +176,8 @@ def _duration(seconds: float) -> str:
 def _data(
     results: dict[str, Any],
     epochs: list[dict[str, Any]],
-    evaluation: dict[str, Any],
+    confusions: dict[str, Confusion],
+    together: Groups,
     seen: list[int],
 ) -> dict[str, Any]:
     """What the figures are drawn from; accuracies in percent."""
@@ -176,16 +189,23 @@ def _data(
         return value if value is None or isinstance(value, int) else float(f"{value:.{DIGITS}g}")
 
     parts = epochs[0].get("parts", {}) if epochs else {}
+    tasks = spread(len(seen), MOST)
     return {
         "own": results["headline"],
         "names": results["class_names"],
+        "groups": {"bounds": together.bounds, "names": together.names, "tasks": together.tasks},
         "seen": seen,
+        "tasks": [t + 1 for t in tasks],
         "classifiers": {
             name: {
                 "label": column_name(results, name),
                 "seen": [in_percent(x) for x in one["seen_accuracy"]],
-                "matrix": [[in_percent(x) for x in row] for row in one["accuracy_matrix"]],
-                "confusion": evaluation["confusion"][name],
+                "matrix": [
+                    [in_percent(one["accuracy_matrix"][t][j]) for j in tasks if j <= t]
+                    for t in tasks
+                ],
+                "confusion": confusions[name].grouped(together.bounds).tolist(),
+                "pairs": confusions[name].pairs(PAIRS),
             }
             for name, one in results["classifiers"].items()
         },

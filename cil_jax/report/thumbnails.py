@@ -7,7 +7,10 @@ import io
 import numpy as np
 from PIL import Image
 
+from cil_jax.report.thinning import spread
+
 SHOWN = 20  # of each class, at most
+CLASSES = 200  # that are shown, at most
 LARGEST = 64  # pixels of a side; larger ones are made smaller
 ROOM = 8_000_000  # bytes of pixels in all: about a fourth of that in the page
 SMALL = 600_000  # bytes of pixels that are kept as they are
@@ -35,15 +38,17 @@ class Strip:
 
 
 def strips(images: np.ndarray, labels: np.ndarray) -> dict[int, Strip]:
-    """A strip for each class that has exemplars.
+    """A strip for each class that has exemplars, or for CLASSES of more, evenly spread.
 
     Args:
-      images: uint8 [N, H, W, C], of each class in the order of selection.
+      images: uint8 [N, H, W, C], by class and then in the order of selection.
       labels: int [N].
     """
-    classes, kept = np.unique(labels, return_counts=True)
+    classes, first, kept = np.unique(labels, return_index=True, return_counts=True)
     if not len(classes):
         return {}
+    some = spread(len(classes), CLASSES)
+    classes, first, kept = classes[some], first[some], kept[some]
     height, width = images.shape[1:3]
     scale = min(1.0, LARGEST / max(height, width))
     size = max(1, round(scale * width)), max(1, round(scale * height))
@@ -51,8 +56,8 @@ def strips(images: np.ndarray, labels: np.ndarray) -> dict[int, Strip]:
     n = int(np.clip(ROOM // (each * len(classes)), 1, SHOWN))
     lossless = each * n * len(classes) <= SMALL
     found = {}
-    for label, n_kept in zip(classes.tolist(), kept.tolist(), strict=True):
-        own = images[labels == label][:n]
+    for label, start, n_kept in zip(classes.tolist(), first.tolist(), kept.tolist(), strict=True):
+        own = images[start : start + min(n, n_kept)]
         pictures = [_picture(image, size) for image in own]
         strip = Image.new(pictures[0].mode, (size[0] * len(pictures), size[1]))
         for place, picture in enumerate(pictures):

@@ -1,0 +1,104 @@
+"""What a whole run takes as its classes grow in number: seconds and bytes of a task."""
+
+import dataclasses
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cil_jax import logs, machine, report
+from cil_jax.benchmark.settings import Settings
+from cil_jax.config import Config
+from cil_jax.observer import Observer, Several
+from cil_jax.protocol import Run
+from cil_jax.recipes import preset
+from cil_jax.record import RunFolder
+
+SIDE, TRAINED_ON, TESTED_WITH = 8, 10, 2  # pixels; images of a class
+
+
+@dataclasses.dataclass(frozen=True)
+class Scale:
+    """What was measured of a run of iCaRL.
+
+    Attributes:
+      n_classes, n_tasks: all.
+      test_images: of all classes.
+      second, last: seconds of a task, without compiling.
+      line: bytes that the last task wrote to metrics.jsonl.
+      metrics, confusion, results, page: bytes of the files at the end.
+    """
+
+    n_classes: int
+    n_tasks: int
+    test_images: int
+    second: float
+    last: float
+    line: int
+    metrics: int
+    confusion: int
+    results: int
+    page: int
+
+
+class _Laps(Observer):
+    """Seconds of each task, and bytes of metrics.jsonl after it."""
+
+    def __init__(self):
+        self.times: list[float] = []
+        self.sizes: list[int] = []
+
+    def started(self, run: Any, learner: Any) -> None:
+        self.times.append(machine.working_time())
+
+    def task_done(self, run: Any, line: dict[str, Any]) -> None:
+        self.times.append(machine.working_time())
+        self.sizes.append(run.folder.metrics_file.stat().st_size)
+
+
+def measure(settings: Settings, n_classes: int) -> Scale:
+    """A run of random pixels, with its page as it is written while it goes."""
+    with tempfile.TemporaryDirectory() as place:
+        config = _config(settings, n_classes, Path(place))
+        folder, laps = RunFolder(config.folder()), _Laps()
+        with logs.opened(config, print) as others:
+            Run(config, folder, Several([laps, *others])).go()
+        report.write_page(folder)
+        seconds, lines = np.diff(laps.times), np.diff(laps.sizes, prepend=0)
+        return Scale(
+            n_classes=n_classes,
+            n_tasks=len(seconds),
+            test_images=TESTED_WITH * n_classes,
+            second=float(seconds[1]),
+            last=float(seconds[-1]),
+            line=int(lines[-1]),
+            metrics=laps.sizes[-1],
+            confusion=folder.confusion_file.stat().st_size,
+            results=folder.results_file.stat().st_size,
+            page=folder.report_file.stat().st_size,
+        )
+
+
+def _config(settings: Settings, n_classes: int, place: Path) -> Config:
+    """The run, and the data set that it reads."""
+    rng, n = np.random.default_rng(0), n_classes * (TRAINED_ON + TESTED_WITH)
+    places = np.arange(n)
+    np.savez(
+        place / "data.npz",
+        images=rng.integers(0, 256, (n, SIDE, SIDE), np.uint8),
+        labels=places % n_classes,
+        split=np.where(places < n_classes * TRAINED_ON, "train", "test"),
+    )
+    return preset(
+        "icarl",
+        "paper",
+        dataset=f"npz:{place / 'data.npz'}",
+        task_size=n_classes // settings.scale_tasks,
+        backbone=settings.run_backbone,
+        epochs=1,
+        batch_size=settings.batch_size,
+        memory=2 * n_classes,
+        devices=1,
+        out=str(place / "run"),
+    )
