@@ -179,7 +179,7 @@ def test_what_latex_and_markdown_take_for_signs_is_escaped(two):
     odd = type(found)((group,), ())
     latex, markdown = comparison.as_latex(odd), comparison.as_markdown(odd)
     assert r"my\_net \& 50\% \textbackslash{} \{|\}" in latex and r"a|b\_c \#1 &" in latex
-    assert r"| a\|b_c #1 |" in markdown and r"{\|}" in markdown
+    assert r"| a\|b\_c #1 |" in markdown and r"{\|}" in markdown
 
 
 def full_run(folder, method, preset, **others):
