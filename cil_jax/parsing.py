@@ -225,14 +225,15 @@ def _check_events(text: bytes) -> None:
             raise yaml.MarkedYAMLError(problem=what, problem_mark=event.start_mark)
 
 
-def read_arrays(file: Path, names: tuple[str, ...]) -> list[np.ndarray]:
-    """Arrays of an .npz file that numpy.savez wrote.
+def read_arrays(file: Path, names: tuple[str, ...], largest: int = 0) -> list[np.ndarray]:
+    """Arrays of an .npz file that numpy.savez or numpy.savez_compressed wrote.
 
-    No pickle is read, and no memory taken for more bytes than the file has.
+    No pickle is read, and no memory is taken for more bytes than the file has or `largest` allows.
 
     Args:
       file: the file.
       names: of the arrays.
+      largest: bytes that an array may have which is compressed; 0 where none may be.
 
     Raises:
       UserError: if the file can't be read, or an array is missing or not as its header says.
@@ -241,19 +242,20 @@ def read_arrays(file: Path, names: tuple[str, ...]) -> list[np.ndarray]:
         if not stat.S_ISREG(file.stat().st_mode):
             raise UserError(f"{file}: can't be read: it is not a regular file")
         with zipfile.ZipFile(file) as archive:
-            return [_array(archive, file, name) for name in names]
+            return [_array(archive, file, name, largest) for name in names]
     except UserError:
         raise
     except Exception as error:  # a damaged archive fails in many ways
         raise damaged(file, getattr(error, "strerror", None) or error) from error
 
 
-def _array(archive: zipfile.ZipFile, file: Path, name: str) -> np.ndarray:
+def _array(archive: zipfile.ZipFile, file: Path, name: str, largest: int) -> np.ndarray:
     member = f"{name}.npy"
     if member not in archive.namelist():
         raise damaged(file, f"{name}: it is missing")
     info = archive.getinfo(member)
-    if info.compress_type != zipfile.ZIP_STORED or info.file_size > file.stat().st_size:
+    is_stored = info.compress_type == zipfile.ZIP_STORED
+    if info.file_size > (file.stat().st_size if is_stored else largest):
         raise damaged(file, f"{name}: it has another size than the file says")
     with archive.open(info) as content:
         read_header = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}

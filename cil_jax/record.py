@@ -33,6 +33,7 @@ from cil_jax.confusion import Confusion
 UNBORN = {".lock", ".holder"}  # what a run leaves that was killed while it was made
 LARGEST_METRICS = 2**31  # bytes of metrics.jsonl
 CELLS = "cells of "  # in confusion.npz, before a classifier's name
+LARGEST_CELLS = 2**28  # bytes of the cells of a confusion matrix: 20 million of them
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
@@ -351,7 +352,7 @@ class RunFolder:
         arrays = {f"{CELLS}{name}": found.cells for name, found in confusions.items()}
         n_seen = next(iter(confusions.values())).n_classes
         with self.writing(), files.replaced(self.confusion_file) as out:
-            np.savez(out, n_seen=n_seen, **arrays)
+            np.savez_compressed(out, n_seen=n_seen, **arrays)
 
     def drop_confusions(self) -> None:
         """Removes confusion.npz, if it is there."""
@@ -375,7 +376,7 @@ class RunFolder:
         if not self.confusion_file.exists():
             return self._confusions_of_line(n_tasks - 1, n_seen, classifiers)
         names = ("n_seen", *(f"{CELLS}{name}" for name in classifiers))
-        n_measured, *cells_of_each = parsing.read_arrays(self.confusion_file, names)
+        n_measured, *cells_of_each = parsing.read_arrays(self.confusion_file, names, LARGEST_CELLS)
         if n_measured.shape or n_measured.dtype.kind not in "iu":
             raise parsing.damaged(self.confusion_file, "n_seen: it is no whole number")
         if not n_seen <= n_measured <= n_classes:

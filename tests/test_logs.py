@@ -98,7 +98,7 @@ def test_a_page_that_fails_is_one_line_and_no_more(tmp_path):
     with Background(said.append) as background:
         Pager(background).task_done(of_tasks(tmp_path / "nothing", 2), {"n_seen": 1})
         background.ask("next", lambda: said.append("next"))
-    assert said[0].startswith("report.html failed, the run goes on: FileNotFoundError: ")
+    assert said[0].startswith("report.html failed, the run goes on: UserError: ")
     assert "\n" not in said[0] and said[1:] == ["next"]
 
 

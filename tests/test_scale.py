@@ -206,20 +206,24 @@ def test_a_folder_of_an_older_version_gives_the_same_page(tmp_path, monkeypatch)
         assert (one.cells == before[name].cells).all()
 
 
+def cells_of_all(cells):
+    return {f"cells of {name}": cells for name in ("nme", "linear", "ncm")}
+
+
 @pytest.mark.parametrize(
     ("harm", "said"),
     [
         (lambda f: f.write_bytes(f.read_bytes()[:-40]), "confusion.npz is damaged: "),
         (lambda f: f.write_bytes(b"junk"), "confusion.npz is damaged: "),
-        (lambda f: np.savez(f, n_seen=3), "confusion.npz is damaged: it has no classifier"),
+        (lambda f: np.savez(f, n_seen=3), "confusion.npz is damaged: cells of nme: it is missing"),
         (lambda f: np.savez(f, **{"cells of nme": np.eye(3)}), "confusion.npz is damaged: "),
         (
-            lambda f: np.savez(f, n_seen=3, **{"cells of nme": np.eye(3)}),
-            "confusion.npz is damaged: nme has no cells",
+            lambda f: np.savez(f, n_seen=5, **cells_of_all(np.eye(3))),
+            "confusion.npz is damaged: cells of nme: float64",
         ),
         (
-            lambda f: np.savez(f, n_seen=2, **{"cells of nme": 2 * np.eye(3, dtype=np.int32)}),
-            "confusion.npz is damaged: nme has other classes",
+            lambda f: np.savez(f, n_seen=5, **cells_of_all(5 * np.eye(3, dtype=np.int32))),
+            "confusion.npz is damaged: cells of nme: classes beyond the 5 seen",
         ),
         (lambda f: f.unlink(), "confusion.npz is missing: continue the run with --resume"),
     ],

@@ -66,7 +66,7 @@ def draw(folder: RunFolder, warn: Callable[[str], None] = lambda line: None) -> 
       The files: seen_accuracy.png, accuracy_matrix.png, curves.png and confusion.png.
     """
     results = folder.results()
-    epochs, of_task = folder.epochs(results), _of_task(results, folder.confusions(results))
+    epochs, confusions = folder.epochs(results), folder.confusions(results)
     files.make_folder(folder.figures)
     made = []
     text = _text(results)
@@ -74,7 +74,8 @@ def draw(folder: RunFolder, warn: Callable[[str], None] = lambda line: None) -> 
         shown = unknown if len(unknown) <= SHOWN else f"{unknown[:SHOWN]}..."
         warn(f"no font here has {shown}: figures show squares; install one, such as Noto Sans CJK")
     with _styled(text):
-        for name, figure in {**of_task, "curves": curves(results, epochs)}.items():
+        drawn = {**_of_task(results, confusions), "curves": curves(results, epochs)}
+        for name, figure in drawn.items():
             file = folder.figures / f"{name}.png"
             with files.replaced(file) as out:
                 figure.savefig(out, format="png", bbox_inches="tight")
