@@ -75,7 +75,7 @@ def _reproduce(arguments: list[str] | None) -> None:
     protocols = [protocol for protocol in asked if rows[protocol]]
     for protocol in protocols:
         about = reproduction.ABOUT[protocol]
-        lines = reproduction.lines(rows[protocol], protocol, flags.folder)
+        lines = reproduction.outcomes(rows[protocol], protocol, flags.folder)
         commands = [reproduction.command(row, protocol, flags.folder) for row in runs[protocol]]
         console.print(report.reproduction(lines, about))
         for folder in dict.fromkeys(path for _, ours, _ in lines for path in ours.others):

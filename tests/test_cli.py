@@ -293,8 +293,8 @@ def test_the_config_of_a_run_given_back_is_the_same_settings(tmp_path, preset):
     assert cli.settings("icarl", "paper", given, file) == dataclasses.replace(config, resume=True)
     # Members of a group are laid over it as over flags.
     common = cli.settings("icarl", "paper", {"out": str(tmp_path / "group")}, file)
-    assert [m.seed for m in members.members(common, [0, 1], None)] == [0, 1]
-    assert {m.first_epochs for m in members.members(common, [0, 1], None)} == {4}
+    assert [m.seed for m in members.member_configs(common, [0, 1], None)] == [0, 1]
+    assert {m.first_epochs for m in members.member_configs(common, [0, 1], None)} == {4}
 
 
 @pytest.mark.parametrize(
