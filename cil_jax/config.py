@@ -498,6 +498,11 @@ def flag(name: str) -> str:
     return "--" + name.rstrip("_").replace("_", "-")
 
 
+def help_of(name: str) -> str:
+    """The help text of a field, for other commands that have the same flag."""
+    return Config.__dataclass_fields__[name].metadata["help"]
+
+
 def kind(field: dataclasses.Field[Any]) -> type:
     """The type of a setting: bool, int, float, str, or tuple for a tuple of floats."""
     return next(k for k in (tuple, bool, int, float, str) if k.__name__ in str(field.type))
