@@ -42,7 +42,8 @@ def nearest_name(name: str, known: Iterable[str]) -> str:
     guess = f": did you mean {close[0]!r}?" if close else ""
     if len(known) > 12:
         return guess or "; see --help for the known ones"
-    return f"{guess or ':'} choose from {', '.join(known)}"
+    choices = ", ".join(known)
+    return f"{guess} The choices are {choices}" if guess else f": choose from {choices}"
 
 
 Value = bool | int | float | str | tuple[float, ...] | None  # of a setting

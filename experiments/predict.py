@@ -92,8 +92,8 @@ def _answers(
     if not files:
         raise UserError(f"no files found in {', '.join(paths)}")
     shape = learner.image_shape
-    found = pictures.read_each(((f, f) for f in files), shape[:2], shape[2])
-    while batch := list(islice(found, BATCH)):
+    decoded = pictures.read_each(((f, f) for f in files), shape[:2], shape[2])
+    while batch := list(islice(decoded, BATCH)):
         read = [(name, image) for name, image in batch if not isinstance(image, Exception)]
         for name, image in batch:
             if isinstance(image, Exception):

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
-from jax.extend.core import Jaxpr, JaxprEqn
+from jax.extend.core import Jaxpr, JaxprEqn, Literal, Var
 
 
 def of(function: Callable[..., Any], *arguments: Any) -> int:
@@ -52,13 +52,20 @@ def _subjaxprs(parameters: Mapping[str, Any]) -> Iterator[Jaxpr]:
 
 
 def _convolution(equation: JaxprEqn) -> int:
-    kernel = equation.invars[1].aval.shape
+    kernel = _shape(equation.invars[1])
     n_out = kernel[equation.params["dimension_numbers"].rhs_spec[0]]
     dilation = math.prod(equation.params["lhs_dilation"])
-    return 2 * equation.outvars[0].aval.size * math.prod(kernel) // n_out // dilation
+    n_values = math.prod(_shape(equation.outvars[0]))
+    return 2 * n_values * math.prod(kernel) // n_out // dilation
 
 
 def _product(equation: JaxprEqn) -> int:
     (contracted, _), _ = equation.params["dimension_numbers"]
-    shape = equation.invars[0].aval.shape
-    return 2 * equation.outvars[0].aval.size * math.prod(shape[axis] for axis in contracted)
+    shape, n_values = _shape(equation.invars[0]), math.prod(_shape(equation.outvars[0]))
+    return 2 * n_values * math.prod(shape[axis] for axis in contracted)
+
+
+def _shape(variable: Var | Literal) -> tuple[int, ...]:
+    abstract_value = variable.aval
+    assert isinstance(abstract_value, jax.core.ShapedArray)
+    return abstract_value.shape

@@ -57,7 +57,7 @@ class PyTorch:
         if models.BACKBONES[backbone]["block"] is not models.BasicBlock:
             self._notes.append(f"PyTorch was not measured: its side has no {backbone}.")
             return None
-        import torch
+        import torch  # pyright: ignore[reportMissingImports]  # optional
 
         device = {"cpu": "cpu", "gpu": "cuda"}.get(platform)
         if device is None or (device == "cuda" and not torch.cuda.is_available()):
@@ -89,7 +89,7 @@ class PyTorch:
         """A call that herds features [K, n, D]."""
         if self.device is None:
             return {}
-        import torch
+        import torch  # pyright: ignore[reportMissingImports]  # optional
 
         from cil_jax.benchmark import peer
 

@@ -15,7 +15,7 @@ import numpy as np
 from cil_jax import assemble, models, protocol
 from cil_jax.benchmark import flops
 from cil_jax.benchmark.settings import Settings
-from cil_jax.classifiers import nearest_mean
+from cil_jax.classifiers import Counts, nearest_mean
 from cil_jax.config import Config
 from cil_jax.data import Dataset
 from cil_jax.engine import Engine
@@ -118,7 +118,9 @@ class Workbench:
         """The predictions of NME for all test images, int [N]."""
         return jax.block_until_ready(_nearest_means(self.embed(learner), learner.means))
 
-    def evaluate(self, learner: Learner, stop: int | None = None) -> Any:
+    def evaluate(
+        self, learner: Learner, stop: int | None = None
+    ) -> tuple[dict[str, Counts], Array]:
         """Runs `Engine.evaluate` on test images 0 .. stop - 1, or on all."""
         return jax.block_until_ready(
             self.engine.evaluate(
