@@ -104,13 +104,13 @@ def remarks(report: Mapping[str, Any]) -> list[str]:
 
 
 def table(report: Mapping[str, Any]) -> Table:
-    """The rows of `report` as a table for the terminal."""
-    shown = Table()
+    """For the terminal."""
+    found = Table()
     for name in COLUMNS:
-        shown.add_column(name, justify="left" if name == "work" else "right")
+        found.add_column(name, justify="left" if name == "work" else "right")
     for row in report["rows"]:
-        shown.add_row(*cells(row))
-    return shown
+        found.add_row(*cells(row))
+    return found
 
 
 def markdown(report: Mapping[str, Any]) -> str:
