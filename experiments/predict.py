@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from cil_jax.accelerator import start_accelerator
 from cil_jax.cli import command_parser, guarded, leave, warn
 from cil_jax.config import ACCELERATORS, UserError, help_of
@@ -99,8 +101,8 @@ def _answers(
             if isinstance(image, Exception):
                 problems.add(f"{name}: {image}")
         if read:
-            names, images = zip(*read, strict=True)
-            yield from zip(names, learner.predict(images, classifier).top(top), strict=True)
+            answers = learner.predict(np.stack([image for _, image in read]), classifier).top(top)
+            yield from zip([name for name, _ in read], answers, strict=True)
 
 
 def _plain(best: list[tuple[str, float]]) -> list[dict[str, Any]]:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
+from jax.core import ShapedArray
 from jax.extend.core import Jaxpr, JaxprEqn, Literal, Var
 
 
@@ -67,5 +68,5 @@ def _product(equation: JaxprEqn) -> int:
 
 def _shape(variable: Var | Literal) -> tuple[int, ...]:
     abstract_value = variable.aval
-    assert isinstance(abstract_value, jax.core.ShapedArray)
+    assert isinstance(abstract_value, ShapedArray)
     return abstract_value.shape

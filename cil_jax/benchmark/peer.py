@@ -120,7 +120,9 @@ class ICaRL:
         if self.device.type == "cuda":  # like XLA: the fastest algorithms, and TF32
             torch.backends.cudnn.benchmark = True
             torch.set_float32_matmul_precision("high")
-        self.network = network.to(self.device, memory_format=torch.channels_last)
+        self.network = network.to(  # pyright: ignore[reportCallIssue]  # it takes a memory_format
+            self.device, memory_format=torch.channels_last
+        )
         self.mean, self.std = self.put(mean), self.put(std)
         self.pad, self.mirror, self.divisor = pad, mirror, divisor
         self.momentum, self.weight_decay, self.compiled = momentum, weight_decay, compiled
@@ -228,7 +230,8 @@ class ICaRL:
         """Unit-length class means [n_classes, D], of mirror images as well if `mirror`."""
         member = F.one_hot(labels, n_classes).T.to(torch.float32)
         sides = (False, True) if self.mirror else (False,)
-        return unit(sum(member @ unit(self.embed(images, side)) for side in sides))
+        sums = [member @ unit(self.embed(images, side)) for side in sides]
+        return unit(torch.stack(sums).sum(dim=0))
 
     @torch.inference_mode()
     def nearest_means(self, images: Tensor, means: Tensor) -> Tensor:
