@@ -1,7 +1,7 @@
-"""The settings of a run: one flat frozen dataclass, and what its values must be.
+"""The settings of a run: one flat frozen dataclass, and which values they may have.
 
-A field's metadata holds what `--help` says of it. Nothing here knows JAX, so flags are read before
-it starts. `cil_jax.recipes` fills it from presets and files.
+The metadata of a field holds its `--help` text. This module does not import JAX, so flags are
+parsed before JAX starts. `cil_jax.recipes` fills a Config from presets and files.
 """
 
 import dataclasses
@@ -9,349 +9,451 @@ import difflib
 import importlib.util
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 
 class UserError(Exception):
-    """Something that the user can put right, said in one line; or several, with a line each.
+    """An error that the user can fix.
+
+    Args:
+      message: one line that says what is wrong and what to do.
+      details: further lines, one for each problem, if there are several.
 
     Attributes:
-      lines: what is wrong; of several things, the first line says in what.
+      lines: the message and the details.
     """
 
-    def __init__(self, message: str, each: Sequence[str] = ()):
-        self.lines = (message, *each)
+    def __init__(self, message: str, details: Sequence[str] = ()):
+        self.lines = (message, *details)
         super().__init__("\n  ".join(self.lines))
 
 
 def nearest_name(name: str, known: Iterable[str]) -> str:
-    """What to say after 'unknown ...': a guess where one is near, and the choice."""
+    """The end of an error message about an unknown name: the closest known name, and all choices.
+
+    Args:
+      name: the unknown name.
+      known: the names that exist. More than 12 are not listed.
+    """
     known = list(known)
     close = difflib.get_close_matches(name, known, n=1)
     guess = f": did you mean {close[0]!r}?" if close else ""
     if len(known) > 12:
-        return guess or "; --help has them all"
-    return f"{guess or ':'} {'there are' if close else 'choose from'} {', '.join(known)}"
+        return guess or "; see --help for the known ones"
+    choices = ", ".join(known)
+    return f"{guess} The choices are {choices}" if guess else f": choose from {choices}"
 
 
-def _setting(default: Any, group: str, help: str, **more: Any) -> Any:
-    return dataclasses.field(default=default, metadata={"group": group, "help": help, **more})
+Value = bool | int | float | str | tuple[float, ...] | None  # of a setting
 
 
-# What a setting's value must be, and how that is said; None is always allowed.
-_COUNT = (lambda x: x >= 1, "be at least 1")
-_POSITIVE = (lambda x: 0 < x < float("inf"), "be above 0 and finite")
-_NOT_NEGATIVE = (lambda x: 0 <= x < float("inf"), "not be negative")
-_SEED = (lambda x: 0 <= x < 2**32, f"lie in 0..{2**32 - 1}")
-ACCELERATORS = ("auto", "cpu", "gpu", "tpu")
-_PATHS = ("npz", "folder")  # data sets that are named by a path
-_MOVABLE = (*_PATHS, "tfds")  # whose name says where they are, not what they hold
-_LONGEST_NAME = 40  # letters of a data set's name in a folder's
-_FRACTIONS = (
-    lambda steps: all(0 < step <= 1 for step in steps) and list(steps) == sorted(steps),
-    "lie in 0..1, the smaller before the larger",
+class Bound(NamedTuple):
+    """A condition on the value of a setting. None always satisfies it.
+
+    Attributes:
+      holds: whether a value satisfies it.
+      rule: the condition in words, to follow "it must" in an error message.
+    """
+
+    holds: Callable[[Any], bool]
+    rule: str
+
+
+_COUNT = Bound(lambda x: x >= 1, "be at least 1")
+_POSITIVE = Bound(lambda x: 0 < x < float("inf"), "be above 0 and finite")
+_NOT_NEGATIVE = Bound(lambda x: 0 <= x < float("inf"), "not be negative")
+_SEED = Bound(lambda x: 0 <= x < 2**32, f"lie in 0..{2**32 - 1}")
+_FRACTIONS = Bound(
+    lambda fractions: (
+        all(0 < fraction <= 1 for fraction in fractions) and list(fractions) == sorted(fractions)
+    ),
+    "lie in 0..1, in increasing order",
 )
+
+ACCELERATORS = ("auto", "cpu", "gpu", "tpu")
+_PATHS = ("npz", "folder")  # kinds of data sets whose name is a path
+_MOVABLE = (*_PATHS, "tfds")  # kinds whose name says where the data is, not what it holds
+_LONGEST_NAME = 40  # characters of a data set's name in the name of a run folder
+
+# Titles of the groups of flags in --help.
+_DATA = "data and augmentation"
+_SCENARIO = "class-incremental scenario and seeds"
+_NETWORK = "network"
+_TRAINING = "training"
+_MEMORY = "exemplar memory (iCaRL, replay)"
+_LOSS = "loss"
+_EVALUATION = "evaluation"
+_RUN = "run and hardware"
+_HOSTS = "multiple hosts"
+
+
+def _setting(default: Any, group: str, help: str, **metadata: Any) -> Any:
+    """A field of Config.
+
+    Args:
+      default: its default value.
+      group: the title of its group in --help; "" for a field without a flag.
+      help: what --help says. If the default is None, it ends in " (default: ...)".
+      **metadata: `choices`, the allowed values; `bound`, see Bound; `metavar`, the placeholder of
+        the value in --help; `decides`, False for a setting that does not affect the result;
+        `several`, for a comma-separated list of names: the package that each name needs.
+    """
+    return dataclasses.field(default=default, metadata={"group": group, "help": help, **metadata})
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """What a run is. Field names are the flags', with `_` for `-`; `lambda_` is `--lambda`.
+    """The settings of a run. Fields are named like their flags: `batch_size` is `--batch-size`.
 
-    The defaults here are common ground, no method's recipe: those are presets. Start from
-    `cil_jax.recipes.preset("icarl", "paper")` rather than from a plain Config.
+    `lambda_` is `--lambda`, since Python reserves the word. The defaults are not the recipe of any
+    method: recipes are presets. Start from `cil_jax.recipes.preset("icarl", "paper")` rather than
+    from a plain Config.
+
+    Raises:
+      UserError: if a value is not allowed, or settings contradict each other.
     """
 
-    method: str = _setting("icarl", "", "a key of `cil_jax.methods.METHODS`")
-    preset: str = _setting("", "", "the file of settings that flags were laid over")
+    method: str = _setting("icarl", "", "name of the method, a key of `cil_jax.methods.METHODS`")
+    preset: str = _setting("", "", "name of the preset that the other settings start from")
 
     dataset: str = _setting(
         "cifar100",
-        "data",
-        "data set to learn: cifar100, digits, or your own: npz:FILE (arrays images and labels), "
-        "folder:DIR (a folder of pictures for each class) or tfds:NAME (prepared with "
-        "tensorflow-datasets); the README has what each must hold",
+        _DATA,
+        "data set: cifar100, digits, or your own data as npz:FILE (arrays `images` and `labels`), "
+        "folder:DIR (one subfolder of images per class) or tfds:NAME (prepared with "
+        "tensorflow-datasets); the README describes the formats",
     )
     data_dir: str | None = _setting(
         None,
-        "data",
-        "folder of prepared tensorflow-datasets (default: TFDS_DATA_DIR, else tfds' own default)",
+        _DATA,
+        "folder of prepared tensorflow-datasets (default: the environment variable TFDS_DATA_DIR, "
+        "or else the default of tensorflow-datasets)",
         metavar="DIR",
         decides=False,
     )
     image_size: int | None = _setting(
         None,
-        "data",
-        "folder: and tfds: pixels of a side: the shorter side of a picture is brought to it, and "
-        "the middle square taken (default: as they are, if all have one size)",
+        _DATA,
+        "image size in pixels, for folder: and tfds: data sets: scale the shorter side of each "
+        "image to N and crop the central N x N square (default: keep the size, which all images "
+        "must share)",
         bound=_COUNT,
     )
     test_share: float | None = _setting(
         None,
-        "data",
-        "npz: and folder: share of each class' images that is held out for testing, where no "
-        "images are named for that (default: 0.2)",
-        bound=(lambda x: 0 < x < 1, "lie between 0 and 1"),
+        _DATA,
+        "fraction of the images of each class that is held out for testing, for npz: and folder: "
+        "data sets without test images of their own (default: 0.2)",
+        bound=Bound(lambda x: 0 < x < 1, "lie between 0 and 1"),
     )
     split_seed: int | None = _setting(
-        None, "data", "seed of the choice of these test images (default: 0)", bound=_SEED
+        None,
+        _DATA,
+        "seed of the random split into training and test images (default: 0)",
+        bound=_SEED,
     )
     normalization: str = _setting(
         "per-channel",
-        "data",
-        "per-pixel: pixels/255 minus the mean training image; per-channel: also divided by the "
-        "standard deviation, both per colour channel",
+        _DATA,
+        "per-pixel: pixels / 255 minus the mean training image; per-channel: pixels / 255 minus "
+        "the mean of the colour channel, divided by its standard deviation",
         choices=("per-pixel", "per-channel"),
     )
     pad: int | None = _setting(
         None,
-        "data",
-        "augmentation: pixels of padding around an image before a random crop of the old size "
-        "(default: the data set's own, 4 for cifar100, 1 for digits, an eighth of your own's side)",
+        _DATA,
+        "augmentation: pad each side of an image by N pixels, then crop at random to the original "
+        "size; 0 for no crop (default: 4 for cifar100, 1 for digits, 1/8 of the image side for "
+        "your own data)",
         bound=_NOT_NEGATIVE,
     )
     mirror: str = _setting(
         "auto",
-        "data",
-        "augmentation: mirror half of the images; auto: yes for cifar100, no for all others",
+        _DATA,
+        "augmentation: flip each image horizontally with probability 1/2; auto: yes for cifar100, "
+        "no for other data sets",
         choices=("auto", "yes", "no"),
     )
     padding: str = _setting(
         "mean",
-        "data",
-        "augmentation: what surrounds a padded image: the mean (zero after normalisation) or black",
+        _DATA,
+        "augmentation: fill the padding with the mean (zero after normalization) or with black",
         choices=("mean", "black"),
     )
     brightness: float = _setting(
         0.0,
-        "data",
-        "augmentation: the pixels of each image are multiplied by up to 1 +- this, at random",
+        _DATA,
+        "augmentation: multiply the pixels of each image by a random factor between 1 - X and "
+        "1 + X; 0 for none",
         bound=_NOT_NEGATIVE,
     )
 
-    task_size: int = _setting(10, "scenario", "classes a task", bound=_COUNT)
+    task_size: int = _setting(10, _SCENARIO, "number of classes per task", bound=_COUNT)
     first_task: int | None = _setting(
-        None, "scenario", "classes of the first task (default: as all others)", bound=_COUNT
+        None,
+        _SCENARIO,
+        "number of classes of the first task, the base task (default: --task-size)",
+        bound=_COUNT,
     )
     classes: int | None = _setting(
-        None, "scenario", "learn only the first N classes of the order (default: all)", bound=_COUNT
+        None,
+        _SCENARIO,
+        "use only the first N classes of the class order (default: all)",
+        bound=_COUNT,
     )
     order: str = _setting(
-        "seeded", "scenario", "order in which classes come", choices=("natural", "seeded")
+        "seeded",
+        _SCENARIO,
+        "class order, in which the tasks take the classes: natural, as in the data set, or seeded, "
+        "a random permutation",
+        choices=("natural", "seeded"),
     )
     order_seed: int = _setting(
-        1993, "scenario", "seed of the seeded order; 1993 gives the common one", bound=_SEED
+        1993,
+        _SCENARIO,
+        "seed of the random class order; 1993 gives the order of PyCIL and of most papers",
+        bound=_SEED,
     )
-    seed: int = _setting(0, "scenario", "seed of initial weights", bound=_SEED)
+    seed: int = _setting(0, _SCENARIO, "seed of the initial weights", bound=_SEED)
     data_seed: int | None = _setting(
         None,
-        "scenario",
-        "seed of shuffling, augmentation and random exemplars (default: --seed)",
+        _SCENARIO,
+        "seed of shuffling, augmentation and random exemplar selection (default: --seed)",
         bound=_SEED,
     )
 
     backbone: str = _setting(
-        "resnet32", "network", "resnet8, 20, 32, 44, 56, 64, 110 or resnet29-bottleneck"
+        "resnet32",
+        _NETWORK,
+        "feature extractor: resnet8, resnet20, resnet32, resnet44, resnet56, resnet64, resnet110 "
+        "or resnet29-bottleneck",
     )
-    last_relu: bool = _setting(True, "network", "whether the last block ends in a ReLU")
+    last_relu: bool = _setting(
+        True, _NETWORK, "end the last residual block with a ReLU, so that no feature is negative"
+    )
     outputs: str = _setting(
         "growing",
-        "network",
-        "growing: outputs open when their classes come; fixed: all are trained from the start",
+        _NETWORK,
+        "growing: add the outputs of new classes when their task begins; fixed: train the outputs "
+        "of all classes from the first task on",
         choices=("growing", "fixed"),
     )
     precision: str = _setting(
         "float32",
-        "network",
-        "what the network's layers are computed in, in training and in evaluation; weights, "
-        "statistics, features and losses are float32 in either",
+        _NETWORK,
+        "data type in which the layers are computed, in training and in evaluation; weights, "
+        "batch statistics, features and losses are always float32",
         choices=("float32", "bfloat16"),
     )
 
-    epochs: int = _setting(70, "training", "epochs a task", bound=_COUNT)
+    epochs: int = _setting(
+        70,
+        _TRAINING,
+        "epochs per task, including the first unless --first-epochs is given",
+        bound=_COUNT,
+    )
     first_epochs: int | None = _setting(
-        None, "training", "epochs of the first task (default: as all others)", bound=_COUNT
+        None, _TRAINING, "epochs of the first task (default: --epochs)", bound=_COUNT
     )
     batch_size: int = _setting(
         128,
-        "training",
-        "images an update; an epoch leaves out a rest smaller than this, and goes round a pool "
-        "smaller than this",
+        _TRAINING,
+        "images per update; an epoch drops a final partial batch, and cycles through the images "
+        "if there are fewer than one batch",
         bound=_COUNT,
     )
-    rate: float = _setting(
-        0.1, "training", "learning rate of the first epochs, per update", bound=_POSITIVE
-    )
+    rate: float = _setting(0.1, _TRAINING, "initial learning rate of each task", bound=_POSITIVE)
     rate_steps: tuple[float, ...] = _setting(
         (0.7, 0.9),
-        "training",
-        "fractions of a task's epochs after which the rate falls",
+        _TRAINING,
+        "learning-rate milestones, as fractions of a task's epochs, of all tasks unless "
+        "--first-rate-steps is given; at each, the learning rate is divided by --rate-factor",
         bound=_FRACTIONS,
     )
     first_rate_steps: tuple[float, ...] | None = _setting(
-        None, "training", "the same of the first task (default: as all others)", bound=_FRACTIONS
+        None,
+        _TRAINING,
+        "learning-rate milestones of the first task (default: --rate-steps)",
+        bound=_FRACTIONS,
     )
     rate_factor: float = _setting(
-        5.0, "training", "what the rate is divided by at each fall", bound=_POSITIVE
+        5.0,
+        _TRAINING,
+        "factor that the learning rate is divided by at each milestone",
+        bound=_POSITIVE,
     )
-    momentum: float = _setting(0.9, "training", "momentum of SGD", bound=_NOT_NEGATIVE)
+    momentum: float = _setting(0.9, _TRAINING, "momentum of SGD", bound=_NOT_NEGATIVE)
     weight_decay: float = _setting(
         2e-4,
-        "training",
-        "times a weight is added to its gradient; see --decay",
+        _TRAINING,
+        "L2 weight-decay coefficient, of all tasks unless --first-weight-decay is given: X * w is "
+        "added to the gradient of each weight w; see --decay",
         bound=_NOT_NEGATIVE,
     )
     first_weight_decay: float | None = _setting(
-        None, "training", "the same of the first task (default: as all others)", bound=_NOT_NEGATIVE
+        None,
+        _TRAINING,
+        "weight-decay coefficient of the first task (default: --weight-decay)",
+        bound=_NOT_NEGATIVE,
     )
     decay: str = _setting(
         "kernels",
-        "training",
-        "which weights decay: kernels, or all, normalisation and biases included",
+        _TRAINING,
+        "parameters with weight decay: kernels only (of convolutions and of the output layer), or "
+        "all, including biases and normalization parameters",
         choices=("kernels", "all"),
     )
 
     memory: int = _setting(
-        2000, "memory (iCaRL, replay)", "exemplars kept, over all classes", bound=_NOT_NEGATIVE
+        2000, _MEMORY, "total number of exemplars, over all classes", bound=_NOT_NEGATIVE
     )
     selection: str = _setting(
         "herding",
-        "memory (iCaRL, replay)",
-        "how exemplars are chosen",
+        _MEMORY,
+        "how the exemplars of a class are chosen: by herding or uniformly at random",
         choices=("herding", "random"),
     )
     mirror_means: str = _setting(
         "auto",
-        "memory (iCaRL, replay)",
-        "whether mirror images of the exemplars count in the class means; auto: as --mirror",
+        _MEMORY,
+        "include horizontally flipped exemplars in the class means; auto: yes if --mirror flips "
+        "the training images",
         choices=("auto", "yes", "no"),
     )
     answer: str = _setting(
         "nme",
-        "memory (iCaRL, replay)",
-        "the method's own classifier: nearest mean of exemplars, or the outputs; both are reported",
+        _MEMORY,
+        "classifier of the headline result: nme (nearest mean of exemplars) or linear (argmax of "
+        "the outputs); results of both are reported",
         choices=("nme", "linear"),
     )
 
     objective: str = _setting(
         "softmax",
-        "loss",
-        "softmax: cross-entropy and distillation at a temperature; sigmoid: every output is a "
-        "binary classifier, and old ones learn the old network's sigmoids (LwF, iCaRL)",
+        _LOSS,
+        "softmax: cross-entropy, with distillation at --temperature for lwf and icarl; sigmoid: "
+        "binary cross-entropy of every output, where for lwf and icarl the old network's sigmoids "
+        "are the targets of old classes",
         choices=("softmax", "sigmoid"),
     )
     softmax_over: str = _setting(
         "open",
-        "loss",
-        "outputs among which labels compete: all open ones, or the new task's own (finetune, LwF)",
+        _LOSS,
+        "outputs in the softmax of the cross-entropy: open: all that the network has (see "
+        "--outputs); new: those of the current task only (finetune, lwf)",
         choices=("open", "new"),
     )
     distill: str = _setting(
         "all",
-        "loss",
-        "old outputs that are distilled together: all, or each old task's by themselves; none: no "
-        "distillation, exemplars keep their labels (LwF, iCaRL)",
+        _LOSS,
+        "distillation of the old outputs (lwf, icarl): all: of all outputs together; tasks: in a "
+        "separate softmax for each old task; none: no distillation, so that exemplars are trained "
+        "on their labels",
         choices=("all", "tasks", "none"),
     )
     lambda_: float = _setting(
-        1.0, "loss", "weight of the distillation under a softmax", bound=_NOT_NEGATIVE
+        1.0, _LOSS, "weight of the distillation loss (--objective softmax)", bound=_NOT_NEGATIVE
     )
     temperature: float = _setting(
-        2.0, "loss", "temperature of the distillation under a softmax", bound=_POSITIVE
+        2.0, _LOSS, "temperature of the distillation (--objective softmax)", bound=_POSITIVE
     )
     divisor: float = _setting(
         100.0,
-        "loss",
-        "the summed sigmoid loss of all outputs is divided by this constant",
+        _LOSS,
+        "constant that the sigmoid loss, summed over the outputs, is divided by "
+        "(--objective sigmoid)",
         bound=_POSITIVE,
     )
 
     ncm: bool = _setting(
         True,
-        "evaluation",
-        "also report the nearest class mean of all training data, which no learner may keep: an "
-        "analysis of the features",
+        _EVALUATION,
+        "also report the nearest class mean of all training data, to analyse the features: an "
+        "incremental learner may not keep that data",
     )
 
     out: str | None = _setting(
         None,
-        "run",
+        _RUN,
         "run folder (default: runs/METHOD-PRESET-DATASET-BACKBONE-seedN)",
+        metavar="DIR",
         decides=False,
     )
     fast: bool = _setting(
         False,
-        "run",
-        "on a CPU, train with faster convolutions where JAX has them, compiled anew in each run, "
-        "and with memory in huge pages where Linux gives them: equal up to rounding; what changes "
-        "more than that, as --precision does, it leaves alone",
+        _RUN,
+        "train faster on a CPU, with equal results up to rounding: use faster convolutions where "
+        "JAX has them (every run compiles them again) and huge memory pages where Linux has them; "
+        "independent of --precision",
     )
-    resume: bool = _setting(False, "run", "continue the run in --out", decides=False)
+    resume: bool = _setting(False, _RUN, "continue the run in --out", decides=False)
     accelerator: str = _setting(
         "auto",
-        "run",
-        "where to compute; auto takes the best that JAX finds",
+        _RUN,
+        "hardware to compute on; auto: the best that JAX finds",
         choices=ACCELERATORS,
         decides=False,
     )
     devices: int | None = _setting(
         None,
-        "run",
-        "devices among which every batch is divided, or with --parallel-members the members; the "
-        "result is the same to rounding (default: as many of an accelerator's as divide the batch, "
-        "1 on the CPU)",
+        _RUN,
+        "number of devices that share every batch or, with --parallel-members, the runs; results "
+        "are equal up to rounding (default: 1 on a CPU, else the largest number that divides the "
+        "batch)",
         bound=_COUNT,
         decides=False,
     )
     stream: bool = _setting(
         False,
-        "run",
-        "leave images in the host's memory and bring them to the devices a few batches at a time, "
-        "for data larger than a device's memory; the result is the same",
+        _RUN,
+        "keep the images in host memory and copy them to the device a few batches at a time, for "
+        "data larger than device memory; results are the same",
         decides=False,
     )
     log: str = _setting(
         "",
-        "run",
-        "also write the course of the run for tensorboard (into the run folder) or wandb, where it "
-        "is installed; both with a comma or by saying it twice (default: neither)",
+        _RUN,
+        "also log to tensorboard (in the run folder), to wandb, or to both, separated by a comma; "
+        "the package must be installed (default: neither)",
         metavar="NAME,...",
-        several={"tensorboard": "tensorboardX", "wandb": "wandb"},  # and the package of each
+        several={"tensorboard": "tensorboardX", "wandb": "wandb"},
         decides=False,
     )
 
     coordinator: str | None = _setting(
         None,
-        "several hosts",
-        "HOST:PORT of process 0, where the same command runs on several hosts; auto: as Slurm, "
-        "Open MPI or the TPU pod says (default: one process)",
+        _HOSTS,
+        "address of process 0, if you start the same command on several hosts; auto: detect it "
+        "from Slurm, Open MPI or the TPU pod (default: a single process)",
         metavar="HOST:PORT",
         decides=False,
     )
     num_processes: int | None = _setting(
         None,
-        "several hosts",
-        "how many processes there are (default: as the cluster says)",
+        _HOSTS,
+        "total number of processes (default: detected by --coordinator auto)",
         bound=_COUNT,
         decides=False,
     )
     process_id: int | None = _setting(
         None,
-        "several hosts",
-        "which of them this is, from 0; 0 writes the run folder (default: as the cluster says)",
+        _HOSTS,
+        "index of this process, from 0; process 0 writes the run folder (default: detected by "
+        "--coordinator auto)",
         bound=_NOT_NEGATIVE,
         decides=False,
     )
 
     def __post_init__(self):
-        """Refuses what no data set could make sense of, and makes the data's path absolute."""
+        """Rejects values that are wrong for any data set, and makes the data's path absolute."""
         for field in dataclasses.fields(self):
             check(field, getattr(self, field.name))
         if self.momentum >= 1:
             raise UserError(f"--momentum is {self.momentum}; it must be below 1")
         kind, _, path = self.dataset.partition(":")
-        if kind in _PATHS and path:  # a run is resumed from any folder
+        if kind in _PATHS and path:  # a run can be resumed from any working directory
             path = os.path.abspath(os.path.expanduser(path))
             object.__setattr__(self, "dataset", f"{kind}:{path}")
         if not re.fullmatch(r"auto|(\[[\da-fA-F:]+\]|[\w.-]+):\d{1,5}", self.coordinator or "auto"):
@@ -361,25 +463,25 @@ class Config:
             )
         place = (self.num_processes, self.process_id)
         needed = 0 if self.coordinator in (None, "auto") else 2
-        if sum(x is not None for x in place) != needed:
+        if sum(number is not None for number in place) != needed:
             raise UserError(
-                "--coordinator HOST:PORT, --num-processes and --process-id go together; "
-                "--coordinator auto needs neither of the others"
+                "--coordinator HOST:PORT, --num-processes and --process-id must be given together; "
+                "with --coordinator auto, leave out the other two"
             )
 
     def folder(self) -> str:
-        """Where the run goes."""
+        """The path of the run folder."""
         return self.out or f"runs/{self.label()}-seed{self.seed}"
 
     def label(self) -> str:
-        """Method, preset, data set and backbone, as a name for a folder."""
+        """Method, preset, data set and backbone, as part of a folder name."""
         kind, _, path = self.dataset.partition(":")
         name = f"{kind}-{Path(path).stem if kind == 'npz' else Path(path).name}" if path else kind
         name = re.sub(r"[^\w.+-]+", "_", name)[:_LONGEST_NAME]
         return "-".join(filter(None, (self.method, self.preset, name, self.backbone)))
 
     def decisive(self) -> dict[str, Any]:
-        """The settings that decide the result, under their flags' names; plain values."""
+        """The settings that affect the result, as plain values under the names of their flags."""
         return {
             field.name.rstrip("_"): plain(getattr(self, field.name))
             for field in dataclasses.fields(self)
@@ -410,38 +512,43 @@ def is_moved(dataset: str, other: str) -> bool:
 
 
 def flag(name: str) -> str:
-    """The flag of a field."""
+    """The flag of a field, such as "--batch-size" of "batch_size"."""
     return "--" + name.rstrip("_").replace("_", "-")
 
 
-def kind(field: dataclasses.Field) -> type:
-    """What a setting is: bool, int, float, str, or tuple, which holds floats."""
+def help_of(name: str) -> str:
+    """The help text of a field, for other commands that have the same flag."""
+    return Config.__dataclass_fields__[name].metadata["help"]
+
+
+def kind(field: dataclasses.Field[Any]) -> type:
+    """The type of a setting: bool, int, float, str, or tuple for a tuple of floats."""
     return next(k for k in (tuple, bool, int, float, str) if k.__name__ in str(field.type))
 
 
-def check(field: dataclasses.Field, value: Any) -> None:
-    """Refuses a value that is none of a setting's choices, outside its bounds or not installed.
+def check(field: dataclasses.Field[Any], value: Value) -> None:
+    """Rejects a value that is not among the choices, out of bounds, or lacks a package.
 
     Raises:
-      UserError: with what it must be.
+      UserError: if so; it says what the value must be.
     """
-    choices = field.metadata.get("choices")
+    name = flag(field.name)
+    choices: Sequence[str] = field.metadata.get("choices", ())
     if choices and value not in choices:
-        raise UserError(f"unknown {flag(field.name)} {value!r}{nearest_name(str(value), choices)}")
-    several = field.metadata.get("several")
-    for word in filter(None, value.split(",") if several else ()):
-        if word not in several:
-            raise UserError(f"unknown {flag(field.name)} {word!r}{nearest_name(word, several)}")
-        if importlib.util.find_spec(several[word]) is None:
-            needed = several[word]
-            raise UserError(f"{flag(field.name)} {word} needs a package: pip install {needed}")
-    holds, bound = field.metadata.get("bound", (None, None))
+        raise UserError(f"unknown {name} {value!r}{nearest_name(str(value), choices)}")
+    packages: Mapping[str, str] = field.metadata.get("several", {})
+    for word in filter(None, str(value).split(",") if packages else ()):
+        if word not in packages:
+            raise UserError(f"unknown {name} {word!r}{nearest_name(word, packages)}")
+        if importlib.util.find_spec(packages[word]) is None:
+            raise UserError(f"{name} {word} needs a package: pip install {packages[word]}")
+    holds, rule = field.metadata.get("bound", (None, ""))
     if holds and value is not None and not holds(value):
         is_tuple = isinstance(value, tuple)
-        said = f"are {' '.join(map(str, value))}; they" if is_tuple else f"is {value}; it"
-        raise UserError(f"{flag(field.name)} {said} must {bound}")
+        verb = f"are {' '.join(map(str, value))}; they" if is_tuple else f"is {value}; it"
+        raise UserError(f"{name} {verb} must {rule}")
 
 
-def plain(value: Any) -> Any:
-    """A setting's value as YAML has it."""
+def plain(value: Value) -> bool | int | float | str | list[float] | None:
+    """A setting's value as YAML and JSON represent it: a tuple becomes a list."""
     return list(value) if isinstance(value, tuple) else value

@@ -126,7 +126,7 @@ def run_members(
 
     Args:
       config: what they have in common; `out` is the folder of all.
-      seeds, n_orders: see `cil_jax.members.members`.
+      seeds, n_orders: see `cil_jax.members.member_configs`.
       n_at_once: how many are trained in one program.
 
     Raises:
@@ -137,7 +137,7 @@ def run_members(
     output.need_not_be_shown()
     if config.coordinator:
         raise UserError("--coordinator is for a single run: leave out --seeds and --orders")
-    found = members.members(config, seeds, n_orders)
+    found = members.member_configs(config, seeds, n_orders)
     for member in found:
         if not members.is_done(member):
             RunFolder(member.folder()).check(member)
@@ -165,7 +165,7 @@ def run_members(
         for number, member in group:
             say(number, member)
         _run_together([member for _, member in group], console, "the same command again")
-    summary = members.summarize(members.done(config)[0])
+    summary = members.summarize(members.finished_results(config)[0])
     file = members.write_summary(members.group_folder(config), summary)
     console.print(report.group_summary(summary))
     console.print(f"summary: {file}", soft_wrap=True, highlight=False)

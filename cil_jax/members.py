@@ -1,8 +1,8 @@
-"""Several runs of one method that differ in their seeds only, and what they come to together.
+"""Groups of runs that differ only in their seeds, and the summary of their results.
 
 runs/NAME/
-  order1993-seed0/   a run folder for each member
-  summary.json       mean, standard deviation and values of every number, over all that are done
+  order1993-seed0/   the run folder of a member, one for each
+  summary.json       mean, standard deviation and values of every number, over the finished members
 """
 
 import dataclasses
@@ -25,27 +25,29 @@ NUMBERS = (
     "forgetting",
     "backward_transfer",
 )
-SEEDS = ("seed", "data_seed", "order_seed")  # in which the members of a group differ
-ONLY_REPORTED = ("ncm", "fast")  # settings that leave the method as it is
+SEEDS = ("seed", "data_seed", "order_seed")  # settings in which the members of a group differ
+ONLY_REPORTED = ("ncm", "fast")  # settings that do not change the method
 CURVES = ("seen_accuracy", "old_accuracy", "new_accuracy", "task_aware_accuracy", "top5_accuracy")
 
 
 def group_folder(config: Config) -> Path:
-    """Where a group of members goes."""
+    """The folder that holds the run folders of a group."""
     return Path(config.out or f"runs/{config.label()}")
 
 
-def members(config: Config, seeds: Sequence[int] | None, n_orders: int | None) -> list[Config]:
-    """The settings of each member: every class order with every seed.
+def member_configs(
+    config: Config, seeds: Sequence[int] | None, n_orders: int | None
+) -> list[Config]:
+    """The settings of each member: every combination of a class order and a seed.
 
     Args:
-      config: what they have in common.
-      seeds: of initial weights and data (default: the config's own).
-      n_orders: so many class orders, from seed `order_seed` on (default: one).
+      config: the settings that all members share.
+      seeds: seeds of the initial weights and the data (default: that of the config).
+      n_orders: the number of class orders, with seeds from `order_seed` on (default: 1).
 
     Raises:
-      UserError: if there are orders to vary and the order is not seeded, or the group's folder
-        holds a run itself.
+      UserError: if several orders are asked for and the order is not seeded, or if the group's
+        folder is the folder of a single run.
     """
     if (n_orders or 1) > 1 and config.order != "seeded":
         raise UserError(f"--orders {n_orders} needs --order seeded")
@@ -53,17 +55,24 @@ def members(config: Config, seeds: Sequence[int] | None, n_orders: int | None) -
         raise UserError(f"--orders is {n_orders}; it must be at least 1")
     folder = group_folder(config)
     if RunFolder(folder).holds_a_run:
-        raise UserError(f"{folder} holds a single run: choose another --out for several")
-    found = []
+        raise UserError(
+            f"{folder} holds a single run: choose another --out for --seeds or --orders"
+        )
+    configs = []
     for order_seed in range(config.order_seed, config.order_seed + (n_orders or 1)):
         for seed in seeds or [config.seed]:
             order = f"order{order_seed}" if config.order == "seeded" else config.order
             out = folder / f"{order}-seed{seed}"
-            # What was begun is continued, what is done is read.
-            begun = RunFolder(out).holds_a_run
-            own = {"order_seed": order_seed, "seed": seed, "out": str(out), "resume": begun}
-            found.append(dataclasses.replace(config, **own))
-    return found
+            configs.append(
+                dataclasses.replace(
+                    config,
+                    order_seed=order_seed,
+                    seed=seed,
+                    out=str(out),
+                    resume=RunFolder(out).holds_a_run,  # continue a member that was interrupted
+                )
+            )
+    return configs
 
 
 def is_complete(folder: RunFolder) -> bool:
@@ -75,9 +84,9 @@ def is_complete(folder: RunFolder) -> bool:
 
 
 def is_done(config: Config) -> bool:
-    """Whether a member need not be run: its folder holds a whole run with all that is asked for.
+    """Whether a member need not be run: its folder holds a complete run of these settings.
 
-    That may have been made with or without `fast`, and may report a classifier more.
+    That run may have another value of `fast`, and may report `ncm` although it is not asked for.
     """
     folder = RunFolder(config.folder())
     if not (folder.holds_a_run and is_complete(folder)):
@@ -87,16 +96,16 @@ def is_done(config: Config) -> bool:
     return differences.keys() <= set(ONLY_REPORTED) and not lacks_ncm
 
 
-def done(config: Config) -> tuple[list[dict[str, Any]], list[Path]]:
-    """What there is of a group, whichever call made it.
+def finished_results(config: Config) -> tuple[list[dict[str, Any]], list[Path]]:
+    """The results of all finished members of a group, whichever command ran them.
 
     Args:
-      config: of any member; a member of the group differs from it in its seeds only, and in
-        settings that leave the method as it is: so members may have other classifiers.
+      config: the settings of any member. Members differ from it only in their seeds and in
+        settings that do not change the method, so some may report a classifier that others do not.
 
     Returns:
-      What results.json holds of each member that is done; and the folders of runs of other
-      settings, which do not count.
+      The contents of results.json of each finished member, and the folders of finished runs with
+      other settings, which are not members.
     """
     results, others = [], []
     for folder in map(RunFolder, sorted(group_folder(config).glob("*/"))):
@@ -110,63 +119,73 @@ def done(config: Config) -> tuple[list[dict[str, Any]], list[Path]]:
 
 
 def n_learned(results: dict[str, Any]) -> int:
-    """How many tasks a run has learned, by what results.json or summary.json holds."""
+    """The number of tasks learned, from the contents of results.json or summary.json."""
     seen = results["classifiers"][results["headline"]]["seen_accuracy"]
     return len(seen["mean"] if isinstance(seen, dict) else seen)
 
 
 def summarize(results: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Mean and standard deviation over class orders or, where there is only one, over seeds.
+    """Mean and standard deviation over class orders or, if there is only one, over seeds.
 
-    An order that was run with several seeds counts once, with their mean: else the deviation
-    would be that of neither.
+    The seeds of one order are averaged first, and the order counts once. Otherwise the standard
+    deviation would be neither that over orders nor that over seeds.
 
     Args:
-      results: what results.json holds, of each member.
+      results: the contents of results.json of each member.
 
     Returns:
-      What the first member's results say of method and protocol; `over`, "orders" or "seeds", and
-      `n`, how many of these; each of the `members`' seeds; and for each classifier that all
-      have and each number its "mean", "std" (with n - 1; None for n = 1) and the n "values". Of a
-      curve, such as seen_accuracy, all three are lists over tasks.
+      The method and protocol as in the results of the first member; `over`, which is "orders" or
+      "seeds", and `n`, the number of those; `members`, the seeds of each; and `classifiers`: for
+      each classifier that all members have, the "mean", "std" (with n - 1; None for n = 1) and the
+      n "values" of every number. For a curve, such as seen_accuracy, these are lists over tasks.
     """
     first = results[0]
     by_order: dict[str, list[dict[str, Any]]] = {}
-    for one in results:
-        by_order.setdefault(one["order"], []).append(one)
-    units = [[one] for one in results] if len(by_order) == 1 else list(by_order.values())
+    for member in results:
+        by_order.setdefault(member["order"], []).append(member)
+    samples = list(by_order.values()) if len(by_order) > 1 else [[member] for member in results]
+
+    def over_samples(name: str, key: str) -> dict[str, Any]:
+        return mean_and_std(
+            [_mean([member["classifiers"][name][key] for member in sample]) for sample in samples]
+        )
+
     shared = (
         *("method", "preset", "dataset", "backbone", "epochs", "exemplars", "keeps_all_data"),
         *("task_sizes", "headline", "uses_all_data", "parameters"),
     )
     return {
         **{key: first[key] for key in shared},
-        "changed": first.get("changed", {}),  # results of older versions lack it
+        "changed": first.get("changed", {}),  # missing in results of older versions
         "orders": sorted(by_order),
         "over": "seeds" if len(by_order) == 1 else "orders",
-        "n": len(units),
-        "members": [r["seeds"] for r in results],
+        "n": len(samples),
+        "members": [member["seeds"] for member in results],
         "classifiers": {
-            name: {
-                key: spread([_mean([r["classifiers"][name][key] for r in unit]) for unit in units])
-                for key in (*NUMBERS, *CURVES)
-            }
+            name: {key: over_samples(name, key) for key in (*NUMBERS, *CURVES)}
             for name in first["classifiers"]
-            if all(name in r["classifiers"] for r in results)
+            if all(name in member["classifiers"] for member in results)
         },
-        "seconds": spread([sum(r["seconds"].values()) for r in results]),
+        "seconds": mean_and_std([sum(member["seconds"].values()) for member in results]),
     }
 
 
 def _mean(values: Sequence[Any]) -> Any:
-    return values[0] if len(values) == 1 else spread(values)["mean"]
+    return values[0] if len(values) == 1 else mean_and_std(values)["mean"]
 
 
-def spread(values: Sequence[Any]) -> dict[str, Any]:
-    """Mean, standard deviation and the values of a number or a list of them; None stays None."""
+def mean_and_std(values: Sequence[Any]) -> dict[str, Any]:
+    """The "mean", the sample standard deviation "std" and the "values" of a number.
+
+    Args:
+      values: floats, or lists of floats of one length, which are treated element by element.
+
+    Returns:
+      Floats, or lists of them. "std" is None for a single value; both are None if a value is None.
+    """
     if isinstance(values[0], list):
-        each = [spread(column) for column in zip(*values, strict=True)]
-        return {key: [one[key] for one in each] for key in ("mean", "std", "values")}
+        columns = [mean_and_std(column) for column in zip(*values, strict=True)]
+        return {key: [column[key] for column in columns] for key in ("mean", "std", "values")}
     if any(value is None for value in values):
         return {"mean": None, "std": None, "values": list(values)}
     std = float(np.std(values, ddof=1)) if len(values) > 1 else None

@@ -1,7 +1,7 @@
-"""Settings from files, and how they are laid over each other: a preset, a file, flags.
+"""Settings from presets and files, and how a preset, a file and flags are merged.
 
-Presets are files in `cil_jax/presets/METHOD/`. A file of the user's own is read in the same way;
-the `config.yaml` of any run is one. Nothing here knows JAX.
+Presets are the files in `cil_jax/presets/METHOD/`. Your own files of settings have the same format,
+and so has the `config.yaml` of a run. This module does not import JAX.
 """
 
 import contextlib
@@ -11,24 +11,25 @@ import shlex
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import yaml
 
 from cil_jax import parsing
-from cil_jax.config import Config, UserError, check, flag, kind, nearest_name, plain
+from cil_jax.config import Config, UserError, Value, check, flag, kind, nearest_name, plain
 
-OF_ALL_TASKS = ("epochs", "rate_steps", "weight_decay")  # of which the first may have its own
-FLAGS_ONLY = ("seeds", "orders", "parallel_members")  # which make several runs
-# What config.yaml has beside them, see `cil_jax.environment`.
+# Settings with a variant for the first task, such as first_epochs.
+WITH_FIRST_VARIANT = ("epochs", "rate_steps", "weight_decay")
+FLAGS_ONLY = ("seeds", "orders", "parallel_members")  # they ask for several runs
+# Other entries of config.yaml, see `cil_jax.environment`.
 NOT_SETTINGS = ("versions", "machine", "options")
 
-# Settings by where they come from, each laid over those before it.
+# Fields of Config by their source. Later sources override earlier ones.
 Layers = Mapping[str, Mapping[str, Any]]
 
-COMMENT_COLUMN = 40  # what is longer pushes its comment to the right
+COMMENT_COLUMN = 40  # comments are aligned here, unless a line is longer
 
-KINDS = {
+TYPE_NAMES = {
     bool: "true or false",
     int: "a whole number",
     float: "a number",
@@ -43,26 +44,27 @@ def presets(method: str) -> list[str]:
     Raises:
       UserError: if it has none.
     """
-    folder = resources.files("cil_jax") / "presets" / method
+    all_presets = resources.files("cil_jax") / "presets"
+    folder = all_presets / method
     if not folder.is_dir():
-        known = sorted(f.name for f in folder.parent.iterdir() if f.is_dir())
+        known = sorted(f.name for f in all_presets.iterdir() if f.is_dir())
         raise UserError(
-            f"no presets of {method!r}{nearest_name(method, known)}; a method of your own needs a "
-            f"cil_jax/presets/{method}/default.yaml"
+            f"no presets of {method!r}{nearest_name(method, known)}; if you are adding a method, "
+            f"create cil_jax/presets/{method}/default.yaml"
         )
     return sorted(f.name.removesuffix(".yaml") for f in folder.iterdir() if f.name[-5:] == ".yaml")
 
 
 def preset(method: str, name: str, **overrides: Any) -> Config:
-    """The settings of a preset, with others laid over them.
+    """The settings of a preset, with overrides.
 
     Args:
       method: a key of `cil_jax.methods.METHODS`.
-      name: of the preset, such as paper.
-      **overrides: fields of Config; see `over`.
+      name: the name of the preset, such as "paper".
+      **overrides: fields of Config and their values; see `over`.
 
     Raises:
-      UserError: if there is no such preset, or a value makes no sense.
+      UserError: if there is no such preset or field, or a value is not allowed.
     """
     named = {"method": method, "preset": name}
     fields = [field.name for field in dataclasses.fields(Config)]
@@ -73,7 +75,7 @@ def preset(method: str, name: str, **overrides: Any) -> Config:
 
 
 def preset_values(method: str, name: str) -> dict[str, Any]:
-    """What a preset says, as fields of Config.
+    """The settings in a preset's file and in those that it extends, as fields of Config.
 
     Raises:
       UserError: if there is no such preset.
@@ -85,39 +87,40 @@ def preset_values(method: str, name: str) -> dict[str, Any]:
 
 
 def _preset_values(method: str, name: str) -> dict[str, Any]:
-    """What a preset's file says, over what the file that it extends says."""
+    """The values of a preset's file, merged over those of the file that it extends."""
     text = (resources.files("cil_jax") / "presets" / method / f"{name}.yaml").read_text()
     values = yaml.safe_load(text)
     if "extends" not in values:
         return values
-    _, *base = values.pop("extends").split("/")  # such as /icarl/paper
-    return {**_preset_values(*base), **values}
+    _, base_method, base_name = values.pop("extends").split("/")  # such as /icarl/paper
+    return {**_preset_values(base_method, base_name), **values}
 
 
 def over(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Fields of Config as they are laid over others.
+    """The fields of Config that settings override.
 
-    One that speaks of all tasks, such as `epochs`, also sets aside what lies below it for the first
-    task alone, `first_epochs`, unless it is said beside it.
+    A setting of all tasks, such as `epochs`, also resets the variant for the first task,
+    `first_epochs`, to None, unless the settings give both.
     """
-    set_aside = {f"first_{name}": None for name in OF_ALL_TASKS if name in settings}
-    return {**set_aside, **settings}
+    reset = {f"first_{name}": None for name in WITH_FIRST_VARIANT if name in settings}
+    return {**reset, **settings}
 
 
 def config_of(layers: Layers) -> Config:
-    """The settings that layers make.
+    """The settings that result from merging layers.
 
     Raises:
-      UserError: if a value makes no sense.
+      UserError: if a value is not allowed.
     """
     return Config(**{name: value for layer in layers.values() for name, value in layer.items()})
 
 
 def commented(layers: Layers) -> str:
-    """All settings as YAML that `read` takes, each with a comment that says where it comes from."""
+    """All settings as YAML for `read`, each with its source in a comment."""
     config, lines = config_of(layers), []
+    last_first = list(layers)[::-1]
     for field in dataclasses.fields(Config):
-        source = next((s for s in reversed(layers) if field.name in layers[s]), "default")
+        source = next((name for name in last_first if field.name in layers[name]), "default")
         value = yaml.safe_dump(
             plain(getattr(config, field.name)), default_flow_style=True, width=10**6
         )
@@ -127,19 +130,23 @@ def commented(layers: Layers) -> str:
 
 
 def command(config: Config) -> str | None:
-    """The command that repeats a run: its method, its preset, and a flag for all else that decides.
+    """The command that repeats a run: its preset, and a flag for each setting that differs from it.
 
-    None where no flags make these settings, as may be of a Config that Python made.
+    Settings that do not affect the result are left out.
+
+    Returns:
+      The command, or None if no flags give these settings. That can happen if a Config was built in
+      Python.
     """
     name = config.preset or presets(config.method)[0]
     fields = [field for field in dataclasses.fields(config) if field.metadata["group"]]
     fields = [field for field in fields if field.metadata.get("decides", True)]
     given: dict[str, Any] = {}
     while True:
-        # A flag that is said may set aside what the preset says of the first task alone.
-        made = preset(config.method, name, **given)
-        missing = [f.name for f in fields if getattr(made, f.name) != getattr(config, f.name)]
-        # And what it says so is set aside by saying the flag.
+        # A flag of all tasks may reset the preset's value for the first task: compare again.
+        reached = preset(config.method, name, **given)
+        missing = [f.name for f in fields if getattr(reached, f.name) != getattr(config, f.name)]
+        # No flag sets a first-task variant to None, but the flag of all tasks resets it.
         missing = [
             key.removeprefix("first_") if getattr(config, key) is None else key for key in missing
         ]
@@ -151,93 +158,101 @@ def command(config: Config) -> str | None:
     words = ["python", "-m", f"experiments.{config.method}", "--preset", name]
     for field in fields:  # in the order of --help
         if field.name in given:
-            words += _words(field, given[field.name])
-    return None if None in words else shlex.join(words)
+            flag_words = _flag_words(field, given[field.name])
+            if flag_words is None:
+                return None
+            words += flag_words
+    return shlex.join(words)
 
 
-def _words(field: dataclasses.Field, value: Any) -> list[Any]:
-    """The flag that gives a field a value; None where there is none."""
+def _flag_words(field: dataclasses.Field[Any], value: Value) -> list[str] | None:
+    """The words of the flag that gives a field its value; None if there is no such flag."""
+    name = flag(field.name)
     if isinstance(value, bool):
-        there = value or field.default
-        return [flag(field.name) if value else f"--no-{flag(field.name)[2:]}" if there else None]
+        if not (value or field.default):  # a flag that is off by default has no --no-
+            return None
+        return [name if value else f"--no-{name[2:]}"]
     values = value if isinstance(value, tuple) else (value,)
-    return [flag(field.name), *(None if one is None else str(one) for one in values)]
+    return None if None in values else [name, *map(str, values)]
 
 
 def read(file: str | os.PathLike) -> dict[str, Any]:
-    """What a file of settings says, as fields of Config; `method` and `preset` may be among them.
+    """The settings in a file, as fields of Config. `method` and `preset` may be among them.
 
     Args:
-      file: YAML, settings under their flags' names, as in a run's config.yaml.
+      file: YAML with settings under the names of their flags, as in the config.yaml of a run.
 
     Raises:
-      UserError: if it can't be read, or a name or a value in it is wrong.
+      UserError: if the file can't be read, or a name or a value in it is wrong.
     """
     values = parsing.read_yaml(Path(file))
     return from_plain(without_others(values), str(file))
 
 
 def without_others(values: Mapping[str, Any]) -> dict[str, Any]:
-    """What a config.yaml holds, without what is no setting."""
+    """The entries of a config.yaml that are settings."""
     return {name: value for name, value in values.items() if name not in NOT_SETTINGS}
 
 
 def from_plain(values: Mapping[str, Any], source: str) -> dict[str, Any]:
-    """Fields of Config from values under their flags' names, as YAML gives them.
+    """Fields of Config from values as YAML represents them.
 
     Args:
-      values: by name.
-      source: what messages begin with, such as the name of the file.
+      values: values under the names of their flags.
+      source: where they come from, such as a file name; error messages begin with it.
 
     Raises:
-      UserError: if a name is not a setting's, or a value is none that the setting can have.
+      UserError: if a name is unknown, or a value has the wrong type or is not allowed.
     """
     fields = {field.name.rstrip("_"): field for field in dataclasses.fields(Config)}
-    found = {}
+    settings: dict[str, Any] = {}
     for name, value in values.items():
         if name in FLAGS_ONLY:
-            raise UserError(f"{source}: {name} is no setting of a run: say {flag(name)}")
+            raise UserError(
+                f"{source}: {name} is not a setting of a single run: use the flag {flag(name)}"
+            )
         if name not in fields:
             hint = nearest_name(str(name), fields)
             raise UserError(f"{source}: unknown setting {name!r}{hint}")
         try:
-            found[fields[name].name] = _value(name, fields[name], value)
+            settings[fields[name].name] = _value(name, fields[name], value)
         except UserError as error:
             raise UserError(f"{source}: {error}") from error
-    return found
+    return settings
 
 
-def _value(name: str, field: dataclasses.Field, value: Any) -> Any:
-    """The value of a setting, of the setting's type."""
-    wanted, found = kind(field), value
+def _value(name: str, field: dataclasses.Field[Any], value: Any) -> Value:
+    """A value from YAML, converted to the type of the setting."""
+    wanted, converted = kind(field), value
     if isinstance(value, list) and wanted is tuple and all(map(_is_number, value)):
-        found = tuple(map(float, value))
+        converted = tuple(map(float, value))
     elif wanted is float and _is_number(value):
-        found = float(value)
+        converted = float(value)
     elif value is None and "None" not in str(field.type):
         raise UserError(f"{name} has no value")
     elif value is not None and type(value) is not wanted:
-        must_be = f"{KINDS[wanted]}{_hint(wanted, value)}"
-        raise UserError(f"{name} is {_shown(value)}; it must be {must_be}")
-    check(field, found)
-    return found
+        must_be = f"{TYPE_NAMES[wanted]}{_hint(wanted, value)}"
+        raise UserError(f"{name} is {_as_written(value)}; it must be {must_be}")
+    check(field, converted)
+    return converted
 
 
-def _is_number(value: Any) -> bool:
+def _is_number(value: object) -> TypeGuard[int | float]:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _shown(value: Any) -> str:
+def _as_written(value: object) -> str:
+    """A value as in YAML."""
     return str(value).lower() if isinstance(value, bool) else repr(value)
 
 
-def _hint(wanted: type, value: Any) -> str:
-    """What to say of values that YAML takes for something else than they look like."""
+def _hint(wanted: type, value: object) -> str:
+    """How to write a value that YAML does not read as the type it seems to have."""
     if wanted is str and isinstance(value, bool):
         return ": write it in quotes, 'yes' or 'no'"
     if wanted is str and _is_number(value):
         return ": write it in quotes"
     if wanted in (int, float) and isinstance(value, str):
-        with contextlib.suppress(ValueError):  # YAML takes 2e-5 for text, and 2.0e-5 for a number
+        with contextlib.suppress(ValueError):  # YAML reads 2e-5 as text, and 2.0e-5 as a number
             return f": write {yaml.safe_dump(wanted(value)).split()[0]}"
     return ""

@@ -1,7 +1,8 @@
-"""Published results, the runs that repeat them, and how far these are from them."""
+"""Published results, the runs that reproduce them, and how close those come."""
 
 import dataclasses
 import functools
+import os
 import shlex
 from collections.abc import Sequence
 from importlib import resources
@@ -19,10 +20,10 @@ REDUCED = {"backbone": "resnet8", "epochs": 10}
 N_CLASSES = 100  # of CIFAR-100
 PROTOCOLS = {"full": FULL, "reduced": REDUCED}
 ABOUT = {
-    "full": "as published: ResNet-32, 10 tasks of 10 classes where no others are named, the "
-    "preset's own epochs",
-    "reduced": "ResNet-8, 10 tasks of 10 classes, 10 epochs a task, rate steps scaled; "
-    "not comparable with published numbers",
+    "full": "as published: ResNet-32, the epochs of the preset, and 10 tasks of 10 classes unless "
+    "the row names others",
+    "reduced": "ResNet-8, 10 tasks of 10 classes, 10 epochs per task, learning-rate milestones "
+    "scaled; not comparable with the published numbers",
 }
 
 
@@ -31,17 +32,18 @@ class Row:
     """A published result.
 
     Attributes:
-      method, preset: of the run that repeats it.
-      classifier: whose accuracy it is.
+      method, preset: the method and preset of the run that reproduces it.
+      classifier: the classifier with these accuracies: "linear", "nme" or "ncm".
       source: where it was published, a key of `sources()`.
-      settings: of the run, beyond the preset's.
-      average, last: average incremental and last accuracy in percent, None where not published.
-      band: for "average" or "last", the lowest and highest value that counts as repeated.
-      note: what else should be known.
-      curve: accuracy on all classes seen after each task in percent, None where not published.
+      settings: fields of Config in which the run differs from the preset.
+      average, last: average incremental accuracy and last accuracy in percent; None if not
+        published.
+      band: the lowest and highest "average" or "last" that counts as reproduced, in percent.
+      note: a remark to show with the row.
+      curve: accuracy on all classes seen after each task, in percent; None if not published.
       about: which of "average" and "last" were read off a figure.
-      variant: what the run is named for beside its preset, such as "tasks-of-2". The reduced
-        protocol has no such rows.
+      variant: the last part of the run's name if its tasks have another size, such as
+        "tasks-of-2". The reduced protocol leaves these rows out.
     """
 
     method: str
@@ -59,20 +61,20 @@ class Row:
 
     @property
     def run(self) -> str:
-        """The name of its run; several rows may share one."""
+        """The name of the run. Several rows may share a run."""
         return "-".join(filter(None, (self.method, self.preset, self.variant)))
 
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """Our value of a row, over the members that are done; in percent.
+    """Our values for a row, over the finished members, in percent.
 
     Attributes:
-      n: over how many orders or seeds; 0 for not run.
-      average, last: mean and standard deviation (None for n = 1), None where not run.
+      n: the number of class orders or seeds; 0 if not run.
+      average, last: mean and standard deviation (None for n = 1); None if not run.
       over: "orders" or "seeds", see `cil_jax.members.summarize`.
-      orders: class orders of the members.
-      others: runs in the row's folder that have other settings, and do not count.
+      orders: the class orders of the members.
+      others: folders of runs with other settings, which are not members.
     """
 
     n: int
@@ -84,22 +86,26 @@ class Outcome:
 
 
 def rows(names: Sequence[str] = (), protocol: str = "full") -> list[Row]:
-    """The published rows of a protocol, of the named runs only where any are named.
+    """The published rows of a protocol.
+
+    Args:
+      names: the names of their runs (default: all).
+      protocol: "full" or "reduced".
 
     Raises:
       UserError: if there is no run of that name.
     """
-    found = _published()
-    known = dict.fromkeys(row.run for row in found)
+    published = _published()
+    known = dict.fromkeys(row.run for row in published)
     for name in names:
         if name not in known:
             raise UserError(f"unknown row {name!r}{nearest_name(name, known)}")
-    named = [row for row in found if not names or row.run in names]
+    named = [row for row in published if not names or row.run in names]
     return [row for row in named if protocol == "full" or not row.variant]
 
 
 def sources() -> dict[str, str]:
-    """Where the rows were published, by the short names that rows give."""
+    """The publications, by the short names in `Row.source`."""
     return dict(_file()["sources"])
 
 
@@ -111,31 +117,38 @@ def _file() -> dict[str, Any]:
 @functools.cache
 def _published() -> tuple[Row, ...]:
     """All rows of published.yaml."""
-    found = []
+    published = []
     for entry in _file()["rows"]:
         (method, name), settings = entry["run"], entry.get("settings", {})
         rest = {key: entry[key] for key in entry if key not in ("run", "settings")}
         for key in {"curve", "about"} & rest.keys():
             rest[key] = tuple(rest[key])
-        found.append(Row(method, name, settings=settings, **rest))
-    return tuple(found)
+        published.append(Row(method, name, settings=settings, **rest))
+    return tuple(published)
 
 
 def settings(row: Row, protocol: str) -> dict[str, Any]:
-    """What is laid over the preset to repeat a row under a protocol."""
-    # The nearest mean of all data takes time, and is asked of one run only.
-    ncm = any(r.classifier == "ncm" and r.run == row.run for r in _published())
+    """The fields of Config in which a row's run differs from its preset, under a protocol."""
+    # The nearest class mean of all data takes time: only runs with a published value compute it.
+    ncm = any(other.classifier == "ncm" and other.run == row.run for other in _published())
     return {**row.settings, **PROTOCOLS[protocol], **({} if ncm else {"ncm": False})}
 
 
-def config(row: Row, protocol: str, folder: str, **more: Any) -> Config:
-    """The settings of a row's run; `more` are laid over them."""
+def config(row: Row, protocol: str, folder: str | os.PathLike[str], **overrides: Any) -> Config:
+    """The settings of a row's run.
+
+    Args:
+      row: the row.
+      protocol: "full" or "reduced".
+      folder: the folder of all runs.
+      **overrides: fields of Config that take precedence.
+    """
     out = str(Path(folder) / protocol / row.run)
-    return preset(row.method, row.preset, **{**settings(row, protocol), "out": out, **more})
+    return preset(row.method, row.preset, **{**settings(row, protocol), "out": out, **overrides})
 
 
-def command(row: Row, protocol: str, folder: str) -> str:
-    """The command that makes a row's run, of one order and seed."""
+def command(row: Row, protocol: str, folder: str | os.PathLike[str]) -> str:
+    """The command for a row's run, with one class order and seed 0."""
     words = ["python", "-m", f"experiments.{row.method}", "--preset", row.preset]
     for name, value in settings(row, protocol).items():
         words += ["--no-ncm"] if name == "ncm" else [flag(name), str(value)]
@@ -143,18 +156,18 @@ def command(row: Row, protocol: str, folder: str) -> str:
     return shlex.join([*words, "--seeds", "0", "--out", out])
 
 
-def outcome(row: Row, protocol: str, folder: str) -> Outcome:
-    """What is there of a row's run: all members that are done and have the row's classifier."""
-    done, others = members.done(config(row, protocol, folder))
-    done = [results for results in done if row.classifier in results["classifiers"]]
-    if not done:
+def outcome(row: Row, protocol: str, folder: str | os.PathLike[str]) -> Outcome:
+    """Our values for a row, over all finished members that report the row's classifier."""
+    finished, others = members.finished_results(config(row, protocol, folder))
+    finished = [results for results in finished if row.classifier in results["classifiers"]]
+    if not finished:
         return Outcome(0, others=tuple(others))
-    summary = members.summarize(done)
-    one = summary["classifiers"][row.classifier]
+    summary = members.summarize(finished)
+    numbers = summary["classifiers"][row.classifier]
 
-    def percent(key):
-        std = one[key]["std"]
-        return 100 * one[key]["mean"], None if std is None else 100 * std
+    def percent(key: str) -> tuple[float, float | None]:
+        std = numbers[key]["std"]
+        return 100 * numbers[key]["mean"], None if std is None else 100 * std
 
     return Outcome(
         n=summary["n"],
@@ -167,28 +180,28 @@ def outcome(row: Row, protocol: str, folder: str) -> Outcome:
 
 
 def in_band(row: Row, ours: Outcome) -> bool | None:
-    """Whether every value with a band lies in it; None where there is no band or no run."""
+    """Whether all our values lie in the row's bands; None if it has no band or was not run."""
     values = {"average": ours.average, "last": ours.last}
     checks = [
-        low <= round(values[key][0], 1) <= high
+        low <= round(value[0], 1) <= high
         for key, (low, high) in row.band.items()
-        if values[key] is not None
+        if (value := values[key]) is not None
     ]
     return all(checks) if checks else None
 
 
 def tasks(row: Row) -> str:
-    """Tasks and classes a task of a row's run, such as '10 x 10'."""
+    """The number of tasks, and of classes per task, of a row's run, such as '10 x 10'."""
     size = config(row, "full", "").task_size
     return f"{N_CLASSES // size} x {size}"
 
 
-def lines(
-    chosen: Sequence[Row], protocol: str, folder: str
+def outcomes(
+    chosen: Sequence[Row], protocol: str, folder: str | os.PathLike[str]
 ) -> list[tuple[Row, Outcome, bool | None]]:
-    """Each row with what is there of it, and whether it lies in its band.
+    """Each row with our values, and whether they lie in its bands.
 
-    Bands are of the full protocol; under another, nothing lies in them or outside.
+    The bands are for the full protocol: under another one, the last item is None.
     """
-    found = [(row, outcome(row, protocol, folder)) for row in chosen]
-    return [(row, ours, in_band(row, ours) if protocol == "full" else None) for row, ours in found]
+    pairs = [(row, outcome(row, protocol, folder)) for row in chosen]
+    return [(row, ours, in_band(row, ours) if protocol == "full" else None) for row, ours in pairs]

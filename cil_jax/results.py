@@ -1,4 +1,4 @@
-"""What results.json holds: how a run went, and all that is needed to say whose numbers they are."""
+"""The contents of results.json: the accuracies of a run, and what it takes to interpret them."""
 
 import dataclasses
 from typing import Any
@@ -12,28 +12,29 @@ from cil_jax.data.scenario import Scenario
 from cil_jax.engine import Engine
 from cil_jax.learner import Learner, n_bytes
 
-NOT_CHANGES = (  # settings that results tell under other names, and those that change no method
+# Settings that have an entry of their own in results.json, or that do not change the method.
+NOT_CHANGES = (
     *("dataset", "classes", "task_size", "first_task", "order", *members.SEEDS),
     *("backbone", "epochs", "first_epochs", "memory", *members.ONLY_REPORTED),
 )
 
 
 def changed(config: Config) -> dict[str, Any]:
-    """Settings in which a run is not what its preset's name says, under their flags' names.
+    """The settings of a run that differ from its preset, under the names of their flags.
 
-    Without a preset it is held against the defaults. `NOT_CHANGES` are left out, and settings
-    without effect on the method.
+    A run without a preset is compared with the defaults. Settings in `NOT_CHANGES` and settings
+    without effect on the method are left out.
     """
     try:
         named = recipes.preset(config.method, config.preset) if config.preset else None
-    except UserError:  # a name given in Python: what it stands for is not known
+    except UserError:  # the name was given in Python, and is not that of a preset
         return {}
-    here, there = config.decisive(), (named or Config(method=config.method)).decisive()
-    silent = {*NOT_CHANGES, *(name.rstrip("_") for name in methods.idle(config))}
-    differing = [key for key in here if here[key] != there[key] and key not in silent]
-    # What the preset says of the first task alone is set aside by saying it of all.
-    keys = [key.removeprefix("first_") if here[key] is None else key for key in differing]
-    return {key: here[key] for key in keys}
+    settings, expected = config.decisive(), (named or Config(method=config.method)).decisive()
+    ignored = {*NOT_CHANGES, *(name.rstrip("_") for name in methods.idle(config))}
+    differing = [key for key in settings if settings[key] != expected[key] and key not in ignored]
+    # A setting of all tasks, such as epochs, resets the preset's first_epochs: name the former.
+    keys = [key.removeprefix("first_") if settings[key] is None else key for key in differing]
+    return {key: settings[key] for key in keys}
 
 
 def results_of(
@@ -43,17 +44,17 @@ def results_of(
     learner: Learner,
     history: dict[str, Any],
 ) -> dict[str, Any]:
-    """What results.json holds after the tasks learned so far.
+    """The contents of results.json after the tasks learned so far.
 
     Args:
-      config: the settings.
-      scenario: all tasks.
-      engine: whose method learns.
-      learner: between two tasks.
-      history: of the run so far: `scores` by classifier, `seconds` by kind of work, `peak_bytes`
-        of memory and `data_sha256`.
+      config: the settings of the run.
+      scenario: its tasks.
+      engine: its compiled programs and its method.
+      learner: the learner, between two tasks.
+      history: the record of the run so far: `scores` by classifier, `seconds` by kind of work,
+        `peak_bytes` of memory, and `data_sha256`.
     """
-    method, n_seen, own = engine.method, int(learner.n_seen), n_bytes(learner)
+    method, n_seen, learner_bytes = engine.method, int(learner.n_seen), n_bytes(learner)
     sizes = jax.tree.map(lambda x: x.size, learner.weights.params)
     n_features = learner.means.shape[1]
     n_images = [scenario.n_test_images(t) for t in range(len(scenario.task_sizes))]
@@ -76,17 +77,17 @@ def results_of(
         "seeds": {"order": config.order_seed, "init": config.seed, "data": data_seed(config)},
         "classifiers": {
             name: metrics.summarize(
-                [one["task_accuracy"] for one in scores],
+                [evaluation["task_accuracy"] for evaluation in scores],
                 n_images,
-                task_aware=[one["task_aware"] for one in scores],
-                top5=[one["top5"] for one in scores],
+                task_aware=[evaluation["task_aware"] for evaluation in scores],
+                top5=[evaluation["top5"] for evaluation in scores],
             )
             for name, scores in history["scores"].items()
         },
         "headline": method.headline,
         "uses_all_data": [name for name in metrics.USES_ALL_DATA if name in history["scores"]],
-        "memory_bytes": own["exemplars"],
-        "memory": {**own, "peak": history["peak_bytes"]},
+        "memory_bytes": learner_bytes["exemplars"],
+        "memory": {**learner_bytes, "peak": history["peak_bytes"]},
         "parameters": sum(jax.tree.leaves(sizes["backbone"])) + n_seen * (n_features + 1),
         "seconds": {k: round(v, 3) for k, v in history["seconds"].items()},
         "machine": environment.describe()["machine"],

@@ -1,6 +1,8 @@
-"""Makes docs/report.png and docs/compare.png from the pages of runs; needs Chromium.
+"""Make docs/report.png and docs/compare.png from HTML pages. This needs Chromium.
 
-python docs/pictures.py runs/icarl/report.html compare.html
+  python docs/pictures.py runs/icarl/report.html compare.html
+
+The first page is the report of a run, the second one is written by experiments.compare.
 """
 
 import sys
@@ -14,8 +16,9 @@ sys.path.append(str(DOCS.parent / "tests"))
 
 import browser  # noqa: E402
 
-WIDTH, SHOWN, COLORS = 1000, 800, 96  # pixels of the window and of the picture
-# For each picture, the parts of its page that it has: from which element to which.
+WINDOW_WIDTH, PICTURE_WIDTH = 1000, 800  # pixels
+COLORS = 96  # in the palette of a picture
+# The parts of the page that each picture shows: CSS selectors of their first and last element.
 PARTS = {
     "report.png": (("header", "#figure-tasks"), ("#classes", ".class:nth-child(3)")),
     "compare.png": (("header", "#numbers + .wide"),),
@@ -23,27 +26,40 @@ PARTS = {
 
 
 def main(pages: list[str]) -> None:
-    """Writes each picture from its page."""
-    for (name, parts), page in zip(PARTS.items(), pages, strict=True):
-        found = [part(page, *ends) for ends in parts]
-        whole = Image.new("RGB", (SHOWN, sum(one.height for one in found)), "white")
-        palette: list[int] = []  # each part has its share: photographs do not change the lines
-        for number, one in enumerate(found):
-            whole.paste(one, (0, sum(above.height for above in found[:number])))
-            few = one.quantize(COLORS // len(found), Image.Quantize.FASTOCTREE)
-            palette += few.getpalette()
+    """Writes the pictures.
+
+    Args:
+      pages: the file of the page for each entry of PARTS.
+    """
+    for (name, ends), page in zip(PARTS.items(), pages, strict=True):
+        parts = [screenshot(page, first, last) for first, last in ends]
+        picture = Image.new("RGB", (PICTURE_WIDTH, sum(part.height for part in parts)), "white")
+        # Each part gets its share of the palette, so that photographs do not recolour the lines.
+        palette: list[int] = []
+        top = 0
+        for part in parts:
+            picture.paste(part, (0, top))
+            top += part.height
+            reduced = part.quantize(COLORS // len(parts), Image.Quantize.FASTOCTREE)
+            palette += reduced.getpalette() or []
         colors = Image.new("P", (1, 1))
         colors.putpalette(palette)
-        whole.quantize(palette=colors, dither=Image.Dither.NONE).save(DOCS / name, optimize=True)
+        quantized = picture.quantize(palette=colors, dither=Image.Dither.NONE)
+        quantized.save(DOCS / name, optimize=True)
 
 
-def part(page: str, first: str, last: str) -> Image.Image:
-    """A page from an element to another."""
+def screenshot(page: str, first: str, last: str) -> Image.Image:
+    """The part of a page from one element to another.
+
+    Args:
+      page: the file of the page.
+      first, last: CSS selectors of the elements.
+    """
     with (
         tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder,
         browser.page(Path(folder) / "profile") as tab,
     ):
-        tab.open(page, width=WIDTH, height=2000)
+        tab.open(page, width=WINDOW_WIDTH, height=2000)
         if first != "header":
             tab.run("document.querySelector('nav').remove()")
         tab.run(f"document.querySelector('{first}').scrollIntoView()")
@@ -53,8 +69,10 @@ def part(page: str, first: str, last: str) -> Image.Image:
         )
         file = Path(folder) / "window.png"
         tab.picture(file)
-        cut = Image.open(file).convert("RGB").crop((0, max(top - 24, 0), WIDTH, bottom + 2))
-    return cut.resize((SHOWN, cut.height * SHOWN // WIDTH), Image.Resampling.LANCZOS)
+        window = Image.open(file).convert("RGB")
+        part = window.crop((0, max(top - 24, 0), WINDOW_WIDTH, bottom + 2))
+    size = (PICTURE_WIDTH, part.height * PICTURE_WIDTH // WINDOW_WIDTH)
+    return part.resize(size, Image.Resampling.LANCZOS)
 
 
 if __name__ == "__main__":

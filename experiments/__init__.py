@@ -1,1 +1,1 @@
-"""One thin file per experiment: run them as `python -m experiments.NAME`."""
+"""The commands, one thin file each. Run one with `python -m experiments.NAME`."""

@@ -1,11 +1,11 @@
-"""Puts runs of one protocol beside each other: a table, and on request a page and a figure.
+"""Compare runs of one protocol in a table and, if you like, on a page and in a figure.
 
   python -m experiments.compare runs/*                        # the table
   python -m experiments.compare runs/* --page compare.html    # curves and tables on one page
   python -m experiments.compare runs/* --latex table.tex --markdown table.md --csv table.csv
 
-Runs of one method, preset and settings are one group: mean and standard deviation over their class
-orders or seeds. Folders that hold no finished run are left out, and named.
+Runs with the same method, preset and settings form a group, which is shown as mean and standard
+deviation over class orders or seeds. Folders without a finished run are left out, and listed.
 """
 
 import sys
@@ -26,27 +26,31 @@ FORMATS = {
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The exit code of comparing what the flags name."""
+    """Runs the command and returns its exit code. `arguments` replace those of the command line."""
     return guarded(lambda: _compare(sys.argv[1:] if arguments is None else arguments))
 
 
 def _compare(arguments: list[str]) -> None:
     parser = command_parser("compare", __doc__)
-    parser.add_argument("runs", nargs="+", metavar="RUN", help="folder of a run, or of its members")
+    parser.add_argument(
+        "runs", nargs="+", metavar="RUN", help="run folder, or folder of a group of runs"
+    )
     parser.add_argument(
         "--common-orders",
         action="store_true",
-        help="leave out runs of class orders that not all have",
+        help="use only the class orders that all groups have",
     )
     for name in FORMATS:
         parser.add_argument(f"--{name}", metavar="FILE", help=f"also write the table as {name}")
-    parser.add_argument("--page", metavar="FILE", help="write a page that opens by itself (HTML)")
-    parser.add_argument("--figure", metavar="FILE", help="draw the seen accuracy to FILE")
+    parser.add_argument("--page", metavar="FILE", help="write a self-contained HTML page")
+    parser.add_argument(
+        "--figure", metavar="FILE", help="plot the accuracy on all classes seen to FILE"
+    )
     flags = parser.parse_args(arguments)
     check_writable(flags.page, flags.figure, *(getattr(flags, name) for name in FORMATS))
     found = compare(flags.runs, flags.common_orders)
     console = text.console()
-    console.width = max(console.width, 130)  # a narrow terminal breaks lines, and hides nothing
+    console.width = max(console.width, 130)  # in a narrow terminal, wrap rows rather than cut cells
     console.print(comparison.table(found))
     for path, reason in found.left_out:
         console.print(f"left out: {path} {reason}", soft_wrap=True, highlight=False, markup=False)

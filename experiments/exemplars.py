@@ -1,31 +1,33 @@
-"""How good herded and random exemplars are under one and the same network.
+"""Compare exemplars chosen by herding with random ones, under the last network of a run.
 
   python -m experiments.exemplars runs/icarl --counts 1 2 5 10 20 50 100
 
-takes the last network of a run and asks how well the nearest mean of so many exemplars a class
-classifies all classes seen. Exemplars are chosen anew from all training images: an analysis.
+For each number of exemplars per class, it prints how well their nearest mean classifies all classes
+seen. The exemplars are chosen from all training images, which an incremental learner cannot do.
 """
 
 from cil_jax.accelerator import start_accelerator
 from cil_jax.cli import command_parser, guarded, leave, saved_settings
+from cil_jax.config import help_of
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The exit code of answering what the flags ask."""
+    """Runs the command and returns its exit code. `arguments` replace those of the command line."""
     return guarded(lambda: _exemplars(arguments))
 
 
 def _exemplars(arguments: list[str] | None) -> None:
     parser = command_parser("exemplars", __doc__)
-    parser.add_argument("run", metavar="RUN", help="folder of a run")
-    parser.add_argument("--data-dir", metavar="DIR", help="as for the other experiments")
+    parser.add_argument("run", metavar="RUN", help="run folder")
+    parser.add_argument("--data-dir", metavar="DIR", help=help_of("data_dir"))
     parser.add_argument(
         "--counts", type=int, nargs="+", default=[1, 2, 5, 10, 20, 50, 100], metavar="N",
-        help="exemplars a class (default: 1 2 5 10 20 50 100)",
+        help="numbers of exemplars per class (default: 1 2 5 10 20 50 100)",
     )  # fmt: skip
     parser.add_argument(
-        "--draws", type=int, default=10, metavar="N", help="random selections (default: 10)"
-    )
+        "--draws", type=int, default=10, metavar="N",
+        help="number of random selections for each count (default: 10)",
+    )  # fmt: skip
     flags = parser.parse_args(arguments)
     config = saved_settings(flags.run, data_dir=flags.data_dir)
     start_accelerator(config.accelerator)

@@ -1,9 +1,9 @@
-"""Writes the learner of a run as one file that needs only JAX.
+"""Export the trained classifier of a run as one file that needs only JAX.
 
   python -m experiments.export runs/icarl --out icarl.zip
 
-The file holds a program, with its weights, that turns uint8 images into scores, the class names,
-and the lines of Python that use both. It runs on CPUs, GPUs and TPUs.
+The file contains a program with its weights, which turns uint8 images into scores; the class names;
+and example code that uses both. The program runs on CPUs, GPUs and TPUs.
 """
 
 from cil_jax.accelerator import start_accelerator
@@ -11,24 +11,27 @@ from cil_jax.cli import command_parser, guarded, leave, warn
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The exit code of writing what the flags ask for."""
+    """Runs the command and returns its exit code. `arguments` replace those of the command line."""
     return guarded(lambda: _export(arguments))
 
 
 def _export(arguments: list[str] | None) -> None:
     parser = command_parser("export", __doc__)
-    parser.add_argument("run", metavar="RUN", help="folder of a run, or of a saved learner")
-    parser.add_argument("--out", required=True, metavar="FILE", help="to be written, such as a.zip")
-    parser.add_argument("--classifier", metavar="NAME", help="who answers (default: the run's own)")
+    parser.add_argument("run", metavar="RUN", help="run folder, or folder of a saved learner")
+    parser.add_argument("--out", required=True, metavar="FILE", help="file to write, such as a.zip")
+    parser.add_argument(
+        "--classifier", metavar="NAME", help="classifier to export (default: the method's own)"
+    )
     flags = parser.parse_args(arguments)
-    start_accelerator("cpu")  # which is always there; the program is for all
+    start_accelerator("cpu")  # always available; the exported program runs on all platforms
 
     import cil_jax
 
     learner = cil_jax.load(flags.run, warn)
-    use = cil_jax.portable.export(learner, flags.out, flags.classifier)
-    print(f"{flags.out}: {len(learner.class_names)} classes. To use it (these lines are in it):\n")
-    print(use, end="")
+    example = cil_jax.portable.export(learner, flags.out, flags.classifier)
+    n_classes = len(learner.class_names)
+    print(f"wrote {flags.out}, with {n_classes} classes. Example code, also in the file:\n")
+    print(example, end="")
 
 
 if __name__ == "__main__":

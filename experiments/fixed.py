@@ -1,8 +1,8 @@
-"""Fixed representation (Rebuffi et al. 2017): features frozen after the first task.
+"""Fixed representation (Rebuffi et al. 2017): freeze the features after the first task.
+
+The full experiment is CIFAR-100 in 10 tasks of 10 classes, ResNet-32, 70 epochs per task:
 
   python -m experiments.fixed --accelerator gpu
-
-is the full job: CIFAR-100, 10 tasks of 10 classes, ResNet-32, 70 epochs a task.
 """
 
 from cil_jax.cli import main

@@ -1,8 +1,9 @@
 """iCaRL (Rebuffi et al. 2017): exemplars, distillation, and the nearest mean of exemplars.
 
-  python -m experiments.icarl --accelerator gpu
+The full experiment is CIFAR-100 in 10 tasks of 10 classes, ResNet-32, 70 epochs per task, 2000
+exemplars:
 
-is the full job: CIFAR-100, 10 tasks of 10 classes, ResNet-32, 70 epochs a task, 2000 exemplars.
+  python -m experiments.icarl --accelerator gpu
 """
 
 from cil_jax.cli import main

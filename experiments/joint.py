@@ -1,9 +1,10 @@
-"""Joint training: all classes seen so far at once, from a fresh network each time. The upper bound.
+"""Joint training: train a new network on all classes seen so far. This is the upper bound.
+
+The full experiment is all 100 classes of CIFAR-100 in one task, ResNet-32, 70 epochs:
 
   python -m experiments.joint --task-size 100 --accelerator gpu
 
-is the full job: all 100 classes of CIFAR-100 in one task, ResNet-32, 70 epochs. With smaller tasks
-it trains anew for each, on all data so far.
+With smaller tasks, a new network is trained for each task, on the data of all tasks so far.
 """
 
 from cil_jax.cli import main

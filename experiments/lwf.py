@@ -1,8 +1,9 @@
-"""Learning without Forgetting (Li and Hoiem 2016): distillation on new images, no old ones kept.
+"""Learning without Forgetting (Li and Hoiem 2016): distillation on new images, without exemplars.
+
+The full experiment is CIFAR-100 in 10 tasks of 10 classes, ResNet-32, 200 epochs for the first task
+and 250 for each other one:
 
   python -m experiments.lwf --accelerator gpu
-
-is the full job: CIFAR-100, 10 tasks of 10 classes, ResNet-32, 200 then 250 epochs.
 """
 
 from cil_jax.cli import main

@@ -1,9 +1,9 @@
-"""Names what is in pictures, by the classifier of a run.
+"""Classify image files with the network of a run.
 
   python -m experiments.predict runs/icarl photo.jpg more/ --top 3
 
-A folder stands for all pictures in it. Each picture is brought to the size that the run learned:
-the shorter side to it, and the middle square taken. The data set of the run is not needed.
+A folder stands for all images in it. Each image is resized to the size that the network was trained
+on: its shorter side is scaled, and the central square is cropped. The data set is not needed.
 """
 
 import json
@@ -12,35 +12,43 @@ from collections.abc import Iterator
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from cil_jax import output
 from cil_jax.accelerator import start_accelerator
 from cil_jax.cli import command_parser, guarded, leave, warn
-from cil_jax.config import ACCELERATORS, UserError
+from cil_jax.config import ACCELERATORS, UserError, help_of
 
 if TYPE_CHECKING:
     from cil_jax.data.own import Problems
     from cil_jax.saved import SavedLearner
 
-BATCH = 256  # pictures in memory at once
+BATCH = 256  # images in memory at once
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The exit code of answering what the flags ask."""
+    """Runs the command and returns its exit code. `arguments` replace those of the command line."""
     return guarded(lambda: _predict(arguments))
 
 
 def _predict(arguments: list[str] | None) -> None:
     parser = command_parser("predict", __doc__)
-    parser.add_argument("run", metavar="RUN", help="folder of a run, or of a saved learner")
-    parser.add_argument("pictures", nargs="+", metavar="PICTURE", help="file, or folder of them")
+    parser.add_argument("run", metavar="RUN", help="run folder, or folder of a saved learner")
+    parser.add_argument("pictures", nargs="+", metavar="IMAGE", help="image file or folder")
     parser.add_argument(
-        "--top", type=int, default=3, metavar="N", help="best classes that are named (default: 3)"
+        "--top",
+        type=int,
+        default=3,
+        metavar="N",
+        help="number of best classes to print (default: 3)",
     )
-    parser.add_argument("--classifier", metavar="NAME", help="who answers (default: the run's own)")
-    parser.add_argument("--json", action="store_true", help="answer in JSON")
+    parser.add_argument(
+        "--classifier", metavar="NAME", help="classifier to use (default: the method's own)"
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument(
         "--accelerator", choices=ACCELERATORS, default="auto",
-        help="where to compute (default: auto)",
+        help=f"{help_of('accelerator')} (default: auto)",
     )  # fmt: skip
     flags = parser.parse_args(arguments)
     if flags.top < 1:
@@ -55,17 +63,17 @@ def _predict(arguments: list[str] | None) -> None:
     learner = cil_jax.load(flags.run, warn)
     classifier = learner.checked_classifier(flags.classifier)
     scores = learner.engine.method.scale(classifier).meaning
-    folder = RunFolder(flags.run)  # a learner that was saved alone has no results
+    folder = RunFolder(flags.run)  # the folder of a saved learner has no results
     about = report.caption(folder.results()) if folder.results_file.exists() else None
     head = {"run": flags.run, "about": about, "classifier": classifier, "scores": scores}
     problems = Problems("pictures")
     answers = _answers(learner, classifier, flags.pictures, flags.top, problems)
     if flags.json:
-        pictures = [{"file": f, "answers": _plain(best)} for f, best in answers]
+        pictures = [{"file": file, "answers": _plain(best)} for file, best in answers]
         print(json.dumps({**head, "pictures": pictures, "unread": problems.found}, indent=1))
     else:
         n_classes = len(learner.class_names)
-        print(f"{flags.run}: {n_classes} classes, answered by {classifier} ({scores})")
+        print(f"{flags.run}: {n_classes} classes, classified by {classifier} ({scores})")
         if about:
             print(about)
         for file, best in answers:
@@ -73,13 +81,13 @@ def _predict(arguments: list[str] | None) -> None:
                 return
             print("  ".join([file, *(f"{name} {score:.3f}" for name, score in best)]))
     if problems:
-        raise UserError(f"{len(problems.found)} of the pictures could not be read:", problems.found)
+        raise UserError(f"could not read {len(problems.found)} of the images:", problems.found)
 
 
 def _answers(
     learner: "SavedLearner", classifier: str, paths: list[str], top: int, problems: "Problems"
 ) -> Iterator[tuple[str, list[tuple[str, float]]]]:
-    """Each picture that can be read, and its best classes; the problems are told of the others."""
+    """The best classes of each image that can be read. Adds the other images to `problems`."""
     from cil_jax.data import pictures
     from cil_jax.data.folder import files_in
 
@@ -87,17 +95,17 @@ def _answers(
     for path in paths:
         files += map(str, files_in(path, problems)) if os.path.isdir(path) else [path]
     if not files:
-        raise UserError(f"there is no file in {', '.join(paths)}")
+        raise UserError(f"no files found in {', '.join(paths)}")
     shape = learner.image_shape
-    found = pictures.read_each(((f, f) for f in files), shape[:2], shape[2])
-    while batch := list(islice(found, BATCH)):
+    decoded = pictures.read_each(((f, f) for f in files), shape[:2], shape[2])
+    while batch := list(islice(decoded, BATCH)):
         read = [(name, image) for name, image in batch if not isinstance(image, Exception)]
-        for name, why in batch:
-            if isinstance(why, Exception):
-                problems.add(f"{name}: {why}")
+        for name, image in batch:
+            if isinstance(image, Exception):
+                problems.add(f"{name}: {image}")
         if read:
-            names, images = zip(*read, strict=True)
-            yield from zip(names, learner.predict(images, classifier).top(top), strict=True)
+            answers = learner.predict(np.stack([image for _, image in read]), classifier).top(top)
+            yield from zip([name for name, _ in read], answers, strict=True)
 
 
 def _plain(best: list[tuple[str, float]]) -> list[dict[str, Any]]:

@@ -1,17 +1,20 @@
-"""Puts CIFAR-100 where the experiments find it, as tensorflow-datasets stores it.
+"""Download CIFAR-100 and prepare it in the format of tensorflow-datasets.
 
-python -m experiments.prepare                    # downloads 169 MB
-python -m experiments.prepare --archive FILE     # cifar-100-binary.tar.gz is here already
+  python -m experiments.prepare                    # downloads 169 MB
+  python -m experiments.prepare --archive FILE     # uses a cifar-100-binary.tar.gz that you have
+
+The experiments look for it in the same folder. TensorFlow is not needed.
 """
 
 from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn
 
 from cil_jax.cli import command_parser, guarded, leave
+from cil_jax.config import help_of
 from cil_jax.data import prepare, tfds
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The exit code of preparing what the flags ask for."""
+    """Runs the command and returns its exit code. `arguments` replace those of the command line."""
     return guarded(lambda: _prepare(arguments))
 
 
@@ -20,10 +23,12 @@ def _prepare(arguments: list[str] | None) -> None:
     parser.add_argument(
         "--data-dir",
         metavar="DIR",
-        help="folder of prepared tensorflow-datasets (default: TFDS_DATA_DIR, else tfds' own)",
+        help=help_of("data_dir"),
     )
     parser.add_argument(
-        "--archive", metavar="FILE", help="cifar-100-binary.tar.gz, instead of downloading it"
+        "--archive",
+        metavar="FILE",
+        help="a cifar-100-binary.tar.gz to use instead of downloading it",
     )
     flags = parser.parse_args(arguments)
     columns = ("downloading", BarColumn(), DownloadColumn(), TimeRemainingColumn())
@@ -34,7 +39,7 @@ def _prepare(arguments: list[str] | None) -> None:
             flags.archive,
             progress=lambda done, total: bar.update(download, completed=done, total=total),
         )
-    print(f"CIFAR-100 is in {folder}")
+    print(f"CIFAR-100 is ready in {folder}")
 
 
 if __name__ == "__main__":

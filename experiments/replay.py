@@ -1,8 +1,9 @@
-"""Replay: finetuning on the new images and exemplars together, no distillation.
+"""Replay: finetune on new images and exemplars together, without distillation.
+
+The full experiment is CIFAR-100 in 10 tasks of 10 classes, ResNet-32, 200 epochs for the first task
+and 70 for each other one, 2000 exemplars:
 
   python -m experiments.replay --accelerator gpu
-
-is the full job: CIFAR-100, 10 tasks of 10 classes, ResNet-32, 200 then 70 epochs, 2000 exemplars.
 """
 
 from cil_jax.cli import main

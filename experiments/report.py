@@ -1,6 +1,8 @@
-"""Makes the figures and the page of runs anew, from their folders alone.
+"""Redraw the figures and the report page of runs.
 
-python -m experiments.report runs/icarl
+  python -m experiments.report runs/icarl
+
+Everything is read from the run folders. The data set is not needed.
 """
 
 from cil_jax import files
@@ -12,19 +14,19 @@ from cil_jax.text import console
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The exit code of drawing what the flags name."""
+    """Runs the command and returns its exit code. `arguments` replace those of the command line."""
     return guarded(lambda: _report(arguments))
 
 
 def _report(arguments: list[str] | None) -> None:
     parser = command_parser("report", __doc__)
-    parser.add_argument("runs", nargs="+", metavar="RUN", help="folder of a run")
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="run folder")
     flags = parser.parse_args(arguments)
     folders = [RunFolder(run) for run in flags.runs]
     for folder in folders:
-        folder.settings()  # says so where there is no run
+        folder.settings()  # raises if there is no run
         if not folder.results_file.exists():
-            raise UserError(f"{folder.path} has no results yet: its first task is not learned")
+            raise UserError(f"{folder.path} has no results yet: its first task is not finished")
         folder.need(("class_names", "memory"), "whose page can't be made")
     for folder in folders:
         for line in folder.damaged_lines():

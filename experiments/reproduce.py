@@ -1,19 +1,20 @@
-"""Published results beside ours, and the runs that make ours.
+"""Compare published results with ours, and run the experiments that reproduce them.
 
-  python -m experiments.reproduce                      # what is published, and what is run of it
-  python -m experiments.reproduce --reduced            # small: one to two hours on two CPU cores
-  python -m experiments.reproduce icarl-paper --full   # one row as published, on an accelerator
+  python -m experiments.reproduce                      # show the tables, run nothing
+  python -m experiments.reproduce --reduced            # run small: 1 to 2 hours on two CPU cores
+  python -m experiments.reproduce icarl-paper --full   # run one row as published, on an accelerator
 
-Runs lie in runs/reproduce/full and runs/reproduce/reduced. What is done is not run again, with
---fast or without, and what was interrupted goes on.
+Runs are saved in runs/reproduce/full and runs/reproduce/reduced. Finished runs are not repeated,
+with or without --fast, and interrupted runs are continued.
 """
 
 import argparse
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from cil_jax import files
 from cil_jax.cli import (
+    Parser,
     add_member_flags,
     check_several,
     check_writable,
@@ -21,91 +22,129 @@ from cil_jax.cli import (
     guarded,
     leave,
 )
-from cil_jax.config import ACCELERATORS, UserError, flag
+from cil_jax.config import ACCELERATORS, UserError, flag, help_of
 from cil_jax.launch import run_members
+
+if TYPE_CHECKING:
+    from cil_jax.reproduction import Row
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The exit code of repeating what the flags ask for."""
+    """Runs the command and returns its exit code. `arguments` replace those of the command line."""
     return guarded(lambda: _reproduce(arguments))
+
+
+def _parser() -> Parser:
+    from cil_jax import reproduction
+
+    parser = command_parser("reproduce", __doc__)
+    parser.add_argument(
+        "rows", nargs="*", metavar="RUN", help="name of a run, such as icarl-paper (default: all)"
+    )
+    protocols = parser.add_mutually_exclusive_group()
+    for protocol, about in reproduction.ABOUT.items():
+        protocols.add_argument(
+            f"--{protocol}",
+            dest="protocol",
+            action="store_const",
+            const=protocol,
+            help=f"run {about}",
+        )
+    add_member_flags(parser)
+    parser.add_argument(
+        "--folder",
+        default="runs/reproduce",
+        metavar="DIR",
+        help="folder of the runs (default: runs/reproduce)",
+    )
+    parser.add_argument("--markdown", metavar="FILE", help="also write the tables to FILE")
+    parser.add_argument("--data-dir", metavar="DIR", help=help_of("data_dir"))
+    parser.add_argument(
+        "--accelerator", choices=ACCELERATORS, help=f"{help_of('accelerator')} (default: auto)"
+    )
+    parser.add_argument("--fast", action="store_true", default=None, help=help_of("fast"))
+    return parser
 
 
 def _reproduce(arguments: list[str] | None) -> None:
     from cil_jax import reproduction
 
-    parser = command_parser("reproduce", __doc__)
-    parser.add_argument(
-        "rows", nargs="*", metavar="RUN", help="such as icarl-paper; all where none is named"
-    )
-    which = parser.add_mutually_exclusive_group()
-    for protocol, about in reproduction.ABOUT.items():
-        which.add_argument(
-            f"--{protocol}", dest="protocol", action="store_const", const=protocol, help=about
-        )
-    add_member_flags(parser)
-    parser.add_argument(
-        "--folder", default="runs/reproduce", metavar="DIR", help="of the runs (runs/reproduce)"
-    )
-    parser.add_argument("--markdown", metavar="FILE", help="also write the tables to FILE")
-    parser.add_argument("--data-dir", metavar="DIR", help="as for the other experiments")
-    parser.add_argument("--accelerator", choices=ACCELERATORS, help="(default: auto)")
-    parser.add_argument("--fast", action="store_true", default=None, help="train faster on a CPU")
-    flags = parser.parse_args(arguments)
+    flags = _parser().parse_args(arguments)
     for name in ("seeds", "orders", "parallel_members", "data_dir", "accelerator", "fast"):
         if getattr(flags, name) is not None and not flags.protocol:
-            raise UserError(f"{flag(name)} is for runs: add --full or --reduced")
+            raise UserError(f"{flag(name)} needs --full or --reduced: without them nothing is run")
     check_writable(flags.markdown)
     check_several(flags.parallel_members, bool(flags.seeds or flags.orders))
-    asked = [flags.protocol] if flags.protocol else list(reproduction.PROTOCOLS)
-    rows = {protocol: reproduction.rows(flags.rows, protocol) for protocol in asked}
-    # Several rows may share one.
-    runs = {protocol: list({row.run: row for row in rows[protocol]}.values()) for protocol in asked}
+    protocols = [flags.protocol] if flags.protocol else list(reproduction.PROTOCOLS)
+    rows = {protocol: reproduction.rows(flags.rows, protocol) for protocol in protocols}
     if flags.protocol:
-        _run(runs[flags.protocol], flags)
-
-    from cil_jax import report, text
-
-    console, texts = text.console(), []
-    console.width = max(console.width, 150)  # a narrow terminal breaks lines, and hides nothing
-
-    def say(line):
-        console.print(line, highlight=False, soft_wrap=True, markup=False)
-
-    protocols = [protocol for protocol in asked if rows[protocol]]
-    for protocol in protocols:
-        about = reproduction.ABOUT[protocol]
-        lines = reproduction.lines(rows[protocol], protocol, flags.folder)
-        commands = [reproduction.command(row, protocol, flags.folder) for row in runs[protocol]]
-        console.print(report.reproduction(lines, about))
-        for folder in dict.fromkeys(path for _, ours, _ in lines for path in ours.others):
-            say(f"left out, other settings: {folder}")
-        texts.append(report.reproduction_markdown(lines, about, commands))
-    for key, source in reproduction.sources().items():
-        say(f"{key}: {source}")
-    for protocol in protocols:
-        say(f"commands, {protocol} protocol:")
-        for row in runs[protocol]:
-            say(f"  {reproduction.command(row, protocol, flags.folder)}")
+        _run(rows[flags.protocol], flags)
+    texts = _show({protocol: rows[protocol] for protocol in protocols if rows[protocol]}, flags)
     if flags.markdown:
         with files.writing(flags.markdown):
             files.replace_text(Path(flags.markdown), "\n\n".join(texts) + "\n")
 
 
-def _run(rows: list[Any], flags: argparse.Namespace) -> None:
-    """What is not done of rows' runs, by the flags of the command."""
+def _run(rows: list["Row"], flags: argparse.Namespace) -> None:
+    """Runs what is not finished of the rows' experiments, as the flags ask."""
     from cil_jax import reproduction
 
     for name in flags.rows:
         if name not in {row.run for row in rows}:
-            raise UserError(f"--{flags.protocol} has no {name}: it is a row of --full")
-    how = {
+            raise UserError(f"--{flags.protocol} has no row {name}: use --full")
+    overrides = {
         "data_dir": flags.data_dir,
         "accelerator": flags.accelerator or "auto",
         "fast": bool(flags.fast),
     }
-    for row in rows:
-        config = reproduction.config(row, flags.protocol, flags.folder, **how)
+    for row in _one_per_run(rows):
+        config = reproduction.config(row, flags.protocol, flags.folder, **overrides)
         run_members(config, flags.seeds, flags.orders, flags.parallel_members or 1)
+
+
+def _show(rows: dict[str, list["Row"]], flags: argparse.Namespace) -> list[str]:
+    """Prints the table of each protocol, the sources and the commands.
+
+    Args:
+      rows: the rows by protocol.
+      flags: the flags of the command.
+
+    Returns:
+      The tables as Markdown.
+    """
+    from cil_jax import report, reproduction, text
+
+    console, texts = text.console(), []
+    console.width = max(console.width, 150)  # in a narrow terminal, wrap rows rather than cut cells
+
+    def say(line: str) -> None:
+        console.print(line, highlight=False, soft_wrap=True, markup=False)
+
+    commands = {
+        protocol: [
+            reproduction.command(row, protocol, flags.folder) for row in _one_per_run(of_protocol)
+        ]
+        for protocol, of_protocol in rows.items()
+    }
+    for protocol, of_protocol in rows.items():
+        about = reproduction.ABOUT[protocol]
+        outcomes = reproduction.outcomes(of_protocol, protocol, flags.folder)
+        console.print(report.reproduction(outcomes, about))
+        for folder in dict.fromkeys(path for _, ours, _ in outcomes for path in ours.others):
+            say(f"left out, since its settings differ: {folder}")
+        texts.append(report.reproduction_markdown(outcomes, about, commands[protocol]))
+    for key, source in reproduction.sources().items():
+        say(f"{key}: {source}")
+    for protocol in rows:
+        say(f"commands, {protocol} protocol:")
+        for command in commands[protocol]:
+            say(f"  {command}")
+    return texts
+
+
+def _one_per_run(rows: list["Row"]) -> list["Row"]:
+    """The rows without those that share their run with another."""
+    return list({row.run: row for row in rows}.values())
 
 
 if __name__ == "__main__":

@@ -49,9 +49,9 @@ def test_with_all_images_the_choice_does_not_matter(run):
 
 
 def test_more_than_there_are_is_refused(run):
-    with pytest.raises(UserError, match="counts must lie in 1"):
+    with pytest.raises(UserError, match="--counts must lie in 1"):
         selection_by_count(run, [1000], 1)
-    with pytest.raises(UserError, match="counts must lie in 1"):
+    with pytest.raises(UserError, match="--counts must lie in 1"):
         selection_by_count(run, [0], 1)
 
 

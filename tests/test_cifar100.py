@@ -91,7 +91,7 @@ def check_content(dataset):
 def test_download_prepare_and_read_without_tensorflow(served, tmp_path, capsys):
     folder = tmp_path / "tfds"
     assert main(["--data-dir", str(folder)]) == 0
-    assert f"CIFAR-100 is in {folder}/cifar100/" in capsys.readouterr().out.replace("\n", "")
+    assert f"CIFAR-100 is ready in {folder}/cifar100/" in capsys.readouterr().out.replace("\n", "")
     assert [f.name for f in folder.iterdir()] == ["cifar100"]
     check_content(data.load("cifar100", folder))
     assert "tensorflow" not in sys.modules

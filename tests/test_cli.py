@@ -241,7 +241,7 @@ REFUSALS = [
     (["--order", "random"], ["--order", "natural", "seeded"]),
     (["--epochs", "0"], ["--epochs is 0; it must be at least 1"]),
     (["--epochs", "many"], ["--epochs", "'many'", "see --help"]),
-    (["--rate-steps", "0.9", "0.7"], ["--rate-steps are 0.9 0.7", "the smaller before the larger"]),
+    (["--rate-steps", "0.9", "0.7"], ["--rate-steps are 0.9 0.7", "in increasing order"]),
     (["--coordinator", "host0"], ["--coordinator is host0; it must be HOST:PORT, such as"]),
     (["--coordinator", "host0:x"], ["--coordinator is host0:x; it must be HOST:PORT"]),
     (["--log", "tensorbord"], ["unknown --log 'tensorbord': did you mean 'tensorboard'"]),
@@ -384,16 +384,16 @@ def test_the_config_of_a_run_given_back_is_the_same_settings(tmp_path, preset):
     assert cli.settings("icarl", "paper", given, file) == dataclasses.replace(config, resume=True)
     # Members of a group are laid over it as over flags.
     common = cli.settings("icarl", "paper", {"out": str(tmp_path / "group")}, file)
-    assert [m.seed for m in members.members(common, [0, 1], None)] == [0, 1]
-    assert {m.first_epochs for m in members.members(common, [0, 1], None)} == {4}
+    assert [m.seed for m in members.member_configs(common, [0, 1], None)] == [0, 1]
+    assert {m.first_epochs for m in members.member_configs(common, [0, 1], None)} == {4}
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
         ("epoch: 3", "mine.yaml: unknown setting 'epoch': did you mean 'epochs'?"),
-        ("7: 3", "mine.yaml: unknown setting 7; --help has them all"),
-        ("seeds: 3", "mine.yaml: seeds is no setting of a run: say --seeds"),
+        ("7: 3", "mine.yaml: unknown setting 7; see --help for the known ones"),
+        ("seeds: 3", "mine.yaml: seeds is not a setting of a single run: use the flag --seeds"),
         ("epochs: 0", "mine.yaml: --epochs is 0; it must be at least 1"),
         ("epochs: '3'", "mine.yaml: epochs is '3'; it must be a whole number: write 3"),
         ("epochs: true", "mine.yaml: epochs is true; it must be a whole number"),
@@ -445,7 +445,7 @@ def test_help_says_what_the_preset_says_of_the_first_task():
     text = " ".join(cli.make_parser("lwf", "pycil").format_help().split())
     assert "epochs of the first task (default: 200)" in text
     text = " ".join(cli.make_parser("icarl", "paper").format_help().split())
-    assert "epochs of the first task (default: as all others)" in text
+    assert "epochs of the first task (default: --epochs)" in text
 
 
 def test_a_damaged_config_is_said(tmp_path):

@@ -31,7 +31,10 @@ def test_every_method_has_presets_that_can_be_read(method):
         assert (config.method, config.preset, config.epochs) == (method, name, 3)
 
 
-RECIPE_GROUPS = ("data", "network", "training", "loss", "memory (iCaRL, replay)")
+RECIPE_GROUPS = (
+    *("data and augmentation", "network", "training", "loss"),
+    "exemplar memory (iCaRL, replay)",
+)
 OF_THE_DATA = {"dataset", "image_size", "test_share", "split_seed", "pad", "mirror"}
 AS_OTHER_TASKS = {"first_epochs", "first_rate_steps", "first_weight_decay"}  # where not said
 
@@ -140,7 +143,7 @@ def test_values_that_make_no_sense_are_refused(values, message):
     ids=str,
 )
 def test_processes_are_told_wholly_or_not_at_all(given):
-    with pytest.raises(UserError, match=r"--coordinator .*--num-processes and --process-id go"):
+    with pytest.raises(UserError, match="--num-processes and --process-id must be given together"):
         Config(**given)
 
 

@@ -15,25 +15,25 @@ from cil_jax.report import tables
 
 def test_members_are_every_order_with_every_seed(tmp_path):
     config = small_config("finetune", tmp_path, order_seed=5)
-    found = members.members(config, [0, 3], 2)
+    found = members.member_configs(config, [0, 3], 2)
     assert [(m.order_seed, m.seed) for m in found] == [(5, 0), (5, 3), (6, 0), (6, 3)]
     assert [m.out for m in found][:2] == [
         str(tmp_path / "order5-seed0"),
         str(tmp_path / "order5-seed3"),
     ]
-    assert [m.seed for m in members.members(config, None, 3)] == [0] * 3
+    assert [m.seed for m in members.member_configs(config, None, 3)] == [0] * 3
     with pytest.raises(UserError, match="--orders 2 needs --order seeded"):
-        members.members(small_config("finetune", tmp_path, order="natural"), None, 2)
+        members.member_configs(small_config("finetune", tmp_path, order="natural"), None, 2)
     with pytest.raises(UserError, match="--orders is 0"):
-        members.members(config, None, 0)
+        members.member_configs(config, None, 0)
 
 
-def test_the_spread_is_mean_and_sample_deviation_by_hand():
-    assert members.spread([1.0, 2.0, 4.0])["mean"] == pytest.approx(7 / 3)
-    assert members.spread([1.0, 2.0, 4.0])["std"] == pytest.approx(np.sqrt(7 / 3))
-    assert members.spread([0.5]) == {"mean": 0.5, "std": None, "values": [0.5]}
-    assert members.spread([None, 1.0])["mean"] is None
-    curve = members.spread([[None, 0.2], [None, 0.4]])
+def test_mean_and_sample_standard_deviation_are_those_worked_out_by_hand():
+    assert members.mean_and_std([1.0, 2.0, 4.0])["mean"] == pytest.approx(7 / 3)
+    assert members.mean_and_std([1.0, 2.0, 4.0])["std"] == pytest.approx(np.sqrt(7 / 3))
+    assert members.mean_and_std([0.5]) == {"mean": 0.5, "std": None, "values": [0.5]}
+    assert members.mean_and_std([None, 1.0])["mean"] is None
+    curve = members.mean_and_std([[None, 0.2], [None, 0.4]])
     assert curve["mean"] == [None, pytest.approx(0.3)] and curve["values"][1] == [0.2, 0.4]
 
 
@@ -82,7 +82,7 @@ def test_an_interrupted_member_goes_on(group, tmp_path):
             raise InterruptedError
 
     again = small_config("finetune", tmp_path / "runs", epochs=1)
-    (member,) = members.members(again, [1], 1)
+    (member,) = members.member_configs(again, [1], 1)
     with pytest.raises(InterruptedError):
         cil_jax.run(member, Stop())
     assert not members.is_complete(RunFolder(member.folder()))
@@ -116,7 +116,7 @@ def test_what_is_done_is_done_however_it_was_computed(group, capsys):
         capsys.readouterr()
         assert launch.run_members(other, [0, 1], 1)["n"] >= 2
         assert "order1993-seed1 is done" in capsys.readouterr().out.replace("\n", " ")
-    folder = RunFolder(members.members(config, [7], 1)[0].folder())
+    folder = RunFolder(members.member_configs(config, [7], 1)[0].folder())
     folder.start(small_config("finetune", folder.path, epochs=1, seed=7, ncm=False))
     folder.write_results(results_of())
     with pytest.raises(UserError, match="ncm was False, is now True"):
@@ -163,7 +163,7 @@ def test_the_deviation_is_that_of_orders_each_with_the_mean_of_its_seeds():
 
 def test_a_summary_holds_the_members_of_earlier_calls(group):
     config, _ = group
-    before = {s["init"] for s in members.summarize(members.done(config)[0])["members"]}
+    before = {s["init"] for s in members.summarize(members.finished_results(config)[0])["members"]}
     assert before >= {0, 1}
     summary = launch.run_members(config, [1], 1)
     assert {s["init"] for s in summary["members"]} == before
@@ -173,7 +173,7 @@ def test_a_single_run_is_no_group(group):
     config, _ = group
     single = small_config("finetune", f"{config.out}/order1993-seed0")
     with pytest.raises(UserError, match="holds a single run"):
-        members.members(single, [0], None)
+        members.member_configs(single, [0], None)
 
 
 def test_a_seed_said_twice_is_one_member():

@@ -41,7 +41,7 @@ def test_only_the_place_of_data_may_change(tmp_path, before, after, is_refused):
 def test_members_that_are_done_are_checked_against_the_moved_data(tmp_path, monkeypatch, capsys):
     """They are resumed, which compares the data and has nothing to train."""
     config = small_config("icarl", tmp_path, dataset="npz:/a/x.npz")
-    (member,) = members.members(config, [0], 1)
+    (member,) = members.member_configs(config, [0], 1)
     write_run(member.folder(), config=member)
     resumed = []
 

@@ -104,7 +104,7 @@ def test_a_run_of_other_settings_is_left_out_and_named(tmp_path, capsys):
     ours = reproduction.outcome(one, "full", tmp_path)
     assert (ours.n, ours.last[0], ours.others) == (1, pytest.approx(50.0), (other.path,))
     assert reproduce.main(["icarl-paper", "--folder", str(tmp_path)]) == 0
-    assert f"left out, other settings: {other.path}" in capsys.readouterr().out
+    assert f"left out, since its settings differ: {other.path}" in capsys.readouterr().out
 
 
 def without(classifier, one):
@@ -145,7 +145,7 @@ def test_tasks_of_other_sizes_are_rows_of_the_full_protocol_only(tmp_path, capsy
     assert "reduced" not in out
     assert f"| {name} | 20 x 5 | nme | 61.2 / - | icarl | not run | 0 |" in file.read_text()
     assert reproduce.main([name, "--reduced"]) == 2
-    assert f"--reduced has no {name}: it is a row of --full" in capsys.readouterr().err
+    assert f"--reduced has no row {name}: use --full" in capsys.readouterr().err
 
 
 def test_fast_reaches_the_runs_of_the_rows(tmp_path, monkeypatch):
@@ -200,7 +200,10 @@ def test_the_command_shows_what_is_run_and_what_is_not(tmp_path, capsys):
 )
 def test_flags_of_runs_are_refused_where_nothing_is_run(flags, capsys):
     assert reproduce.main(flags) == 2
-    assert f"{flags[0]} is for runs: add --full or --reduced" in capsys.readouterr().err
+    assert (
+        f"{flags[0]} needs --full or --reduced: without them nothing is run"
+        in capsys.readouterr().err
+    )
 
 
 def test_an_unknown_row_is_named(capsys):

@@ -302,7 +302,7 @@ def test_predict_names_what_is_in_pictures(config, photographs, capsys):
     assert predict.main([config.out, one, str(folder), "--top", "2"]) == 0
     head, about, first, *others = capsys.readouterr().out.splitlines()
     assert head == (
-        f"{config.out}: 5 classes, answered by nme (cosine to the mean of the class' exemplars)"
+        f"{config.out}: 5 classes, classified by nme (cosine to the mean of the class' exemplars)"
     )
     assert about == report.caption(RunFolder(config.out).results())
     image = data.read_folder(folder, (8, 8, 1)).images[2]
@@ -328,7 +328,7 @@ def test_pictures_that_can_not_be_read_are_named_and_the_others_answered(
     assert len(answer["pictures"]) == 7 and len(answer["pictures"][0]["answers"]) == 3
     assert set(answer["pictures"][0]["answers"][0]) == {"class", "score"}
     lines = error.splitlines()
-    assert lines[0] == "error: 3 of the pictures could not be read:" and len(lines) == 4
+    assert lines[0] == "error: could not read 3 of the images:" and len(lines) == 4
     assert lines[1:] == [f"  {line}" for line in answer["unread"]]
     assert "0.png: no picture that can be read" in error and "more.txt: no picture" in error
     assert "nothing.png: can't be read: No such file or directory" in error

@@ -283,7 +283,7 @@ def test_augmentation_is_pytorchs():
     offsets = np.asarray(jax.random.randint(crop_key, (BATCH, 2), 0, 9))
     is_mirrored = np.asarray(jax.random.bernoulli(mirror_key, shape=(BATCH, 1, 1, 1)))[:, 0, 0, 0]
     assert 0 < is_mirrored.sum() < BATCH
-    placed = model.place(*map(model.put, (images, offsets, is_mirrored)))
+    placed = model.crop(*map(model.put, (images, offsets, is_mirrored)))
     assert placed.is_contiguous(memory_format=torch.channels_last)
     np.testing.assert_allclose(ours, placed.permute(0, 2, 3, 1).numpy(), atol=1e-6)
 

@@ -1,5 +1,5 @@
-"""How fast this machine is at the work of a run, and PyTorch at the same work beside it.
+"""Benchmarks of the parts of a run on this machine, beside PyTorch doing the same work.
 
-The measuring is in `parts`, what is measured in `workbench`, PyTorch's side in `peer`, and how
-numbers are shown in `table`. Nothing here imports JAX before it is used.
+`parts` measures, `workbench` sets up the work to measure, `peer` is the same work in PyTorch, and
+`table` shows the numbers. Importing this package does not import JAX.
 """

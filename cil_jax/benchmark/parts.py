@@ -1,4 +1,4 @@
-"""The parts of the benchmark: each times ours and PyTorch's, by turns, at the same work."""
+"""The parts of the benchmark. Each times our code and PyTorch doing the same work, alternately."""
 
 import dataclasses
 import functools
@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from cil_jax import machine
 from cil_jax.benchmark import scale
@@ -26,19 +27,20 @@ OURS, MATMUL = "ours", "matrix product"
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """What was measured of one kind of work.
+    """The measurements of one kind of work.
 
     Attributes:
-      part: a key of PROGRAMS.
-      what: the work, in words.
-      seconds: of each round.
-      flop: operations of a call.
-      share: of the matrix product's speed in the same round.
-      is_whole: whether it is the part as a run has it, so that a first call's cost belongs to it.
-      images: of a call; None where the work is not of images.
-      peer: the faster of PyTorch's variants, "" where it was not measured.
-      peer_seconds: of each round.
-      faster: PyTorch's seconds over ours, round by round: above 1 ours is faster.
+      part: the part, a key of PROGRAMS.
+      what: the work in words.
+      seconds: seconds per call.
+      flop: floating-point operations per call.
+      share: speed as a fraction of the matrix product's speed in the same round.
+      is_whole: whether this is the work that a run does, so that the row shows the cost of the
+        first call.
+      images: images per call; None if the work is not per image.
+      peer: the faster variant of PyTorch, "eager" or "compiled"; "" if it was not measured.
+      peer_seconds: seconds per call of that variant.
+      faster: PyTorch's seconds divided by ours, round by round: above 1, ours is faster.
     """
 
     part: str
@@ -54,16 +56,21 @@ class Row:
 
 
 class Bench:
-    """Measures parts, one by one.
+    """Measures the parts, one at a time.
+
+    Args:
+      settings: the sizes of the work.
+      tell: a callback for lines that report progress.
 
     Attributes:
-      settings: sizes.
-      rows: what was measured.
-      scales: what was measured of runs of ever more classes.
-      ratios: of two works of ours, by what they are called.
-      notes: what else must be said.
-      learner_bytes: `cil_jax.learner.n_bytes` of the learner that was measured, where one was.
-      machine: `cil_jax.machine.describe()` as it was before anything was measured.
+      settings: the sizes of the work.
+      rows: the measurements so far.
+      scales: the measurements of whole runs with more and more classes.
+      ratios: ratios between two of our own times, by a description.
+      notes: remarks to show below the table.
+      learner_bytes: `cil_jax.learner.n_bytes` of the learner, once a part has used one.
+      machine: `cil_jax.machine.describe()` before the first measurement.
+      best_matmul: the highest speed of a matrix product so far, in operations per second.
     """
 
     def __init__(self, settings: Settings, tell: Callable[[str], None] = lambda line: None):
@@ -74,7 +81,7 @@ class Bench:
         self.scales: list[scale.Scale] = []
         self.ratios: dict[str, Spread] = {}
         self.notes: list[str] = []
-        self.best_matmul = 0.0  # operations a second
+        self.best_matmul = 0.0
         self._pytorch = PyTorch(settings, self.notes, tell)
         size = settings.matmul or (2048 if jax.default_backend() == "cpu" else 8192)
         self._matmul_flop = 2 * size**3
@@ -84,11 +91,11 @@ class Bench:
 
     @property
     def torch_version(self) -> str:
-        """Of the PyTorch that is measured, "-" where none is."""
+        """The version of PyTorch, "-" if it is not measured."""
         return self._pytorch.version
 
     def measure(self, part: str) -> None:
-        """Measures a part: one of `cil_jax.benchmark.settings.PARTS`."""
+        """Measures a part, one of `cil_jax.benchmark.settings.PARTS`, and adds its results."""
         getattr(self, f"_{part}")()
 
     def _step(self) -> None:
@@ -146,7 +153,7 @@ class Bench:
                 "forward": lambda: bench.embed(learner),
                 OURS: lambda: bench.nearest_means(learner),
                 "evaluation": lambda: bench.evaluate(learner),
-                **self._pytorch.do(self._here, lambda peer: peer.answer(learner.means)),
+                **self._pytorch.do(self._here, lambda peer: peer.answer(np.asarray(learner.means))),
             },
         )
         flop = n * bench.forward_flop(learner)
@@ -168,23 +175,23 @@ class Bench:
         config = small_run_config(self.settings)
         accuracy: dict[str, float] = {}
 
-        def ours():
+        def ours() -> None:
             nme = small_run(config)["classifiers"]["nme"]
             accuracy[OURS] = nme["last_accuracy"]
 
-        run = Run(config, RunFolder("unused"), Observer())  # nothing is written until it goes
+        run = Run(config, RunFolder("unused"), Observer())  # writes nothing until it starts
         sizes = run.scenario.task_sizes
-        updates = sum(run.updates(t) for t in range(len(sizes)))
-        one = step_flop(run.engine, run.new_learner())
+        n_updates = sum(run.updates(t) for t in range(len(sizes)))
+        update_flop = step_flop(run.engine, run.new_learner())
         times = self._rounds("run", {OURS: ours, **self._pytorch.whole_run(run, accuracy)})
-        what = f"run, {updates:,} updates"
-        self._add("run", what, times, updates * one, updates * config.batch_size)
-        said = ", ".join(f"{name} {100 * value:.1f}%" for name, value in accuracy.items())
+        what = f"run, {n_updates:,} updates"
+        self._add("run", what, times, n_updates * update_flop, n_updates * config.batch_size)
+        accuracies = ", ".join(f"{name} {100 * value:.1f}%" for name, value in accuracy.items())
         self.notes.append(
             f"The run: {config.backbone} on digits, {len(sizes)} tasks of 2 classes, "
-            f"{config.epochs} epochs, batch {config.batch_size}; operations are those of the "
-            "updates. Ours also saves a checkpoint and evaluates after each epoch; PyTorch's does "
-            f"neither. Last NME accuracy, to show that both learn: {said}."
+            f"{config.epochs} epochs, batch {config.batch_size}; only operations of updates are "
+            "counted. Ours also evaluates after each epoch and saves checkpoints; PyTorch's does "
+            f"neither. Last NME accuracy, to show that both learn: {accuracies}."
         )
 
     def _scale(self) -> None:
@@ -198,14 +205,14 @@ class Bench:
 
     @functools.cached_property
     def _here(self) -> Place:
-        """The start of the second task."""
+        """The start of the second task, where most parts are measured."""
         bench = self._workbench
         learner = bench.learner(1)
         self.learner_bytes = n_bytes(learner)
         return Place(bench, learner, bench.pool(learner))
 
     def _steps_a_call(self) -> int:
-        """As many updates as take about as long as a run's calls."""
+        """The number of updates that take about as long as one call in a run."""
         bench, learner, pool = self._here
         bench.train(learner, pool, 1)
         start = time.perf_counter()
@@ -214,8 +221,8 @@ class Bench:
         return min(max(1, round(fitting)), bench.steps(pool))
 
     def _rounds(self, name: str, contestants: Mapping[str, Callable[[], Any]]) -> Times:
-        def tell(n, times):
-            last = ", ".join(f"{who} {t[-1]:.3g} s" for who, t in times.items())
+        def tell(n: int, times: Times) -> None:
+            last = ", ".join(f"{who} {seconds[-1]:.3g} s" for who, seconds in times.items())
             self._tell(f"{name}, round {n} of {self.settings.repeat}: {last}")
 
         self._tell(f"{name}: first calls of {', '.join(contestants)}")
@@ -234,7 +241,7 @@ class Bench:
         ours: str = OURS,
         is_whole: bool = True,
     ) -> None:
-        """A row; beside the contestant OURS, the faster of PyTorch's that were timed."""
+        """Adds a row for the contestant `ours`; for OURS, with the faster variant of PyTorch."""
         seconds = times[ours]
         scale = flop / self._matmul_flop
         row = Row(
@@ -261,11 +268,12 @@ class Bench:
 
 
 def first_call(part: str, settings: Settings) -> dict[str, Any]:
-    """What the first call of a part's program costs in this process, which did nothing before.
+    """The cost of the first call of a part's program in this process, which must be fresh.
 
     Returns:
-      "compile_seconds", the first call's beyond the second's: tracing, compiling or reading what
-      was compiled before; and "peak_bytes", see `cil_jax.machine.peak_memory`.
+      "compile_seconds", the time of the first call minus that of the second: tracing, and compiling
+      or reading compiled programs from the cache; and "peak_bytes", see
+      `cil_jax.machine.peak_memory`.
     """
     call = _first_calls(settings)[PROGRAMS[part]]()
     seconds = []
@@ -280,25 +288,25 @@ def first_call(part: str, settings: Settings) -> dict[str, Any]:
 
 
 def _first_calls(settings: Settings) -> dict[str, Callable[[], Callable[[], Any]]]:
-    """By program, what prepares a call that is no longer than it must be."""
+    """For each program, a function that prepares a short call of it and returns that call."""
 
-    def train():
+    def train() -> Callable[[], Any]:
         bench = Workbench(settings)
         learner = bench.learner(1)
         pool = bench.pool(learner)
         return lambda: bench.train(learner, pool, 1)
 
-    def evaluate():
+    def evaluate() -> Callable[[], Any]:
         bench = Workbench(settings)
         learner = bench.learner(1)
         return lambda: bench.evaluate(learner, bench.engine.eval_batch_size)
 
-    def herd():
+    def herd() -> Callable[[], Any]:
         bench = Workbench(settings)
         features = bench.features_to_herd(settings.herded_classes[0])
         return lambda: bench.herd(features)
 
-    def run():
+    def run() -> Callable[[], Any]:
         return functools.partial(small_run, small_run_config(settings))
 
     return {"train": train, "evaluate": evaluate, "herd": herd, "run": run}

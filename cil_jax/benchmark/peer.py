@@ -1,9 +1,9 @@
-"""The same work in PyTorch, to be timed beside ours. Imported only where PyTorch is installed.
+"""The same work in PyTorch, to compare with. Imported only if PyTorch is installed.
 
-Written from He et al. 2016 and Rebuffi et al. 2017 and not from our own code, so that the tests
-that compare the two prove both. Written for speed as a user of PyTorch would: images lie on the
-device as bytes, a batch is augmented at once, memory is channels_last, the teacher runs in
-inference mode. With `compiled`, student, teacher and features run under `torch.compile`.
+It is written from He et al. 2016 and Rebuffi et al. 2017 rather than from our own code, so that
+tests that compare the two check both. It is written for speed, as a user of PyTorch would: images
+are bytes on the device, a whole batch is augmented at once, tensors are channels_last, and the
+teacher runs in inference mode. With `compiled`, student, teacher and features use `torch.compile`.
 """
 
 import copy
@@ -11,15 +11,15 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
+import torch  # pyright: ignore[reportMissingImports]  # optional
+from torch import Tensor, nn  # pyright: ignore[reportMissingImports]
+from torch.nn import functional as F  # pyright: ignore[reportMissingImports]
 
 EVAL_BATCH = 500
 
 
 class Block(nn.Module):
-    """Two 3x3 convolutions around which the input is passed; zeros for channels it lacks."""
+    """Two 3x3 convolutions with a shortcut, which pads missing channels with zeros."""
 
     def __init__(self, n_in: int, n_out: int, stride: int, last_relu: bool):
         super().__init__()
@@ -43,11 +43,11 @@ class Network(nn.Module):
     """A ResNet of basic blocks with a linear head.
 
     Args:
-      stage_sizes: blocks of each stage; every stage after the first halves the image.
-      widths: channels of each stage.
-      n_classes: outputs.
+      stage_sizes: the number of blocks in each stage. Each stage after the first halves the image.
+      widths: the number of channels in each stage.
+      n_classes: the number of outputs.
       last_relu: whether the last block ends in a ReLU.
-      n_channels: of the images.
+      n_channels: the number of channels of the images.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class Network(nn.Module):
         self.head = nn.Linear(n_in, n_classes)
 
     def features(self, x: Tensor) -> Tensor:
-        """Features [B, D] of normalised images [B, C, H, W]."""
+        """Features [B, D] of normalized images [B, C, H, W]."""
         return self.blocks(F.relu(self.bn(self.conv(x)))).mean(dim=(2, 3))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -80,14 +80,26 @@ class Network(nn.Module):
 
 
 class ICaRL:
-    """iCaRL as the preset `paper` has it: all outputs open, sigmoids, herding, nearest means.
+    """iCaRL as in the preset `paper`: fixed outputs, sigmoids, herding, nearest means.
 
-    Images are uint8 [N, H, W, C] on the device. All methods leave the device at work; `wait`
-    waits for it.
+    Images are uint8 [N, H, W, C] on the device. Methods return before the device has finished;
+    `wait` waits for it.
+
+    Args:
+      network: the network to train.
+      mean, std: float32 arrays that broadcast to images, of pixels / 255.
+      pad: pixels of padding for random crops.
+      mirror: whether images are mirrored at random, and class means include mirror images.
+      momentum: momentum of SGD.
+      weight_decay: L2 weight-decay coefficient of kernels.
+      divisor: constant that the summed loss is divided by.
+      device: a PyTorch device.
+      compiled: whether to use `torch.compile`.
 
     Attributes:
-      network, teacher: of this task and of the one before.
-      n_old: outputs before this come from the teacher.
+      network: the network of the current task.
+      teacher: the network as it was after the task before.
+      n_old: the number of old outputs, whose targets come from the teacher.
     """
 
     def __init__(
@@ -105,10 +117,12 @@ class ICaRL:
         compiled: bool = False,
     ):
         self.device = torch.device(device)
-        if self.device.type == "cuda":  # as XLA does by itself: the fastest algorithms, and TF32
+        if self.device.type == "cuda":  # like XLA: the fastest algorithms, and TF32
             torch.backends.cudnn.benchmark = True
             torch.set_float32_matmul_precision("high")
-        self.network = network.to(self.device, memory_format=torch.channels_last)
+        self.network = network.to(  # pyright: ignore[reportCallIssue]  # it takes a memory_format
+            self.device, memory_format=torch.channels_last
+        )
         self.mean, self.std = self.put(mean), self.put(std)
         self.pad, self.mirror, self.divisor = pad, mirror, divisor
         self.momentum, self.weight_decay, self.compiled = momentum, weight_decay, compiled
@@ -122,7 +136,7 @@ class ICaRL:
         return torch.tensor(np.asarray(array)).to(self.device)
 
     def wait(self) -> None:
-        """Until the device has done all that it was told."""
+        """Waits until the device has finished."""
         if self.device.type == "cuda":
             torch.cuda.synchronize()
 
@@ -130,7 +144,7 @@ class ICaRL:
         return torch.compile(function) if self.compiled else function
 
     def begin_task(self, n_old: int) -> None:
-        """Freezes the network as teacher of the outputs before n_old, forgets the momentum."""
+        """Copies the network as teacher of outputs 0 .. n_old - 1, and resets the momentum."""
         self.n_old = n_old
         self.teacher = copy.deepcopy(self.network).eval()
         self._teacher_answers = self._compile(self.teacher)
@@ -144,19 +158,25 @@ class ICaRL:
         self.optimizer = torch.optim.SGD(groups, lr=0.0, momentum=self.momentum)
 
     def normalize(self, images: Tensor) -> Tensor:
-        """float32 [B, H, W, C] of bytes of the same shape."""
+        """Normalized images, float32 [B, H, W, C], from bytes [B, H, W, C]."""
         return (images / 255.0 - self.mean) / self.std
 
     def augment(self, images: Tensor) -> Tensor:
-        """Normalised, moved and mirrored at random: channels_last [B, C, H, W]."""
+        """Normalized images, randomly cropped and mirrored: channels_last [B, C, H, W]."""
         n = len(images)
         offsets = torch.randint(2 * self.pad + 1, (n, 2), device=self.device)
         chance = 0.5 if self.mirror else 0.0
         is_mirrored = torch.rand(n, device=self.device) < chance
-        return self.place(images, offsets, is_mirrored)
+        return self.crop(images, offsets, is_mirrored)
 
-    def place(self, images: Tensor, offsets: Tensor, is_mirrored: Tensor) -> Tensor:
-        """Each image cut out of its padded self at its offset [B, 2], some mirrored: one gather."""
+    def crop(self, images: Tensor, offsets: Tensor, is_mirrored: Tensor) -> Tensor:
+        """Normalizes, pads, crops and mirrors images, with a single gather.
+
+        Args:
+          images: bytes [B, H, W, C].
+          offsets: int [B, 2], the row and column where the crop of each padded image begins.
+          is_mirrored: bool [B].
+        """
         n, height, width, _ = images.shape
         images = F.pad(self.normalize(images), (0, 0, self.pad, self.pad, self.pad, self.pad))
         rows = offsets[:, :1] + torch.arange(height, device=self.device)
@@ -166,7 +186,7 @@ class ICaRL:
         return images[image, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
 
     def step(self, images: Tensor, labels: Tensor, rate: float) -> Tensor:
-        """One update on bytes [B, H, W, C] and labels [B]. The loss, before it."""
+        """Makes one update on bytes [B, H, W, C] and labels [B]; returns the loss before it."""
         x = self.augment(images)
         self.network.train()
         with torch.inference_mode():
@@ -186,8 +206,9 @@ class ICaRL:
     def train(
         self, images: Tensor, labels: Tensor, batch_size: int, n_steps: int, rate: float
     ) -> Tensor:
-        """So many updates in random order, round and round the images. The summed loss."""
-        order, total = torch.randperm(len(images), device=self.device), 0.0
+        """Makes n_steps updates, cycling through the images in random order. The summed loss."""
+        order = torch.randperm(len(images), device=self.device)
+        total = torch.zeros((), device=self.device)
         places = torch.arange(batch_size, device=self.device)
         for step in range(n_steps):
             rows = order[(step * batch_size + places) % len(images)]
@@ -196,7 +217,7 @@ class ICaRL:
 
     @torch.inference_mode()
     def embed(self, images: Tensor, mirrored: bool = False) -> Tensor:
-        """Features [N, D] of bytes, in evaluation mode."""
+        """Features [N, D] of bytes [N, H, W, C], in evaluation mode."""
         self.network.eval()
         features = []
         for batch in images.split(EVAL_BATCH):
@@ -206,25 +227,26 @@ class ICaRL:
 
     @torch.inference_mode()
     def class_means(self, images: Tensor, labels: Tensor, n_classes: int) -> Tensor:
-        """Unit-length means [n_classes, D] of unit-length features, mirror images included."""
+        """Unit-length class means [n_classes, D], of mirror images as well if `mirror`."""
         member = F.one_hot(labels, n_classes).T.to(torch.float32)
         sides = (False, True) if self.mirror else (False,)
-        return unit(sum(member @ unit(self.embed(images, side)) for side in sides))
+        sums = [member @ unit(self.embed(images, side)) for side in sides]
+        return unit(torch.stack(sums).sum(dim=0))
 
     @torch.inference_mode()
     def nearest_means(self, images: Tensor, means: Tensor) -> Tensor:
-        """int64 [N]: of bytes, the class of the nearest mean [C, D]."""
+        """The class with the nearest of the means [C, D], int64 [N], for bytes [N, H, W, C]."""
         return torch.cdist(unit(self.embed(images)), means).argmin(dim=1)
 
 
 def unit(vectors: Tensor) -> Tensor:
-    """Vectors [..., D] brought to length 1; a zero vector stays zero."""
+    """Vectors [..., D] scaled to length 1; a zero vector stays zero."""
     return F.normalize(vectors, dim=-1)
 
 
 @torch.inference_mode()
 def herding(features: Tensor, count: int) -> Tensor:
-    """Picks [K, count] of each of K classes' features [K, n, D], greedy and without repeats."""
+    """Greedy selection without repetition: indices [K, count] into the features [K, n, D]."""
     rows = unit(features)
     target = rows.mean(dim=1)
     squared_norm = (rows * rows).sum(dim=2)
@@ -240,13 +262,13 @@ def herding(features: Tensor, count: int) -> Tensor:
 
 
 class Task:
-    """A learner, and what it learns from and is asked, ready to be timed.
+    """A model with its training and test images, ready for timing.
 
     Args:
-      model: with the teacher of the task before.
-      images, labels: uint8 [N, H, W, C] and int [N].
+      model: the model, with the teacher of the task before.
+      images, labels: training images uint8 [N, H, W, C] and labels int [N].
       test_images: uint8 [M, H, W, C].
-      batch_size: images an update.
+      batch_size: images per update.
       rate: the learning rate.
     """
 
@@ -264,12 +286,12 @@ class Task:
         self._test_images = model.put(test_images)
 
     def train(self, n_steps: int) -> None:
-        """So many updates, done when it returns."""
+        """Makes n_steps updates, and waits until they are done."""
         self._model.train(self._images, self._labels, self._batch_size, n_steps, self._rate)
         self._model.wait()
 
     def answer(self, means: np.ndarray) -> np.ndarray:
-        """NME's answers to all test images."""
+        """The predictions of NME for all test images, int [M], with means [C, D]."""
         return self._model.nearest_means(self._test_images, self._model.put(means)).cpu().numpy()
 
 
@@ -283,38 +305,38 @@ def whole_run(
     memory: int,
     n_classes: int,
 ) -> list[float]:
-    """iCaRL from the first task to the last: training, herding, means, answers to test images.
+    """A whole run of iCaRL: for each task, training, herding, class means and test accuracy.
 
     Args:
-      model: whose network is fresh.
-      tasks: images uint8 [N, H, W, C] and labels [N] of each; classes in the order of labels.
-      test: images and labels of all classes.
+      model: a model with a new network.
+      tasks: images uint8 [N, H, W, C] and labels [N] of each task. Labels increase over tasks.
+      test: test images and labels of all classes.
       rates: the learning rate of each epoch of a task.
-      batch_size: images an update; a rest smaller than this is left out.
-      memory: exemplars, over all classes.
-      n_classes: of all tasks.
+      batch_size: images per update. An epoch drops a final partial batch.
+      memory: the total number of exemplars.
+      n_classes: the number of classes of all tasks.
 
     Returns:
-      Accuracy on the classes seen by nearest means, after each task.
+      The accuracy of nearest means on the classes seen, after each task.
     """
-    kept: list[Tensor] = []  # of each class, in the order of selection
+    exemplars: list[Tensor] = []  # images of each class, in the order of selection
     test_images, test_labels = map(model.put, test)
     accuracies = []
     for new_images, new_labels in tasks:
         images, labels = model.put(new_images), model.put(new_labels).long()
-        model.begin_task(len(kept))
-        pool, pool_labels = _joined([*kept, images], labels)
+        model.begin_task(len(exemplars))
+        pool, pool_labels = _joined([*exemplars, images], labels)
         for rate in rates:
             n_steps = max(1, len(pool) // batch_size)
             float(model.train(pool, pool_labels, batch_size, n_steps, rate))
         features, n_seen = model.embed(images), int(labels.max()) + 1
         share = memory // n_seen
-        for c in range(len(kept), n_seen):
-            own = labels == c
-            picks = herding(features[own][None], min(share, int(own.sum())))[0]
-            kept.append(images[own][picks])
-        kept = [of_class[:share] for of_class in kept]
-        means = model.class_means(*_joined(kept, labels[:0]), n_classes)[:n_seen]
+        for c in range(len(exemplars), n_seen):
+            is_class = labels == c
+            picks = herding(features[is_class][None], min(share, int(is_class.sum())))[0]
+            exemplars.append(images[is_class][picks])
+        exemplars = [of_class[:share] for of_class in exemplars]
+        means = model.class_means(*_joined(exemplars, labels[:0]), n_classes)[:n_seen]
         seen = test_labels < n_seen
         answers = model.nearest_means(test_images[seen], means)
         accuracies.append(float((answers == test_labels[seen]).float().mean()))
@@ -322,7 +344,12 @@ def whole_run(
 
 
 def _joined(parts: Sequence[Tensor], last_labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Images of class after class, and at the end those with the last labels."""
+    """Concatenates the images of each class and, at the end, images with their own labels.
+
+    Args:
+      parts: images of classes 0, 1, and so on; the last item belongs to `last_labels`, if any.
+      last_labels: int [N] or [0].
+    """
     n_classes = len(parts) - bool(len(last_labels))
     counts = torch.tensor([len(part) for part in parts[:n_classes]], dtype=torch.long)
     labels = torch.repeat_interleave(torch.arange(n_classes), counts).to(last_labels.device)

@@ -1,4 +1,7 @@
-"""Whether PyTorch can be measured here, and its side of each part. It is imported when it is."""
+"""PyTorch's side of each part of the benchmark, if it can be measured on this machine.
+
+PyTorch is imported only when it is measured.
+"""
 
 import functools
 import importlib.metadata
@@ -23,16 +26,19 @@ if TYPE_CHECKING:
     from cil_jax.benchmark import peer
 
 EAGER, COMPILED = "eager", "compiled"
-Calls = dict[str, Callable[[], Any]]  # by variant; none where PyTorch is not measured
+Calls = dict[str, Callable[[], Any]]  # by variant; empty if PyTorch is not measured
 
 
 class PyTorch:
     """PyTorch's side of the benchmark.
 
     Args:
-      settings: sizes.
-      notes: what must be said of it is added here.
-      tell: is told what takes long.
+      settings: the sizes of the work.
+      notes: a list that remarks about the measurements are added to.
+      tell: a callback for lines that report progress.
+
+    Attributes:
+      device: the PyTorch device that does the work, None if PyTorch is not measured.
     """
 
     def __init__(self, settings: Settings, notes: list[str], tell: Callable[[str], None]):
@@ -41,29 +47,38 @@ class PyTorch:
         self.device = self._find() if settings.torch else None
 
     def _find(self) -> str | None:
-        """The device on which PyTorch does the same work, None where it can't."""
+        """The PyTorch device to compare with; None, with a note, if there is none."""
         backbone, platform = self._settings.backbone, jax.default_backend()
         if importlib.util.find_spec("torch") is None:
-            self._notes.append("PyTorch is not installed: pip install 'cil_jax[bench]'.")
+            self._notes.append(
+                "PyTorch was not measured. To install it: pip install 'cil_jax[bench]'."
+            )
             return None
         if models.BACKBONES[backbone]["block"] is not models.BasicBlock:
-            self._notes.append(f"There is no {backbone} on PyTorch's side.")
+            self._notes.append(f"PyTorch was not measured: its side has no {backbone}.")
             return None
-        import torch
+        import torch  # pyright: ignore[reportMissingImports]  # optional
 
         device = {"cpu": "cpu", "gpu": "cuda"}.get(platform)
         if device is None or (device == "cuda" and not torch.cuda.is_available()):
-            self._notes.append(f"This PyTorch does not compute on the {platform}: left out.")
+            self._notes.append(
+                f"PyTorch was not measured: it can't compute on the {platform} here."
+            )
             return None
         return device
 
     @property
     def version(self) -> str:
-        """PyTorch's, "-" where it is not measured."""
+        """The version of PyTorch, "-" if it is not measured."""
         return "-" if self.device is None else importlib.metadata.version("torch")
 
     def do(self, place: Place, work: Callable[["peer.Task"], Any]) -> Calls:
-        """A work at the place where ours is done."""
+        """Calls that do some work at a point of a run, eagerly and compiled.
+
+        Args:
+          place: the point of our run, whose data PyTorch gets as well.
+          work: does the work with PyTorch's task.
+        """
         if self.device is None:
             return {}
         if self._tasks is None:
@@ -71,10 +86,10 @@ class PyTorch:
         return {name: functools.partial(work, task) for name, task in self._tasks.items()}
 
     def herding(self, features: Array) -> Calls:
-        """Herding of features [K, n, D]."""
+        """A call that herds features [K, n, D]."""
         if self.device is None:
             return {}
-        import torch
+        import torch  # pyright: ignore[reportMissingImports]  # optional
 
         from cil_jax.benchmark import peer
 
@@ -82,7 +97,7 @@ class PyTorch:
         return {EAGER: lambda: peer.herding(rows, self._settings.herded).cpu()}
 
     def whole_run(self, run: Run, accuracy: dict[str, float]) -> Calls:
-        """The work of a run; the last accuracy by nearest means goes to `accuracy`."""
+        """A call that does the work of a run, and writes its last NME accuracy to `accuracy`."""
         if self.device is None:
             return {}
         from cil_jax.benchmark import peer
@@ -92,7 +107,7 @@ class PyTorch:
         tasks = [scenario.task(t) for t in range(len(scenario.task_sizes))]
         mean_and_std = scenario.dataset.pixel_statistics(config.normalization)
 
-        def call():
+        def call() -> None:
             augmentation = run.engine.augmentation
             model = self._model(config, scenario.dataset, augmentation, n_classes, mean_and_std)
             accuracy[EAGER] = peer.whole_run(
@@ -109,19 +124,19 @@ class PyTorch:
 
     def _compiled(self, place: Place) -> dict[str, "peer.Task"]:
         if not self._settings.torch_compile:
-            self._notes.append("torch.compile was not tried.")
+            self._notes.append("torch.compile was not measured.")
             return {}
-        self._tell("torch.compile begins, which may take minutes")
+        self._tell("torch.compile starts; it may take minutes")
         start = time.perf_counter()
         try:
             task = self._task(place, compiled=True)
             task.train(1)
-        except Exception as error:  # whatever its compilers raise
+        except Exception as error:  # its compilers may raise anything
             line = " ".join(str(error).split())[:200]
             self._notes.append(f"torch.compile failed: {type(error).__name__}: {line}")
             return {}
-        took = time.perf_counter() - start
-        self._notes.append(f"torch.compile: {took:.0f} s to the end of the first update.")
+        seconds = time.perf_counter() - start
+        self._notes.append(f"torch.compile: {seconds:.0f} s until the first update was done.")
         return {COMPILED: task}
 
     def _task(self, place: Place, compiled: bool) -> "peer.Task":
@@ -158,13 +173,13 @@ class PyTorch:
         mean_and_std: tuple[np.ndarray, np.ndarray],
         compiled: bool = False,
     ) -> "peer.ICaRL":
-        """A fresh network with a run's settings."""
+        """A new network with the settings of a run."""
         from cil_jax.benchmark import peer
 
-        build = models.BACKBONES[config.backbone]
+        backbone = models.BACKBONES[config.backbone]
         network = peer.Network(
-            build["stage_sizes"],
-            build["widths"],
+            backbone["stage_sizes"],
+            backbone["widths"],
             n_classes,
             config.last_relu,
             dataset.image_shape[2],
@@ -178,6 +193,6 @@ class PyTorch:
             momentum=config.momentum,
             weight_decay=config.weight_decay,
             divisor=config.divisor,
-            device=self.device,
+            device=self.device or "cpu",
             compiled=compiled,
         )

@@ -1,4 +1,4 @@
-"""Timing in rounds: on a shared machine only what ran at about the same time can be compared."""
+"""Timing in rounds. On a shared machine, only calls made at about the same time are comparable."""
 
 import dataclasses
 import statistics
@@ -6,12 +6,12 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-Times = dict[str, list[float]]  # seconds of each contestant, a number a round
+Times = dict[str, list[float]]  # seconds of each contestant in each round
 
 
 @dataclasses.dataclass(frozen=True)
 class Spread:
-    """A number measured several times: median, lowest, highest, and how often."""
+    """Statistics of a number that was measured n times."""
 
     median: float
     low: float
@@ -20,12 +20,13 @@ class Spread:
 
     @classmethod
     def of(cls, values: Sequence[float]) -> "Spread":
+        """The statistics of these values."""
         return cls(statistics.median(values), min(values), max(values), len(values))
 
 
-def ratio(over: Sequence[float], under: Sequence[float]) -> Spread:
-    """Of two contestants' times, round by round."""
-    return Spread.of([a / b for a, b in zip(over, under, strict=True)])
+def ratio(numerators: Sequence[float], denominators: Sequence[float]) -> Spread:
+    """The ratio of two contestants' times, taken round by round."""
+    return Spread.of([a / b for a, b in zip(numerators, denominators, strict=True)])
 
 
 def alternate(
@@ -34,22 +35,22 @@ def alternate(
     limit: float,
     tell: Callable[[int, Times], None] = lambda n, times: None,
 ) -> Times:
-    """Times each contestant once a round, forwards and backwards by turns.
+    """Times each contestant once per round, in an order that is reversed in every second round.
 
-    Each is called once before, untimed, so that nothing is compiled while it is timed.
+    Each contestant is first called once without timing, so that compilation is not measured.
 
     Args:
-      contestants: by name; a call returns when its work is done.
-      repeat: rounds.
-      limit: seconds after which no round begins; one is always made.
-      tell: is told of each round done, and all times so far.
+      contestants: functions by name. A call returns when its work is done.
+      repeat: the number of rounds.
+      limit: seconds after which no new round starts. There is always one round.
+      tell: a callback after each round, which gets the number of rounds and all times so far.
     """
     for call in contestants.values():
         call()
     times: Times = {name: [] for name in contestants}
-    began = time.perf_counter()
+    beginning = time.perf_counter()
     for number in range(repeat):
-        if number and time.perf_counter() - began > limit:
+        if number and time.perf_counter() - beginning > limit:
             break
         order = list(contestants.items())
         for name, call in order if number % 2 == 0 else order[::-1]:

@@ -1,4 +1,4 @@
-"""What a whole run takes as its classes grow in number: seconds and bytes of a task."""
+"""The cost of a whole run with more and more classes: seconds and bytes per task."""
 
 import dataclasses
 import tempfile
@@ -15,19 +15,19 @@ from cil_jax.protocol import Run
 from cil_jax.recipes import preset
 from cil_jax.record import RunFolder
 
-SIDE, TRAINED_ON, TESTED_WITH = 8, 10, 2  # pixels; images of a class
+SIDE, TRAIN_IMAGES, TEST_IMAGES = 8, 10, 2  # pixels; images per class
 
 
 @dataclasses.dataclass(frozen=True)
 class Scale:
-    """What was measured of a run of iCaRL.
+    """The measurements of a run of iCaRL.
 
     Attributes:
-      n_classes, n_tasks: all.
-      test_images: of all classes.
-      second, last: seconds of a task, without compiling.
+      n_classes, n_tasks: the numbers of classes and of tasks.
+      test_images: the number of test images of all classes.
+      second, last: seconds of the second and of the last task, without compilation.
       line: bytes that the last task wrote to metrics.jsonl.
-      metrics, confusion, results, page: bytes of the files at the end.
+      metrics, confusion, results, page: bytes of the files at the end of the run.
     """
 
     n_classes: int
@@ -43,7 +43,7 @@ class Scale:
 
 
 class _Laps(Observer):
-    """Seconds of each task, and bytes of metrics.jsonl after it."""
+    """Records the time at the end of each task, and the bytes of metrics.jsonl."""
 
     def __init__(self):
         self.times: list[float] = []
@@ -58,7 +58,7 @@ class _Laps(Observer):
 
 
 def measure(settings: Settings, n_classes: int) -> Scale:
-    """A run of random pixels, with its page as it is written while it goes."""
+    """Measures a run on random pixels, which writes its page as any run does."""
     with tempfile.TemporaryDirectory() as place:
         config = _config(settings, n_classes, Path(place))
         folder, laps = RunFolder(config.folder()), _Laps()
@@ -69,7 +69,7 @@ def measure(settings: Settings, n_classes: int) -> Scale:
         return Scale(
             n_classes=n_classes,
             n_tasks=len(seconds),
-            test_images=TESTED_WITH * n_classes,
+            test_images=TEST_IMAGES * n_classes,
             second=float(seconds[1]),
             last=float(seconds[-1]),
             line=int(lines[-1]),
@@ -81,14 +81,14 @@ def measure(settings: Settings, n_classes: int) -> Scale:
 
 
 def _config(settings: Settings, n_classes: int, place: Path) -> Config:
-    """The run, and the data set that it reads."""
-    rng, n = np.random.default_rng(0), n_classes * (TRAINED_ON + TESTED_WITH)
+    """Writes the data set, and returns the settings of a run on it."""
+    rng, n = np.random.default_rng(0), n_classes * (TRAIN_IMAGES + TEST_IMAGES)
     places = np.arange(n)
     np.savez(
         place / "data.npz",
         images=rng.integers(0, 256, (n, SIDE, SIDE), np.uint8),
         labels=places % n_classes,
-        split=np.where(places < n_classes * TRAINED_ON, "train", "test"),
+        split=np.where(places < n_classes * TRAIN_IMAGES, "train", "test"),
     )
     return preset(
         "icarl",

@@ -1,36 +1,37 @@
-"""What is measured, and at which size."""
+"""The parts of the benchmark, and the sizes of their work."""
 
 import dataclasses
 
 from cil_jax.config import UserError, flag
 
-# Parts, and the program whose first call in a process is timed for each.
+# The parts, and for each the program whose first call in a process is timed.
 PROGRAMS = {"step": "train", "epoch": "train", "herding": "herd", "nme": "evaluate", "run": "run"}
 PARTS = (*PROGRAMS, "scale")
 
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """Sizes; the defaults are those of CIFAR-100 in ten tasks, as iCaRL's authors ran it.
+    """The sizes of the benchmark. The defaults are iCaRL on CIFAR-100 in ten tasks.
 
     Attributes:
       backbone: a key of `cil_jax.models.BACKBONES`.
-      batch_size: images an update.
-      fast: whether updates take the faster convolutions of `cil_jax.programs`, where there are any.
-      repeat: rounds, in each of which everything is timed once, in turn.
-      limit: seconds after which a part begins no further round.
-      torch: whether PyTorch is measured where it is installed.
-      torch_compile: whether `torch.compile` is tried beside it.
-      n_classes, images_per_class, test_images: of the data, pixels drawn at random.
-      task_size: classes a task.
-      memory: exemplars.
-      herded: images that herding ranks of each class.
-      herded_classes: how many classes are herded at once.
-      matmul: rows and columns of the matrices whose product is the peak; 0 to suit the device.
-      run_backbone, run_classes, run_epochs, run_memory: of the whole small run, on scikit-learn's
-        digits.
-      scale_classes: of each of the whole runs that show what more classes cost.
-      scale_tasks: of each of these, at least two.
+      batch_size: images per update.
+      fast: whether updates use the faster convolutions of `cil_jax.programs`, if available.
+      repeat: the number of rounds. Each contestant is timed once per round.
+      limit: seconds after which a part starts no new round.
+      torch: whether to measure PyTorch, if it is installed.
+      torch_compile: whether to measure `torch.compile` as well.
+      n_classes, images_per_class, test_images: the size of the data set, whose pixels are random.
+      task_size: classes per task.
+      memory: the number of exemplars.
+      herded: the number of images of each class that herding selects.
+      herded_classes: the numbers of classes to herd at once; each is measured.
+      matmul: rows and columns of the matrices whose product gives the peak speed; 0 for a size
+        that suits the device.
+      run_backbone, run_classes, run_epochs, run_memory: the sizes of the whole small run, on
+        scikit-learn's digits.
+      scale_classes: the numbers of classes of the whole runs that show the cost of more classes.
+      scale_tasks: the number of tasks of each of these runs, at least two.
     """
 
     backbone: str = "resnet32"

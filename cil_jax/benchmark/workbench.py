@@ -1,6 +1,6 @@
-"""The work of a run, laid out to be timed: iCaRL's preset `paper` on random pixels.
+"""The work of a run, set up for timing: iCaRL's preset `paper` on random pixels.
 
-Speed does not depend on what is seen, so no data set is needed.
+The speed does not depend on the content of the images, so no data set is needed.
 """
 
 import dataclasses
@@ -15,7 +15,7 @@ import numpy as np
 from cil_jax import assemble, models, protocol
 from cil_jax.benchmark import flops
 from cil_jax.benchmark.settings import Settings
-from cil_jax.classifiers import nearest_mean
+from cil_jax.classifiers import Counts, nearest_mean
 from cil_jax.config import Config
 from cil_jax.data import Dataset
 from cil_jax.engine import Engine
@@ -28,14 +28,14 @@ from cil_jax.typing import Array
 
 
 class Workbench:
-    """A run's engine, and learners and pools as they are in the middle of a run.
+    """The engine of a run, and learners and pools as in the middle of a run.
 
     Attributes:
-      settings: sizes.
-      config: the run's.
-      scenario: of random pixels.
-      engine: the compiled programs.
-      test_images, test_labels: on the device.
+      settings: the sizes of the work.
+      config: the settings of the run.
+      scenario: its tasks, with random pixels.
+      engine: its compiled programs.
+      test_images, test_labels: the test set, on the device.
     """
 
     def __init__(self, settings: Settings):
@@ -56,7 +56,11 @@ class Workbench:
         self.test_images, self.test_labels = jnp.asarray(images), jnp.asarray(labels)
 
     def learner(self, task: int) -> Learner:
-        """At the start of task 1 or a later one, from 0, with a full memory of random pixels."""
+        """A learner at the start of a task, whose memory is full of random pixels.
+
+        Args:
+          task: the task, counted from 0; at least 1.
+        """
         settings, dataset = self.settings, self.scenario.dataset
         mean, std = dataset.pixel_statistics(self.config.normalization)
         keys = (jax.random.key(0), jax.random.key(1))
@@ -65,7 +69,7 @@ class Workbench:
         n_new, n_old = settings.task_size, task * settings.task_size
         share = min(settings.memory // n_old, settings.images_per_class)
         counts = np.where(np.arange(settings.n_classes) < n_old, share, 0)
-        learner = self.engine.begin_task(new, jnp.int32(n_new))  # opens the columns
+        learner = self.engine.begin_task(new, jnp.int32(n_new))  # initializes head columns
         learner = learner.replace(
             memory=Memory(
                 jnp.asarray(dataset.train_images[: settings.memory]),
@@ -90,11 +94,11 @@ class Workbench:
         )
 
     def steps(self, pool: Pool) -> int:
-        """Updates an epoch."""
+        """The number of updates in an epoch."""
         return self.engine.steps(int(pool.count()))
 
     def train(self, learner: Learner, pool: Pool, n_steps: int) -> Array:
-        """The loss summed over so many updates, always the same ones."""
+        """Makes n_steps updates, always the same ones, and returns the sum of their losses."""
         _, sums = self.engine.train(
             learner,
             pool,
@@ -111,11 +115,13 @@ class Workbench:
         return jax.block_until_ready(features)
 
     def nearest_means(self, learner: Learner) -> Array:
-        """NME's answer to all test images."""
+        """The predictions of NME for all test images, int [N]."""
         return jax.block_until_ready(_nearest_means(self.embed(learner), learner.means))
 
-    def evaluate(self, learner: Learner, stop: int | None = None) -> Any:
-        """All classifiers' counts, and the loss, on test images 0 .. stop - 1, or all."""
+    def evaluate(
+        self, learner: Learner, stop: int | None = None
+    ) -> tuple[dict[str, Counts], Array]:
+        """Runs `Engine.evaluate` on test images 0 .. stop - 1, or on all."""
         return jax.block_until_ready(
             self.engine.evaluate(
                 learner,
@@ -133,32 +139,32 @@ class Workbench:
         return jax.random.normal(jax.random.key(2), shape)
 
     def herd(self, features: Array) -> Array:
-        """Picks [K, count] of each class' features [K, n, D]."""
+        """Indices [K, count] of the images that herding selects from features [K, n, D]."""
         return jax.block_until_ready(_herd(features, self.settings.herded))
 
     def herd_flop(self, features: Array) -> int:
-        """Operations of `herd`, which are the same for each class."""
-        one = functools.partial(herding, count=self.settings.herded)
-        return len(features) * flops.of(one, features[0])
+        """Operations of `herd`. Each class takes the same number."""
+        herd_class = functools.partial(herding, count=self.settings.herded)
+        return len(features) * flops.of(herd_class, features[0])
 
     def step_flop(self, learner: Learner) -> int:
-        """Operations of an update: student, teacher, and the student's gradient."""
+        """Operations of an update: student, teacher, and gradient of the student."""
         return step_flop(self.engine, learner)
 
     def forward_flop(self, learner: Learner) -> int:
-        """Operations of the features of one image."""
+        """Operations for the features of one image."""
         backbone = self.engine.method.backbone.clone(layers=models.Layers())
         weights = learner.weights
         variables = {"params": weights.params["backbone"], "batch_stats": weights.batch_stats}
         return flops.of(backbone.apply, variables, jnp.zeros((1, *learner.image_shape)))
 
     def evaluation_flop(self, learner: Learner) -> int:
-        """Operations of a run's evaluation of one image: student and, for the loss, teacher."""
+        """Operations for evaluating one image: student and, for the loss, teacher."""
         return step_flop(self.engine, learner, train=False)
 
 
 class Place(NamedTuple):
-    """Where a run is: its workbench, and the learner and pool of a task."""
+    """A point in a run: the workbench, and the learner and pool at the start of a task."""
 
     bench: Workbench
     learner: Learner
@@ -166,9 +172,10 @@ class Place(NamedTuple):
 
 
 def step_flop(engine: Engine, learner: Learner, train: bool = True) -> int:
-    """Operations of an update, or without `train` of the loss of one image.
+    """Operations of an update or, if `train` is false, of the loss of one image.
 
-    Counted with the stock layers: what replaces it does the same mathematics.
+    The count is made with Flax's own layers. The layers that replace them on a CPU do the same
+    mathematics.
     """
     backbone = engine.method.backbone.clone(layers=models.Layers())
     method = dataclasses.replace(engine.method, backbone=backbone)
@@ -190,10 +197,10 @@ def _nearest_means(features: Array, means: Array) -> Array:
 
 
 def random_dataset(settings: Settings) -> Dataset:
-    """Of CIFAR's shape."""
+    """A data set of random pixels with the image shape of CIFAR-100."""
     rng, names = np.random.default_rng(0), tuple(map(str, range(settings.n_classes)))
 
-    def split(n):
+    def split(n: int) -> tuple[np.ndarray, np.ndarray]:
         images = np.frombuffer(rng.bytes(n * 32 * 32 * 3), np.uint8).reshape(n, 32, 32, 3)
         return images, (np.arange(n) % settings.n_classes).astype(np.int32)
 
@@ -202,7 +209,7 @@ def random_dataset(settings: Settings) -> Dataset:
 
 
 def small_run_config(settings: Settings) -> Config:
-    """The run of `make demo`: digits in tasks of two, without the analysis of all data."""
+    """The run of `make demo`: digits in tasks of two classes, without `ncm`."""
     return preset(
         "icarl",
         "paper",
@@ -220,6 +227,6 @@ def small_run_config(settings: Settings) -> Config:
 
 
 def small_run(config: Config) -> dict[str, Any]:
-    """Such a run in a folder of its own, which is then removed. What results.json holds."""
+    """Runs it in a temporary folder and returns the contents of results.json."""
     with tempfile.TemporaryDirectory() as folder:
         return protocol.run(dataclasses.replace(config, out=f"{folder}/run"))
