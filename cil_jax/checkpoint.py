@@ -25,7 +25,7 @@ import jax
 import orbax.checkpoint as ocp
 
 from cil_jax.config import UserError
-from cil_jax.devices import everywhere, is_first_process, largest
+from cil_jax.devices import copy_to_all, is_first_process, max_over_processes
 from cil_jax.learner import Learner
 from cil_jax.record import replace_text
 
@@ -108,7 +108,7 @@ class Checkpoints:
             expected.
         """
         # The first process looks for all: another may see a folder as it was a moment ago.
-        (number,) = largest(self._newest(warn) if is_first_process() else NONE)
+        (number,) = max_over_processes(self._newest(warn) if is_first_process() else NONE)
         if number == NONE:
             return None
         folder = self._folder / str(number)
@@ -117,7 +117,7 @@ class Checkpoints:
         read = ocp.args.StandardRestore(template)
         learner = self._orbax.restore(folder / LEARNER, args=read)
         self._good = [folder]
-        return everywhere(learner), about["record"]
+        return copy_to_all(learner), about["record"]
 
     def _newest(self, warn: Callable[[str], None]) -> int:
         """The number of the newest checkpoint that is whole, or NONE if there never was one."""

@@ -14,11 +14,11 @@ from typing import Any
 import yaml
 
 from cil_jax import devices, report
-from cil_jax.assemble import recipe_of
+from cil_jax.assemble import schedule_of
 from cil_jax.background import Background
 from cil_jax.config import Config
 from cil_jax.learner import Learner
-from cil_jax.observer import Observer
+from cil_jax.observer import Callback, RunView
 from cil_jax.recipes import command
 from cil_jax.record import RunFolder
 
@@ -26,7 +26,7 @@ from cil_jax.record import RunFolder
 @contextlib.contextmanager
 def opened(
     config: Config, say: Callable[[str], None], page: bool = True
-) -> Iterator[list[Observer]]:
+) -> Iterator[list[Callback]]:
     """What writes beside a run, to be told of it; at the end, all that it was told is written.
 
     Args:
@@ -47,18 +47,18 @@ def opened(
                 one.end()
 
 
-class Pager(Observer):
+class Pager(Callback):
     """Writes report.html after every task."""
 
     def __init__(self, background: Background):
         self._background = background
 
-    def task_done(self, run: Any, line: dict[str, Any]) -> None:
+    def task_done(self, run: RunView, line: dict[str, Any]) -> None:
         folder = RunFolder(run.folder.path)
         self._background.ask("report.html", lambda: report.write_page(folder), only_last=True)
 
 
-class Log(Observer, abc.ABC):
+class Log(Callback, abc.ABC):
     """Numbers and figures for a program that shows them.
 
     Epochs are counted over all tasks, from 1. Evaluations are placed by the classes seen.
@@ -69,15 +69,15 @@ class Log(Observer, abc.ABC):
     def __init__(self, background: Background):
         self._background, self._failed = background, False
 
-    def started(self, run: Any, learner: Learner) -> None:
+    def started(self, run: RunView, learner: Learner) -> None:
         folder, task, epoch = RunFolder(run.folder.path), int(learner.task), int(learner.epoch)
         n_tasks = len(run.scenario.task_sizes)
-        self._epochs = [recipe_of(run.config, t).epochs for t in range(n_tasks)]
+        self._epochs = [schedule_of(run.config, t).epochs for t in range(n_tasks)]
         seen = run.scenario.bounds[task]
         done = sum(self._epochs[:task]) + epoch
         self._later(lambda: self.open(folder, run.config, done, seen, done + task))
 
-    def epoch_done(self, run: Any, line: dict[str, Any]) -> None:
+    def epoch_done(self, run: RunView, line: dict[str, Any]) -> None:
         epoch = sum(self._epochs[: line["task"]]) + line["epoch"] + 1
         scalars = {
             "loss/train": line["train_loss"],
@@ -90,7 +90,7 @@ class Log(Observer, abc.ABC):
         }
         self._later(lambda: self.epoch(epoch, line["task"], scalars))
 
-    def task_done(self, run: Any, line: dict[str, Any]) -> None:
+    def task_done(self, run: RunView, line: dict[str, Any]) -> None:
         folder = RunFolder(run.folder.path)
         results = folder.results()
         scalars = {}

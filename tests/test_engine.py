@@ -11,8 +11,8 @@ from conftest import small_config
 
 from cil_jax.classifiers import nearest_class_mean
 from cil_jax.data.augment import Augmentation
-from cil_jax.learner import embed, forward
-from cil_jax.observer import Observer
+from cil_jax.learner import Purpose, embed, forward, initial_weights
+from cil_jax.observer import Callback
 from cil_jax.protocol import Run
 from cil_jax.record import RunFolder
 
@@ -20,7 +20,7 @@ from cil_jax.record import RunFolder
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     config = small_config("icarl", tmp_path_factory.mktemp("engine") / "run")
-    return Run(config, RunFolder(config.folder()), Observer())
+    return Run(config, RunFolder(config.folder()), Callback())
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +81,7 @@ def test_epochs_differ_and_repeat(run, begun):
 def test_the_seeds_are_separate(run, tmp_path):
     def first_kernel(**seeds):
         config = small_config("icarl", tmp_path / "x", **seeds)
-        learner = Run(config, RunFolder(config.folder()), Observer()).new_learner()
+        learner = Run(config, RunFolder(config.folder()), Callback()).new_learner()
         return learner.weights.params["backbone"]["Conv_0"]["kernel"], learner.data_key
 
     kernel, data_key = first_kernel()
@@ -91,6 +91,16 @@ def test_the_seeds_are_separate(run, tmp_path):
     other_kernel, same_data_key = first_kernel(seed=5, data_seed=0)
     assert not np.array_equal(kernel, other_kernel)
     assert jnp.array_equal(jax.random.key_data(data_key), jax.random.key_data(same_data_key))
+
+
+def test_a_new_network_comes_from_the_learners_own_key(run):
+    learner = run.new_learner()
+    backbone, room = run.engine.method.backbone, learner.means.shape[0]
+    key = learner.key(Purpose.BACKBONE)
+    expected = jax.jit(initial_weights, static_argnums=(0, 1, 2))(
+        backbone, learner.image_shape, room, key
+    )
+    chex.assert_trees_all_close(learner.weights, expected, rtol=1e-6)
 
 
 def test_training_learns(run, begun):

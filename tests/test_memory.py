@@ -14,8 +14,8 @@ join = jax.jit(memory_lib.join, static_argnums=(3, 4))
 
 @jax.jit
 def update(memory, pool, rows, available, n_old, n_seen):
-    after, from_pool = memory_lib.shared_out(memory, rows, available, n_old, n_seen)
-    return memory_lib.filled(memory, after, pool.images[from_pool], n_old)
+    after, from_pool = memory_lib.reallocate(memory, rows, available, n_old, n_seen)
+    return memory_lib.fill(memory, after, pool.images[from_pool], n_old)
 
 
 def image(c: int, i: int) -> np.ndarray:

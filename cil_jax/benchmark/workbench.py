@@ -91,7 +91,7 @@ class Workbench:
 
     def steps(self, pool: Pool) -> int:
         """Updates an epoch."""
-        return self.engine.steps(int(pool.count()))
+        return self.engine.n_steps(int(pool.count()))
 
     def train(self, learner: Learner, pool: Pool, n_steps: int) -> Array:
         """The loss summed over so many updates, always the same ones."""
