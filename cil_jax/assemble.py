@@ -1,4 +1,6 @@
-"""From settings to the parts of a run."""
+"""Builds the parts of a run from its settings."""
+
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -8,32 +10,32 @@ from cil_jax.config import Config, UserError
 from cil_jax.data import scenario as scenarios
 from cil_jax.data.augment import Augmentation
 from cil_jax.engine import Engine
-from cil_jax.schedules import SGD, Recipe
+from cil_jax.schedules import SGD, Schedule
 
 
 def data_seed(config: Config) -> int:
-    """The seed of shuffling, augmentation and random exemplars."""
+    """Returns the seed of shuffling, augmentation and random exemplars."""
     return config.seed if config.data_seed is None else config.data_seed
 
 
-def recipe_of(config: Config, task: int) -> Recipe:
-    """How a task is trained; the first may have epochs, steps and weight decay of its own."""
+def schedule_of(config: Config, task: int) -> Schedule:
+    """Returns the schedule of a task; settings named first_* apply to the first task only."""
 
-    def of_task(name):
+    def setting(name: str) -> Any:
         first = getattr(config, f"first_{name}")
         return first if task == 0 and first is not None else getattr(config, name)
 
-    return Recipe(
-        epochs=of_task("epochs"),
+    return Schedule(
+        epochs=setting("epochs"),
         rate=config.rate,
-        steps=of_task("rate_steps"),
+        drops=setting("rate_steps"),
         factor=config.rate_factor,
-        weight_decay=of_task("weight_decay"),
+        weight_decay=setting("weight_decay"),
     )
 
 
 def dataset_of(config: Config) -> data.Dataset:
-    """The data set that a config names."""
+    """Loads the data set that a config names."""
     return data.load(
         config.dataset,
         config.data_dir,
@@ -44,7 +46,7 @@ def dataset_of(config: Config) -> data.Dataset:
 
 
 def scenario_of(config: Config, dataset: data.Dataset) -> data.Scenario:
-    """The tasks that a config makes of a data set."""
+    """Divides a data set into the tasks that a config describes."""
     return scenarios.create(
         dataset,
         order=config.order,
@@ -56,38 +58,48 @@ def scenario_of(config: Config, dataset: data.Dataset) -> data.Scenario:
 
 
 def augmentation_of(config: Config, dataset: data.Dataset | None) -> Augmentation:
-    """How training images are varied; what a config leaves open, the data set says.
+    """Returns the augmentation of training images.
 
-    A config that leaves nothing open needs none.
+    Args:
+      config: the settings.
+      dataset: gives the values that the config leaves to it; None if the config sets `pad` and
+        `mirror` itself.
 
     Raises:
-      UserError: if there is no data set, and something is left open.
+      UserError: if a value of the data set is needed and there is none.
     """
-    if dataset is None and (config.pad is None or config.mirror == "auto"):
-        raise UserError("the settings leave pad or mirror to a data set, which is not known here")
+    pad, mirror = config.pad, config.mirror == "yes"
+    if pad is None or config.mirror == "auto":
+        if dataset is None:
+            raise UserError(
+                "the settings leave pad or mirror to a data set, which is not known here"
+            )
+        pad = dataset.pad if pad is None else pad
+        mirror = dataset.mirror if config.mirror == "auto" else mirror
     return Augmentation(
-        pad=dataset.pad if config.pad is None else config.pad,
-        mirror=dataset.mirror if config.mirror == "auto" else config.mirror == "yes",
+        pad=pad,
+        mirror=mirror,
         padding=config.padding,
         brightness=config.brightness,
     )
 
 
 def engine_of(config: Config, dataset: data.Dataset | None, platform: str | None = None) -> Engine:
-    """The compiled programs that a config asks for.
+    """Builds the engine: the method, its backbone and the update rule.
 
     Args:
       config: the settings.
       dataset: see `augmentation_of`.
-      platform: where they shall run; "any" for everywhere (default: JAX's own here).
+      platform: where its programs will run; "any" for all platforms (default: JAX's default
+        backend).
 
     Raises:
-      UserError: if settings do not go together, or JAX is set so that results would be others.
+      UserError: if settings contradict each other, or an option of JAX would change the results.
     """
     environment.check_options()
     augmentation = augmentation_of(config, dataset)
-    same = config.mirror_means == "auto"
-    mirror_means = augmentation.mirror if same else config.mirror_means == "yes"
+    as_in_training = config.mirror_means == "auto"
+    mirror_means = augmentation.mirror if as_in_training else config.mirror_means == "yes"
     backbone = models.build(
         config.backbone,
         last_relu=config.last_relu,
@@ -95,11 +107,11 @@ def engine_of(config: Config, dataset: data.Dataset | None, platform: str | None
         dtype=jnp.dtype(config.precision),
     )
     method = methods.build(config, backbone, mirror_means=mirror_means)
-    sees_old = method.memory_size is not None or method.keeps_all_data
-    if sees_old and config.objective == "softmax" and config.softmax_over == "new":
+    trains_on_old = method.memory_size is not None or method.keeps_all_data
+    if trains_on_old and config.objective == "softmax" and config.softmax_over == "new":
         raise UserError(
-            f"--softmax-over new leaves old labels without an output, and {config.method} trains "
-            "on old images too: use --softmax-over open"
+            f"--softmax-over new excludes old classes, but {config.method} also trains on images "
+            "of old classes: use --softmax-over open"
         )
     return Engine(
         method=method,

@@ -28,7 +28,7 @@ import orbax.checkpoint as ocp
 
 from cil_jax import files, parsing
 from cil_jax.config import UserError
-from cil_jax.devices import everywhere, is_first_process, largest
+from cil_jax.devices import copy_to_all, is_first_process, max_over_processes
 from cil_jax.learner import Learner
 from cil_jax.schemas import CheckpointAbout, RunRecord
 
@@ -129,7 +129,7 @@ class Checkpoints:
             expected; or if Orbax can't read the arrays.
         """
         # The first process looks for all: another may see a folder as it was a moment ago.
-        (number,) = largest(self._newest(warn) if is_first_process() else NONE)
+        (number,) = max_over_processes(self._newest(warn) if is_first_process() else NONE)
         if number == NONE:
             return None
         folder = self._folder / str(number)
@@ -138,7 +138,7 @@ class Checkpoints:
         with _well_read(folder) as there:
             learner = self._read(there / LEARNER, template)
         self._good = [folder]
-        return everywhere(learner), about["record"]
+        return copy_to_all(learner), about["record"]
 
     def _read(self, folder: Path, template: Learner) -> Learner:
         """The arrays that Orbax wrote; files that are not what it expects may fail in any way."""

@@ -1,6 +1,6 @@
-"""From features to classes: the linear head, and the nearest mean of exemplars.
+"""Classifiers of features: nearest-mean scores, class means, and counts of right predictions.
 
-A classifier scores features against classes; the class with the highest score is its answer.
+A classifier gives each class a score; it predicts the class with the highest score.
 """
 
 from collections.abc import Callable
@@ -17,41 +17,41 @@ from cil_jax.typing import Array
 
 
 class Scale(NamedTuple):
-    """How the scores of a classifier are shown to people; the order of classes stays as it is.
+    """How the scores of a classifier are presented to users. It keeps the order of the classes.
 
     Attributes:
-      meaning: what they are then.
-      of: scores [B, C], CLOSED for classes not seen, to what is shown.
+      meaning: describes the presented scores in words.
+      apply: maps scores [B, C], CLOSED for unseen classes, to presented scores [B, C].
     """
 
     meaning: str
-    of: Callable[[Array], Array]
+    apply: Callable[[Array], Array]
 
 
-PROBABILITY = Scale("probability, over all classes known", jax.nn.softmax)
+PROBABILITY = Scale("probability over all known classes", jax.nn.softmax)
 PROBABILITY_EACH = Scale("probability of each class by itself", jax.nn.sigmoid)
-# Of features and means of length 1, minus the squared distance is 2 cos - 2.
+# For features and means of length 1, minus the squared distance is 2 cos - 2.
 COSINE = Scale("cosine to the mean of the class' exemplars", lambda scores: 1.0 + scores / 2.0)
 
 
 def nearest_mean(features: Array, means: Array) -> Array:
-    """The class whose mean is nearest, in Euclidean distance.
+    """Returns the class whose mean is nearest in Euclidean distance.
 
     Rebuffi et al., "iCaRL" (2017), Algorithm 1, https://arxiv.org/abs/1611.07725. With means of
-    unit length, as iCaRL has them, the answer does not depend on the length of the features.
+    unit length, as in iCaRL, the result does not depend on the length of the features.
 
     Args:
       features: float [B, D].
       means: float [C, D].
 
     Returns:
-      int [B]: the labels, each in 0..C-1; of equally near means the first.
+      int [B]: the labels, each in 0..C-1; in a tie, the lowest label.
     """
     return jnp.argmax(negative_distances(features, means), axis=1)
 
 
 def negative_distances(features: Array, means: Array) -> Array:
-    """Scores [B, C]: minus the squared Euclidean distance of features [B, D] to means [C, D]."""
+    """Returns minus the squared Euclidean distances [B, C] of features [B, D] to means [C, D]."""
     chex.assert_rank([features, means], 2)
     chex.assert_equal_shape_suffix([features, means], 1)
     product = jnp.matmul(features, means.T, precision=EXACT)
@@ -59,20 +59,28 @@ def negative_distances(features: Array, means: Array) -> Array:
 
 
 def nearest_class_mean(features: Array, means: Array, n_seen: int | Array) -> Array:
-    """Scores [B, C] of features [B, D] of any length by the nearest of the means [C, D] seen.
+    """Scores features by minus their squared distance to the means of the classes seen.
 
-    Classes from n_seen on are CLOSED. With the means of exemplars this is iCaRL's NME; with those
-    of all training data, the NCM that it is compared to.
+    With the means of the exemplars this is iCaRL's NME; with the means of all training data it is
+    NCM, the reference that iCaRL is compared with.
+
+    Args:
+      features: float [B, D], of any length.
+      means: float [C, D], of unit length.
+      n_seen: classes n_seen and above are CLOSED.
+
+    Returns:
+      float [B, C].
     """
     return heads.restrict(negative_distances(unit(features), means), 0, n_seen)
 
 
 def class_means(features: Array, labels: Array, n_classes: int) -> Array:
-    """The mean of each class' unit-length features, brought to unit length again.
+    """Averages the unit-length features of each class and scales the mean to unit length.
 
     Args:
       features: float [N, D], of any scale.
-      labels: int [N]; rows with a negative label are left out.
+      labels: int [N]; rows with a negative label are ignored.
       n_classes: C.
 
     Returns:
@@ -82,20 +90,20 @@ def class_means(features: Array, labels: Array, n_classes: int) -> Array:
 
 
 def class_sums(features: Array, labels: Array, n_classes: int) -> Array:
-    """The sum of each class' unit-length features, as for `class_means`."""
+    """Sums the unit-length features of each class; arguments and result as for `class_means`."""
     chex.assert_rank([features, labels], [2, 1])
-    member = jax.nn.one_hot(labels, n_classes, axis=0)  # a negative label belongs nowhere
-    return jnp.matmul(member, unit(features), precision=EXACT)
+    is_member = jax.nn.one_hot(labels, n_classes, axis=0)  # a negative label gives a zero column
+    return jnp.matmul(is_member, unit(features), precision=EXACT)
 
 
-@struct.dataclass
-class Counts:
-    """Right and wrong answers of a classifier.
+class Counts(struct.PyTreeNode):
+    """Counts of the predictions of a classifier.
 
     Attributes:
-      confusion: int32 [C, C], rows true classes, columns answers.
-      top5: int32 [C], images of each class that was among the five highest scores.
-      task_aware: int32 [C], images of each class told apart from the others of its own task.
+      confusion: int32 [C, C]; rows are true classes, columns predicted ones.
+      top5: int32 [C], the images of each class for which it has one of the five highest scores.
+      task_aware: int32 [C], the images of each class that are predicted right when only the classes
+        of its own task are candidates.
     """
 
     confusion: Array
@@ -104,25 +112,25 @@ class Counts:
 
     @classmethod
     def none(cls, n_classes: int) -> "Counts":
-        """Before the first image."""
+        """Returns the counts before the first image."""
         zero = jnp.zeros(n_classes, jnp.int32)
         return cls(jnp.zeros((n_classes, n_classes), jnp.int32), zero, zero)
 
-    def plus(self, scores: Array, labels: Array, exists: Array, task_of: Array) -> "Counts":
-        """With a batch more.
+    def plus(self, scores: Array, labels: Array, mask: Array, task_of: Array) -> "Counts":
+        """Returns the counts with a further batch.
 
         Args:
           scores: float [B, C].
           labels: int [B].
-          exists: bool [B], which rows count.
+          mask: bool [B], the rows to count.
           task_of: int [C], the task of each class.
         """
-        _, best = jax.lax.top_k(scores, min(5, scores.shape[1]))
-        of_its_task = task_of[labels][:, None] == task_of
-        told = jnp.where(of_its_task, scores, -jnp.inf).argmax(axis=1)
-        one = exists.astype(jnp.int32)
+        _, five_best = jax.lax.top_k(scores, min(5, scores.shape[1]))
+        is_candidate = task_of[labels][:, None] == task_of
+        task_aware = jnp.where(is_candidate, scores, -jnp.inf).argmax(axis=1)
+        weight = mask.astype(jnp.int32)
         return Counts(
-            self.confusion.at[labels, scores.argmax(axis=1)].add(one),
-            self.top5.at[labels].add(one * (best == labels[:, None]).any(axis=1)),
-            self.task_aware.at[labels].add(one * (told == labels)),
+            self.confusion.at[labels, scores.argmax(axis=1)].add(weight),
+            self.top5.at[labels].add(weight * (five_best == labels[:, None]).any(axis=1)),
+            self.task_aware.at[labels].add(weight * (task_aware == labels)),
         )

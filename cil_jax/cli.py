@@ -266,9 +266,10 @@ def check_effect(config: Config, given: Iterable[str]) -> None:
     """
     from cil_jax import methods
 
-    idle = methods.idle(config) | ({"order_seed"} if config.order == "natural" else set())
+    unused = methods.unused_settings(config)
+    unused |= {"order_seed"} if config.order == "natural" else set()
     for name in given:
-        if name in idle:
+        if name in unused:
             raise UserError(
                 f"{flag(name)} has no effect on {config.method} with these settings: leave it out"
             )

@@ -1,13 +1,14 @@
 """The compiled programs of a run.
 
-Each method of Engine is one program. Nothing that changes within a run is static, so each is
-compiled once, whatever the number of tasks. Two engines with equal settings share their programs.
+Each method of Engine marked as a `Program` is compiled by `jax.jit`. No argument that changes
+within a run is static, so each program is compiled once for any number of tasks. Engines with equal
+settings share their programs.
 """
 
 import dataclasses
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias, cast
 
 import jax
 import jax.numpy as jnp
@@ -17,19 +18,22 @@ from jax import export, lax
 from cil_jax import memory as memory_lib
 from cil_jax.classifiers import Counts, class_sums, nearest_class_mean
 from cil_jax.data.augment import Augmentation
-from cil_jax.devices import shared_out, spread, whole
+from cil_jax.devices import replicate, shard_batch, shard_members
 from cil_jax.learner import Learner, Normalizer, Purpose, Weights, create, embed, forward, views
 from cil_jax.memory import Chunk, Memory, Pool
-from cil_jax.methods.base import Batch, Method
+from cil_jax.methods.base import Batch, Classifier, Method
 from cil_jax.programs import LESS_EFFORT, FastProgram, Program
 from cil_jax.schedules import SGD
-from cil_jax.typing import Array, Key
+from cil_jax.typing import Array, ImageShape, Key, Params
 
-Sums = dict[str, Array]
+Sums: TypeAlias = dict[str, Array]  # running sums over the steps of an epoch, by name
+
+# What an update changes: the weights, the optimizer state and the running sums.
+TrainState: TypeAlias = tuple[Weights, optax.OptState, Sums]
 
 
-class Updates(NamedTuple):
-    """Updates that a run asks for: the arguments of `Engine.train`."""
+class TrainRequest(NamedTuple):
+    """The arguments of `Engine.train`; a run yields them to whoever drives it."""
 
     learner: Learner
     pool: Pool | Chunk
@@ -41,16 +45,16 @@ class Updates(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Engine:
-    """A method, how its weights move, and how its images are drawn.
+    """A method with its update rule, augmentation and batch sizes.
 
     Attributes:
       method: the hooks.
       optimizer: the update rule.
       augmentation: of training images.
-      batch_size: images an update.
-      eval_batch_size: images at once in evaluation.
-      fast: whether training may use convolutions that the compilation cache cannot keep; see
-        `cil_jax.programs`.
+      batch_size: images per update.
+      eval_batch_size: images per batch in evaluation.
+      fast: whether training may use faster convolutions, whose programs the compilation cache
+        cannot store; see `cil_jax.programs`.
     """
 
     method: Method
@@ -63,27 +67,32 @@ class Engine:
     @partial(Program, static_argnames=("image_shape", "n_classes"), options=LESS_EFFORT)
     def create(
         self,
-        image_shape: tuple[int, int, int],
+        image_shape: ImageShape,
         n_classes: int,
         normalizer: Normalizer,
         init_key: Key,
         data_key: Key,
     ) -> Learner:
-        """A learner that knows nothing yet."""
-        return self._created(image_shape, n_classes, normalizer, init_key, data_key)
+        """Creates a learner that has seen no class; see `cil_jax.learner.create`."""
+        return self._new_learner(image_shape, n_classes, normalizer, init_key, data_key)
 
-    def blank(
-        self, image_shape: tuple[int, int, int], n_classes: int, normalizer: Normalizer
-    ) -> Learner:
-        """The shapes and types of the learner that `create` makes; no memory is taken for it."""
+    def blank(self, image_shape: ImageShape, n_classes: int, normalizer: Normalizer) -> Learner:
+        """Returns the shapes and types of the learner that `create` makes; allocates nothing."""
         key = jax.random.key(0)
 
-        def created(normalizer):
-            return self._created(image_shape, n_classes, normalizer, key, key)
+        def new_learner(normalizer: Normalizer) -> Learner:
+            return self._new_learner(image_shape, n_classes, normalizer, key, key)
 
-        return jax.eval_shape(created, normalizer)
+        return jax.eval_shape(new_learner, normalizer)
 
-    def _created(self, image_shape, n_classes, normalizer, init_key, data_key) -> Learner:
+    def _new_learner(
+        self,
+        image_shape: ImageShape,
+        n_classes: int,
+        normalizer: Normalizer,
+        init_key: Key,
+        data_key: Key,
+    ) -> Learner:
         return create(
             self.method.backbone,
             image_shape=image_shape,
@@ -97,10 +106,10 @@ class Engine:
 
     @Program
     def begin_task(self, learner: Learner, n_new: Array) -> Learner:
-        """Opens the task's columns, freezes the teacher, forgets the momentum."""
+        """Begins a task of n_new classes with the method's `begin_task`; resets the momentum."""
         learner = self.method.begin_task(learner, n_new, learner.key(Purpose.HEAD))
-        fresh = self.optimizer.direction().init(learner.weights.params)
-        return learner.replace(momentum=fresh)
+        momentum = self.optimizer.direction().init(learner.weights.params)
+        return learner.replace(momentum=momentum)
 
     @partial(Program, static_argnames=("task_room", "class_room"))
     def pool(
@@ -111,18 +120,18 @@ class Engine:
         task_room: int,
         class_room: int,
     ) -> Pool:
-        """The task's new images, padded to a common number with label -1, and the memory's.
+        """Makes the pool of a task; see `cil_jax.memory.join`.
 
-        Without images where these stay on the host; see `cil_jax.stream`.
+        All tasks must give the same number of rows: pad smaller ones with rows of label -1.
         """
         return memory_lib.join(images, labels, learner.memory, task_room, class_room)
 
-    def steps(self, n_images: int) -> int:
-        """Updates an epoch: a rest smaller than a batch is left out."""
+    def n_steps(self, n_images: int) -> int:
+        """Returns the number of updates per epoch; a final partial batch is dropped."""
         return max(1, n_images // self.batch_size)
 
     def no_sums(self) -> Sums:
-        """Running sums before an epoch's first step."""
+        """Returns the running sums before the first step of an epoch."""
         names = ("steps", "loss", "n_new", "n_new_right", "largest_gradient", *self.method.parts)
         return {name: jnp.zeros(()) for name in names}
 
@@ -136,73 +145,88 @@ class Engine:
         weight_decay: Array,
         stop: Array,
     ) -> tuple[Learner, Sums]:
-        """Updates learner.step .. stop - 1 of an epoch.
+        """Makes the updates of steps learner.step .. stop - 1 of an epoch.
 
-        However an epoch is cut into calls, the result is the same: every update is addressed by
-        its task, epoch and step.
+        The random keys of an update depend only on its task, epoch and step, so the result is the
+        same however an epoch is split into calls.
 
         Args:
-          learner: its epoch and step say where in the task it is.
-          pool: what it learns from, or the batches of these steps.
-          sums: from the same epoch's earlier steps, or `no_sums()`.
-          rate: the learning rate, float32 [].
-          weight_decay: times a weight is added to its gradient, float32 [].
-          stop: the step before which to stop.
+          learner: at the given epoch and step of a task.
+          pool: the images of the task, or the batches of these steps.
+          sums: the sums over the earlier steps of this epoch, or `no_sums()`.
+          rate: learning rate, float32 [].
+          weight_decay: L2 weight-decay coefficient, float32 [].
+          stop: int32 [], the step after the last one to make.
 
         Returns:
-          The learner after the last step, and the sums over all steps of the epoch so far: loss and
-          its parts, images of new classes and how many of them the head got right; and `steps`, how
-          many there were before the loss was not finite. If it ceased to be, all that comes after
-          means nothing, and `largest_gradient` is that step's largest |entry|; it is 0 otherwise.
+          The learner after the last step, and the sums over all steps of the epoch so far: "loss"
+          and its parts; "n_new", the images of new classes, and "n_new_right", those of them that
+          the head predicts right; and "steps", the steps with a finite loss. Once the loss is
+          non-finite, later values are undefined, and "largest_gradient" is the largest absolute
+          entry of that step's gradient; until then it is 0.
         """
-        update, carry = self._updates(learner, pool, sums, rate, weight_decay)
-        return _trained(learner, stop, lax.fori_loop(learner.step, stop, update, carry))
+        state = (learner.weights, learner.momentum, sums)
+        update = self._update_function(learner, pool, rate, weight_decay)
+        return _after_training(learner, stop, lax.fori_loop(learner.step, stop, update, state))
 
     @FastProgram
     def train_together(
-        self, members: tuple[Updates, ...], n: Array
+        self, members: tuple[TrainRequest, ...], n_steps: Array
     ) -> tuple[tuple[Learner, Sums], ...]:
-        """The next n updates of each of several members, as `train` makes them one by one.
+        """Makes the next updates of several members, each as `train` would make them.
 
-        Each device of a mesh trains a share of the members, where these can be divided; else all
-        devices train all members, with a share of each batch. The members of a device are written
-        out one by one in the body of one loop: under `jax.vmap` their convolutions become grouped
-        ones, which take the CPU several times as long (BENCHMARKS.md).
+        On a mesh, each device trains a share of the members if their number can be divided equally;
+        otherwise all devices train all members on a share of each batch. The members of a device
+        are unrolled in the body of one loop: `jax.vmap` would turn their convolutions into grouped
+        ones, which take several times as long on a CPU (BENCHMARKS.md).
 
         Args:
-          members: what each asks for; their `stop` is not looked at.
-          n: int [].
+          members: the requests; their `stop` is ignored.
+          n_steps: int [], number of updates of each member.
+
+        Returns:
+          For each member the result of `train`.
         """
 
-        def train(members, n):
-            each = [self._updates(*member[:-1]) for member in members]
+        def train(
+            members: tuple[TrainRequest, ...], n_steps: Array
+        ) -> tuple[tuple[Learner, Sums], ...]:
+            update_functions = [
+                self._update_function(
+                    request.learner, request.pool, request.rate, request.weight_decay
+                )
+                for request in members
+            ]
 
-            def update(i, carries):
+            def update_all(i: Array, states: tuple[TrainState, ...]) -> tuple[TrainState, ...]:
                 return tuple(
-                    update(member.learner.step + i, carry)
-                    for member, (update, _), carry in zip(members, each, carries, strict=True)
+                    update(request.learner.step + i, state)
+                    for request, update, state in zip(
+                        members, update_functions, states, strict=True
+                    )
                 )
 
-            carries = lax.fori_loop(0, n, update, tuple(carry for _, carry in each))
+            initial = tuple((m.learner.weights, m.learner.momentum, m.sums) for m in members)
+            states = lax.fori_loop(0, n_steps, update_all, initial)
             return tuple(
-                _trained(member.learner, member.learner.step + n, carry)
-                for member, carry in zip(members, carries, strict=True)
+                _after_training(request.learner, request.learner.step + n_steps, state)
+                for request, state in zip(members, states, strict=True)
             )
 
-        return shared_out(train, members, n)
+        return shard_members(train, members, n_steps)
 
-    def _updates(
-        self, learner: Learner, pool: Pool | Chunk, sums: Sums, rate: Array, weight_decay: Array
-    ) -> tuple[Callable[[Array, Any], Any], Any]:
-        """What makes an update, given its step and what moves; and what moves, before the first."""
+    def _update_function(
+        self, learner: Learner, pool: Pool | Chunk, rate: Array, weight_decay: Array
+    ) -> Callable[[Array, TrainState], TrainState]:
+        """Returns a function that makes the update of a step; see `train` for the arguments."""
         batch_of = pool.batches(learner.key(Purpose.SHUFFLE), self.batch_size)
         direction = self.optimizer.direction(weight_decay)
         trainable = self.method.trainable(learner)
 
-        def update(step, carry):
-            weights, momentum, sums = carry
+        def update(step: Array, state: TrainState) -> TrainState:
+            weights, momentum, sums = state
             key, loss_key = jax.random.split(learner.key(Purpose.AUGMENT, step))
-            images, labels = map(spread, batch_of(step))
+            images, labels = map(shard_batch, batch_of(step))
             batch = Batch(self.augmentation(key, images, learner.normalizer), labels)
             now = learner.replace(weights=weights)
             (loss, (parts, output)), grads = jax.value_and_grad(self.method.loss, has_aux=True)(
@@ -212,7 +236,8 @@ class Engine:
             updates = jax.tree.map(lambda u: -rate * u, updates)
             if trainable is not None:
                 updates = jax.tree.map(jnp.multiply, updates, trainable)
-            weights = Weights(optax.apply_updates(weights.params, updates), output.batch_stats)
+            params = cast(Params, optax.apply_updates(weights.params, updates))
+            weights = Weights(params, output.batch_stats)
 
             is_new = batch.labels >= learner.n_old
             is_right = is_new & (output.logits.argmax(axis=1) == batch.labels)
@@ -224,56 +249,62 @@ class Engine:
             )
             return weights, momentum, jax.tree.map(jnp.add, sums, new)
 
-        return update, (learner.weights, learner.momentum, sums)
+        return update
 
     @Program
     def end_task(self, learner: Learner, pool: Pool) -> Learner:
-        """What the method does after training on a task; the task is then learned."""
+        """Ends a task with the method's `end_task`; the learner then counts it as learned."""
         learner = self.method.end_task(learner, pool, learner.key(Purpose.SELECT))
-        return _learned(learner)
+        return _task_learned(learner)
 
-    # The same in parts, with images that stay on the host between them: see `cil_jax.stream`.
+    # The parts of an epoch and of `end_task` for images that stay on the host: `cil_jax.stream`.
 
     @Program
     def order(self, learner: Learner, pool: Pool) -> tuple[Array, Array]:
-        """The rows int [R] of this epoch in their order, and how many of them have an image."""
+        """Returns the pool's rows in the order of this epoch, int [R], and its image count."""
         return pool.shuffled(learner.key(Purpose.SHUFFLE)), pool.count()
 
     @Program
     def select(self, learner: Learner, pool: Pool, features: Array | None) -> tuple[Memory, Array]:
-        """What the memory shall hold, and int [room], the rows of the pool to fill it from."""
+        """Selects the new exemplars; see `Method.select`."""
         return self.method.select(learner, pool, features, learner.key(Purpose.SELECT))
 
     @Program
     def keep(self, learner: Learner, after: Memory, new_images: Array) -> Learner:
-        """The end of `end_task`, with what `select` asked for."""
-        return _learned(self.method.keep(learner, after, new_images))
+        """Stores the selected exemplars, see `Method.keep`; the task then counts as learned."""
+        return _task_learned(self.method.keep(learner, after, new_images))
 
     @Program
-    def sums_of(self, learner: Learner, features: Array, labels: Array) -> Array:
-        """`feature_sums` of features [N, D] that are there."""
+    def sum_features(self, learner: Learner, features: Array, labels: Array) -> Array:
+        """Returns the same as `feature_sums`, from features [N, D] instead of images."""
         return class_sums(features, labels, learner.means.shape[0])
 
     @partial(Program, static_argnames=("mirrored",))
     def embed(self, learner: Learner, images: Array, mirrored: bool) -> Array:
-        """Features [N, D] of pixels uint8 [N, H, W, C], in evaluation mode."""
+        """Computes features [N, D] of pixels uint8 [N, H, W, C]; see `cil_jax.learner.embed`."""
         return embed(self.method.backbone, learner, images, mirrored=mirrored)
 
     @partial(Program, static_argnames=("mirrored",))
     def feature_sums(self, learner: Learner, images: Array, labels: Array, mirrored: bool) -> Array:
-        """Sums [room, D] of the unit-length features of each class.
+        """Sums the unit-length features of each class.
+
+        Summed over all training data and scaled to unit length, they are the class means that
+        `evaluate` takes.
 
         Args:
-          learner: whose features.
+          learner: its network computes the features.
           images: uint8 [N, H, W, C].
-          labels: int32 [N]; rows with a negative label are left out.
-          mirrored: whether the mirror images are added as well.
+          labels: int32 [N]; rows with a negative label are ignored.
+          mirrored: whether to add the features of the mirror images.
 
-        Summed over all training data and brought to unit length, they are the class means that
-        `evaluate` takes.
+        Returns:
+          float32 [room, D].
         """
-        sides = views(self.method.backbone, learner, images, mirrored)
-        return sum(class_sums(features, labels, learner.means.shape[0]) for features in sides)
+        sums = (
+            class_sums(features, labels, learner.means.shape[0])
+            for features in views(self.method.backbone, learner, images, mirrored)
+        )
+        return sum(sums, start=jnp.zeros(()))
 
     @Program
     def evaluate(
@@ -285,87 +316,98 @@ class Engine:
         stop: Array,
         all_data_means: Array,
     ) -> tuple[dict[str, Counts], Array]:
-        """All classifiers on test images start .. stop - 1, and the mean of the method's loss.
+        """Applies all classifiers to test images start .. stop - 1 and computes the mean loss.
 
         Args:
-          learner: who answers.
+          learner: the learner to evaluate.
           images: uint8 [N, H, W, C].
           labels: int32 [N].
-          start, stop: the rows that count.
-          all_data_means: float [room, D], class means of all training data, for the classifier
-            "ncm" beside the method's own; see `feature_sums`. Zeros where it is not asked for.
+          start, stop: the first row to evaluate and the row after the last one.
+          all_data_means: float [room, D], class means of all training data for the classifier
+            "ncm", which is added to the method's own; see `feature_sums`. Pass zeros and ignore
+            "ncm" if you do not need it.
 
         Returns:
-          Counts for each classifier; and the loss, which means something for classes of the
-          current task only.
+          Counts by classifier; and the mean of the method's loss, which is meaningful only for
+          images of the current task's classes.
         """
-        n, room = images.shape[0], learner.means.shape[0]
-        size = min(self.eval_batch_size, n)
+        n_images, batch_size = images.shape[0], min(self.eval_batch_size, images.shape[0])
+        classifiers = self._classifiers_with_ncm(all_data_means)
 
-        def ncm(learner, features):
+        def add_batch(
+            i: Array, state: tuple[dict[str, Counts], Array]
+        ) -> tuple[dict[str, Counts], Array]:
+            counts, total_loss = state
+            rows = start + i * batch_size + jnp.arange(batch_size)
+            mask = rows < stop
+            rows = jnp.minimum(rows, n_images - 1)
+            batch = Batch(learner.normalizer(shard_batch(images[rows])), labels[rows])
+            losses, features = self._losses_and_features(learner, batch)
+            counts = {
+                name: counts[name].plus(
+                    score(learner, features), batch.labels, mask, learner.task_of
+                )
+                for name, score in classifiers.items()
+            }
+            return counts, total_loss + jnp.where(mask, losses, 0.0).sum()
+
+        no_counts = {name: Counts.none(learner.means.shape[0]) for name in classifiers}
+        n_batches = -(-(stop - start) // batch_size)
+        counts, total_loss = lax.fori_loop(0, n_batches, add_batch, (no_counts, jnp.zeros(())))
+        return replicate((counts, total_loss / (stop - start)))
+
+    def _classifiers_with_ncm(self, all_data_means: Array) -> dict[str, Classifier]:
+        """Returns the method's classifiers and "ncm", the nearest of the given class means."""
+
+        def ncm(learner: Learner, features: Array) -> Array:
             return nearest_class_mean(features, all_data_means, learner.n_seen)
 
-        scorers = {**self.method.classifiers(), "ncm": ncm}
+        return {**self.method.classifiers(), "ncm": ncm}
 
-        def loss_and_features(image, label):
-            batch = Batch(image[None], label[None])
+    def _losses_and_features(self, learner: Learner, batch: Batch) -> tuple[Array, Array]:
+        """Computes the loss [B] of each image alone, in evaluation mode, and features [B, D]."""
+
+        def of_image(image: Array, label: Array) -> tuple[Array, Array]:
+            single = Batch(image[None], label[None])
             loss, (_, output) = self.method.loss(
-                learner.weights.params, learner, batch, learner.data_key, train=False
+                learner.weights.params, learner, single, learner.data_key, train=False
             )
             return loss, output.features[0]
 
-        def add(i, carry):
-            counts, total = carry
-            rows = start + i * size + jnp.arange(size)
-            exists = rows < stop
-            rows = jnp.minimum(rows, n - 1)
-            batch_labels = labels[rows]
-            batch = learner.normalizer(spread(images[rows]))
-            loss, features = jax.vmap(loss_and_features)(batch, batch_labels)
-            counts = {
-                name: counts[name].plus(
-                    score(learner, features), batch_labels, exists, learner.task_of
-                )
-                for name, score in scorers.items()
-            }
-            return counts, total + jnp.where(exists, loss, 0.0).sum()
+        return jax.vmap(of_image)(batch.images, batch.labels)
 
-        counts = {name: Counts.none(room) for name in scorers}
-        n_batches = -(-(stop - start) // size)
-        counts, total = lax.fori_loop(0, n_batches, add, (counts, jnp.zeros(())))
-        return whole((counts, total / (stop - start)))
-
-    # What a learner answers, outside the measurements of a run.
+    # Predictions of a learner outside a run.
 
     @Program
     def answers(self, learner: Learner, images: Array) -> dict[str, tuple[Array, Array]]:
-        """What each of the method's classifiers says.
+        """Predicts the classes of images with each of the method's classifiers.
 
         Args:
-          learner: who answers.
+          learner: the learner that predicts.
           images: uint8 [N, H, W, C].
 
         Returns:
-          For each classifier the best class, int [N], and all scores as people are shown them,
-          float32 [N, room]; columns from n_seen on mean nothing.
+          For each classifier the predicted classes, int [N], and the scores as they are presented
+          to users, float32 [N, room]; columns n_seen and above are undefined.
         """
         return self._answers(learner, images)
 
     def exported(self, learner: Learner, classifier: str, platforms: Sequence[str]) -> bytes:
-        """`answers` of one classifier as a program with its weights, for `jax.export.deserialize`.
+        """Exports the scores of one classifier as a program that contains the weights.
 
-        It takes images uint8 [N, H, W, C] of any N, and gives float32 [N, n_seen].
+        `jax.export.deserialize` loads it. It maps images uint8 [N, H, W, C], with any N, to scores
+        float32 [N, n_seen].
 
         Args:
-          learner: who answers.
+          learner: the learner that predicts.
           classifier: one of the method's.
-          platforms: where it shall run, of "cpu", "cuda", "rocm" and "tpu". The backbone must not
-            be one for the CPU alone.
+          platforms: where the program must run: any of "cpu", "cuda", "rocm" and "tpu". The layers
+            of the backbone must run on all of them; see `cil_jax.models.layers_for`.
         """
         n_seen = int(learner.n_seen)
 
-        def program(images):
-            # Not by `answers`: what a compiled program takes is kept whole, exemplars included.
+        def program(images: Array) -> Array:
+            # Not by `answers`: as an argument, the whole learner with its exemplars is exported.
             _, scores = self._answers(learner, images)[classifier]
             return scores[:, :n_seen]
 
@@ -376,22 +418,25 @@ class Engine:
     def _answers(self, learner: Learner, images: Array) -> dict[str, tuple[Array, Array]]:
         method, images = self.method, learner.normalizer(images)
         features = forward(method.backbone, learner.weights, images, learner.n_seen).features
-        raw = {name: score(learner, features) for name, score in method.classifiers().items()}
-        # What is shown may round two scores to one.
-        return {name: (x.argmax(axis=1), method.scale(name).of(x)) for name, x in raw.items()}
+        scores = {name: score(learner, features) for name, score in method.classifiers().items()}
+        # The argmax is taken before scaling, which may round two scores to the same value.
+        return {
+            name: (values.argmax(axis=1), method.scale(name).apply(values))
+            for name, values in scores.items()
+        }
 
 
-def _trained(learner: Learner, stop: Array, carry: Any) -> tuple[Learner, Sums]:
-    """After the updates before `stop`, and the sums so far."""
-    weights, momentum, sums = whole(carry)
-    return learner.replace(weights=weights, momentum=momentum, step=stop), sums
+def _after_training(learner: Learner, step: Array, state: TrainState) -> tuple[Learner, Sums]:
+    """Returns the learner with the new state at a step, and the sums."""
+    weights, momentum, sums = replicate(state)
+    return learner.replace(weights=weights, momentum=momentum, step=step), sums
 
 
 def largest_entry(tree: Any) -> Array:
-    """The largest absolute value in a tree of arrays, NaN if one is."""
+    """Returns the largest absolute value in a tree of arrays; NaN if any entry is NaN."""
     return jnp.stack([jnp.abs(leaf).max() for leaf in jax.tree.leaves(tree)]).max()
 
 
-def _learned(learner: Learner) -> Learner:
-    """With one task more."""
-    return whole(learner.replace(task=learner.task + 1, epoch=jnp.int32(0)))
+def _task_learned(learner: Learner) -> Learner:
+    """Counts the current task as learned and resets the epoch."""
+    return replicate(learner.replace(task=learner.task + 1, epoch=jnp.int32(0)))

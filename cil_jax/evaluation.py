@@ -1,9 +1,10 @@
-"""What a run measures: all classifiers, on the test images of the classes seen so far."""
+"""Evaluation of all classifiers on the test images of the classes seen so far."""
 
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from cil_jax import metrics
 from cil_jax.classifiers import Counts
@@ -17,63 +18,61 @@ from cil_jax.typing import Array
 
 
 class Measured(NamedTuple):
-    """Of one classifier: `cil_jax.metrics.scores`, and its confusions among the classes seen."""
+    """Result of one classifier: `cil_jax.metrics.scores` and confusions among the classes seen."""
 
     scores: dict[str, Any]
     confusion: Confusion
 
 
 class Evaluation:
-    """The test set, and who answers it.
+    """Evaluates a learner on the test set.
 
     Attributes:
-      classifiers: names; the method's in its own order, then "ncm" where it is asked for.
-      images, labels: of the test set, in the order in which classes come.
-      bounds: where the images of each task begin, and the end.
+      classifiers: the names of the method's classifiers, followed by "ncm" if it is requested.
+      images, labels: the test set, sorted by the order in which the classes arrive.
+      bounds: the first row of each task's images, followed by the number of rows.
     """
 
     def __init__(
         self, engine: Engine, scenario: Scenario, *, ncm: bool, streamed: Streamed | None = None
     ):
-        """Puts the test set on the device, or leaves it on the host if images are streamed.
+        """Copies the test set to the device, or leaves it on the host if images are streamed.
 
         Args:
           engine: the compiled programs.
           scenario: the tasks.
-          ncm: whether to measure the nearest class mean of all training data; see `Config.ncm`.
-          streamed: what looks at images in the engine's place.
+          ncm: whether to evaluate the nearest class mean of all training data; see `Config.ncm`.
+          streamed: the streaming engine; None to use `engine`.
         """
         self._scenario, self._programs = scenario, streamed or engine
         self._mirrored = engine.augmentation.mirror
-        # A compiled program does not keep their order.
+        # Recorded here, as a compiled program returns dictionaries sorted by name.
         self.classifiers = (*engine.method.classifiers(), *(["ncm"] if ncm else []))
         images, labels, self.bounds = scenario.test_set()
-        if not streamed:
-            images, labels = jnp.asarray(images), jnp.asarray(labels)
-        self.images, self.labels = images, labels
+        self.images: Array | np.ndarray = images if streamed else jnp.asarray(images)
+        self.labels: Array | np.ndarray = labels if streamed else jnp.asarray(labels)
 
     def of_task(self, learner: Learner, task: int) -> tuple[float, float]:
-        """The outputs' accuracy and the method's loss on one task's classes."""
-        counts, loss = self._counts(learner, *self.bounds[task : task + 2])
-        return metrics.accuracy(counts["linear"].confusion), loss
+        """Returns the accuracy of "linear" and the method's loss on one task's test images."""
+        start, stop = self.bounds[task : task + 2]
+        counts, loss = self._counts(learner, start, stop)
+        return metrics.accuracy(np.asarray(counts["linear"].confusion)), loss
 
     def of_seen(self, learner: Learner) -> dict[str, Measured]:
-        """Each classifier on all classes of the tasks learned so far."""
+        """Evaluates each classifier on the classes of all tasks learned so far."""
         n_tasks, n_seen = int(learner.task), int(learner.n_seen)
         means = self._all_data_means(learner) if "ncm" in self.classifiers else None
         counts, _ = self._counts(learner, 0, self.bounds[n_tasks], means)
         sizes = self._scenario.task_sizes[:n_tasks]
         return {
-            name: Measured(
-                metrics.scores(one, sizes), Confusion.of(one.confusion[:n_seen, :n_seen])
-            )
-            for name, one in counts.items()
+            name: Measured(metrics.scores(c, sizes), Confusion.of(c.confusion[:n_seen, :n_seen]))
+            for name, c in counts.items()
         }
 
     def _counts(
         self, learner: Learner, start: int, stop: int, all_data_means: Array | None = None
     ) -> tuple[dict[str, Counts], float]:
-        """Counts on test images start .. stop - 1 by classifier, and the loss."""
+        """Returns the counts on test images start .. stop - 1 by classifier, and the loss."""
         means = jnp.zeros_like(learner.means) if all_data_means is None else all_data_means
         counts, loss = self._programs.evaluate(
             learner, self.images, self.labels, jnp.int32(start), jnp.int32(stop), means
@@ -81,9 +80,9 @@ class Evaluation:
         return {name: jax.device_get(counts[name]) for name in self.classifiers}, float(loss)
 
     def _all_data_means(self, learner: Learner) -> Array:
-        """Class means of all training data of the classes seen.
+        """Computes the class means of all training data of the classes seen.
 
-        Mirror images count where training mirrors, as in iCaRL's code.
+        They include mirror images if training does, as in iCaRL's code.
         """
         sums = jnp.zeros_like(learner.means)
         for index in range(int(learner.task)):

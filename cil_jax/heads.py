@@ -1,7 +1,7 @@
-"""The linear head that grows: one column a class, with room for all of them.
+"""The growing linear head: one column per class, allocated once with room for all classes.
 
-Storage never changes its shape; how many columns are open is a number. A padded head gives the
-same losses and gradients as one that is really resized, and every program is compiled once.
+The arrays keep their shape; a number says how many columns are open. This padded head gives the
+same losses and gradients as a head that is resized, and each program is compiled only once.
 """
 
 import chex
@@ -10,20 +10,20 @@ import jax.numpy as jnp
 
 from cil_jax.typing import Array, Key, Params
 
-# The logit of a closed column. Finite, so that zero times it is zero and never NaN.
+# The logit of a closed column. It is finite, so that multiplying it by zero gives zero and not NaN.
 CLOSED = -1e9
 
 
 def create(n_features: int, room: int) -> Params:
-    """A head without open columns: kernel [n_features, room] and bias [room], all zero."""
+    """Creates a head with no open columns: kernel [n_features, room] and bias [room], all zero."""
     return {"kernel": jnp.zeros((n_features, room)), "bias": jnp.zeros(room)}
 
 
 def grow(head: Params, n_open: int | Array, n_new: int | Array, key: Key) -> Params:
-    """Gives columns n_open .. n_open + n_new - 1 fresh random weights and leaves the others.
+    """Initialises columns n_open .. n_open + n_new - 1 at random and keeps all others.
 
-    Weights and biases are uniform in +-1/sqrt(n_features), as PyTorch initialises a linear layer.
-    Both counts may be traced. A column's weights depend on the key and its own number only.
+    Weights and biases are uniform in +-1/sqrt(n_features), PyTorch's default for a linear layer.
+    Both counts may be traced. The weights of a column depend only on the key and on its index.
     """
     chex.assert_rank([head["kernel"], head["bias"]], [2, 1])
     n_features, room = head["kernel"].shape
@@ -42,13 +42,13 @@ def grow(head: Params, n_open: int | Array, n_new: int | Array, key: Key) -> Par
 
 
 def logits(head: Params, features: Array, n_open: int | Array) -> Array:
-    """Outputs [B, room] for features [B, D]; columns from n_open on are CLOSED."""
+    """Computes logits [B, room] from features [B, D]; columns n_open and above are CLOSED."""
     chex.assert_rank(features, 2)
     return restrict(features @ head["kernel"] + head["bias"], 0, n_open)
 
 
 def restrict(outputs: Array, start: int | Array, stop: int | Array) -> Array:
-    """Closes all columns of outputs [B, C] but start .. stop - 1."""
+    """Sets all columns of outputs [B, C] except start .. stop - 1 to CLOSED."""
     chex.assert_rank(outputs, 2)
     column = jnp.arange(outputs.shape[1])
     return jnp.where((column >= start) & (column < stop), outputs, CLOSED)

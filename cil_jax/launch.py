@@ -71,7 +71,7 @@ def _run_together(
 ) -> list[dict[str, Any]]:
     """Runs to their end, several in one program, their figures and pages; and their results."""
     from cil_jax import devices, logs, together
-    from cil_jax.observer import Several
+    from cil_jax.observer import CallbackList
     from cil_jax.protocol import Run
     from cil_jax.terminal import Terminal, progress
 
@@ -83,7 +83,7 @@ def _run_together(
             for config, folder in zip(configs, folders, strict=True):
                 terminal = Terminal(console, "" if is_alone else folder.path.name, live)
                 others = stack.enter_context(logs.opened(config, terminal.say))
-                runs.append(Run(config, folder, Several([terminal, *others])))
+                runs.append(Run(config, folder, CallbackList([terminal, *others])))
             asked = stack.enter_context(signals.noted(STOPPING))
             for run in runs:
                 run.stop_asked = asked

@@ -1,6 +1,6 @@
-"""The learner: the whole state of a run as one tree of arrays, and the network that it drives.
+"""The learner: the state of a run as one tree of arrays, and the forward pass of its network.
 
-Its structure and shapes are the same before the first task and after the last.
+The tree keeps its structure and shapes from before the first task until after the last.
 """
 
 import enum
@@ -8,22 +8,24 @@ import math
 from typing import Any
 
 import chex
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import optax
 from flax import struct
 from jax import lax
 
 from cil_jax import heads
 from cil_jax import memory as memory_lib
-from cil_jax.devices import spread, whole
-from cil_jax.typing import Array, Key, Params
+from cil_jax.devices import replicate, shard_batch
+from cil_jax.typing import Array, Backbone, ImageShape, Key, Params
 
-TO_COME, SPARE = -1, -2  # in task_of: of a class that no task has brought
+# Values of `Learner.task_of` for a class that no task has brought: one that the scenario still
+# brings, and spare room beyond the scenario's classes.
+TO_COME, SPARE = -1, -2
 
 
 class Purpose(enum.IntEnum):
-    """What a random key is for. Keys are addressed by this, task, epoch and step."""
+    """What a random key is for; with the task, epoch and step it determines the key."""
 
     BACKBONE = 0
     HEAD = 1
@@ -32,22 +34,20 @@ class Purpose(enum.IntEnum):
     SELECT = 4
 
 
-@struct.dataclass
-class Weights:
-    """What a network computes with.
+class Weights(struct.PyTreeNode):
+    """The arrays that a network computes with.
 
     Attributes:
       params: {"backbone": ..., "head": {"kernel" [D, room], "bias" [room]}}.
-      batch_stats: running statistics of the backbone's normalisation.
+      batch_stats: running statistics of the backbone's normalisation layers.
     """
 
     params: Params
     batch_stats: Params
 
 
-@struct.dataclass
-class Normalizer:
-    """Pixels 0..255 to what the network sees: (pixels / 255 - mean) / std.
+class Normalizer(struct.PyTreeNode):
+    """Maps pixels 0..255 to network inputs: (pixels / 255 - mean) / std.
 
     Attributes:
       mean, std: float32 [H, W, C] or [1, 1, C].
@@ -57,31 +57,30 @@ class Normalizer:
     std: Array
 
     def __call__(self, images: Array) -> Array:
-        """float32 [B, H, W, C] of uint8 images."""
+        """Normalises images uint8 [B, H, W, C] to float32."""
         return (images.astype(jnp.float32) / 255.0 - self.mean) / self.std
 
 
-@struct.dataclass
-class Learner:
-    """All that a resumed run needs.
+class Learner(struct.PyTreeNode):
+    """Everything that a resumed run needs.
 
     Attributes:
-      weights: of the network that learns.
-      teacher: of the network as it was before this task.
-      momentum: state of the optimizer, reset for every task.
+      weights: of the network in training.
+      teacher: the weights at the end of the previous task.
+      momentum: optimizer state, reset at the start of each task.
       memory: the exemplars.
-      means: float32 [room, D], unit-length class means of exemplars; zero where there are none.
-      normalizer: how pixels are normalised.
-      task, epoch, step: int32 [], tasks learned, epochs done of the task, updates of the epoch.
-      n_old, n_seen: int32 [], classes before this task, and with it.
-      task_of: int32 [room], the task that brought a class; TO_COME for one that is expected, SPARE
-        for room beyond these.
-      init_key, data_key: root keys of initial weights, and of all else that is random.
+      means: float32 [room, D], unit-length class means of the exemplars; zero for a class without.
+      normalizer: maps pixels to network inputs.
+      task, epoch, step: int32 [], number of tasks learned, of epochs done in this task, and of
+        updates done in this epoch.
+      n_old, n_seen: int32 [], number of classes before this task, and including it.
+      task_of: int32 [room], the task that brought each class; TO_COME or SPARE if none has.
+      init_key, data_key: root keys, of initial weights and of all other random choices.
     """
 
     weights: Weights
     teacher: Weights
-    momentum: Any
+    momentum: optax.OptState
     memory: memory_lib.Memory
     means: Array
     normalizer: Normalizer
@@ -95,36 +94,45 @@ class Learner:
     data_key: Key
 
     @property
-    def image_shape(self) -> tuple[int, int, int]:
+    def image_shape(self) -> ImageShape:
         """(H, W, C) of the images it takes."""
-        return self.memory.images.shape[1:]
+        _, height, width, channels = self.memory.images.shape
+        return height, width, channels
 
     def key(self, purpose: Purpose, step: int | Array = 0) -> Key:
-        """The random key of this task, this epoch, a step and a purpose."""
+        """Returns the random key for a purpose and a step of the current task and epoch."""
         is_init = purpose in (Purpose.BACKBONE, Purpose.HEAD)
-        key = self.init_key if is_init else self.data_key
-        for number in (purpose, self.task, self.epoch, step):
-            key = jax.random.fold_in(key, number)
-        return key
+        root = self.init_key if is_init else self.data_key
+        return derive_key(root, purpose, self.task, self.epoch, step)
+
+
+def derive_key(
+    root: Key, purpose: Purpose, task: int | Array, epoch: int | Array, step: int | Array
+) -> Key:
+    """Derives the random key for a purpose, task, epoch and step from a root key."""
+    key = root
+    for number in (purpose, task, epoch, step):
+        key = jax.random.fold_in(key, number)
+    return key
 
 
 def n_bytes(learner: Learner) -> dict[str, int]:
-    """The learner's own size.
+    """Measures what the learner stores.
 
     Returns:
-      Bytes of "parameters" and "teacher", each with statistics and closed columns, as they are
-      held; and of "exemplars", those kept.
+      Bytes of "parameters" and "teacher", both with batch statistics and closed head columns, and
+      of the "exemplars" kept; empty slots do not count.
     """
-    held = {"parameters": learner.weights, "teacher": learner.teacher}
-    n_kept = int(learner.memory.counts.sum())
+    networks = {"parameters": learner.weights, "teacher": learner.teacher}
+    n_exemplars = int(learner.memory.counts.sum())
     return {
-        **{name: sum(x.nbytes for x in jax.tree.leaves(w)) for name, w in held.items()},
-        "exemplars": n_kept * math.prod(learner.image_shape),
+        **{name: sum(x.nbytes for x in jax.tree.leaves(w)) for name, w in networks.items()},
+        "exemplars": n_exemplars * math.prod(learner.image_shape),
     }
 
 
 def root_keys(seed: int, data_seed: int) -> tuple[Key, Key]:
-    """init_key and data_key of a learner: two roots, also where the seeds are equal."""
+    """Makes the init_key and data_key of a learner; they differ even if the seeds are equal."""
     return (
         jax.random.fold_in(jax.random.key(seed), 0),
         jax.random.fold_in(jax.random.key(data_seed), 1),
@@ -132,34 +140,36 @@ def root_keys(seed: int, data_seed: int) -> tuple[Key, Key]:
 
 
 def with_room(learner: Learner, n_classes: int) -> Learner:
-    """The same learner with room for n_classes, more than it has: it says and learns the same.
+    """Enlarges the learner's room to n_classes; its predictions and training stay the same.
 
-    Where all outputs are open from the start, those of the new room are not: they open with their
-    classes.
+    With fixed outputs, the added columns are closed until their classes arrive, unlike those of the
+    original room.
     """
-    more = n_classes - learner.means.shape[0]
+    n_added = n_classes - learner.means.shape[0]
 
-    def wider(path, array):
-        of_head = any(getattr(key, "key", None) == "head" for key in path)
-        return jnp.pad(array, [(0, 0)] * (array.ndim - 1) + [(0, more)]) if of_head else array
+    def widen(path: tuple[Any, ...], array: Array) -> Array:
+        if not any(getattr(key, "key", None) == "head" for key in path):
+            return array
+        return jnp.pad(array, [(0, 0)] * (array.ndim - 1) + [(0, n_added)])
 
-    nets = (learner.weights, learner.teacher, learner.momentum)
-    weights, teacher, momentum = jax.tree_util.tree_map_with_path(wider, nets)
-    memory = learner.memory.replace(counts=jnp.pad(learner.memory.counts, (0, more)))
+    narrow = (learner.weights, learner.teacher, learner.momentum)
+    weights, teacher, momentum = jax.tree_util.tree_map_with_path(widen, narrow)
+    memory = learner.memory.replace(counts=jnp.pad(learner.memory.counts, (0, n_added)))
     return learner.replace(
         weights=weights,
         teacher=teacher,
         momentum=momentum,
         memory=memory,
-        means=jnp.pad(learner.means, ((0, more), (0, 0))),
-        task_of=jnp.pad(learner.task_of, (0, more), constant_values=SPARE),
+        means=jnp.pad(learner.means, ((0, n_added), (0, 0))),
+        task_of=jnp.pad(learner.task_of, (0, n_added), constant_values=SPARE),
     )
 
 
 def with_whole_tasks(learner: Learner) -> Learner:
-    """The learner as it was when its last task was learned, whatever it has begun since.
+    """Returns the learner as it was at the end of its last finished task.
 
-    The teacher is the network of that time; memory and means change at a task's end only.
+    If a further task is in progress, the teacher holds the network of that time, and memory and
+    means have not changed since.
     """
     is_known = (learner.task_of >= 0) & (learner.task_of < learner.task)
     is_newest = is_known & (learner.task_of == learner.task - 1)
@@ -177,13 +187,12 @@ def with_whole_tasks(learner: Learner) -> Learner:
     )
 
 
-@struct.dataclass
-class Output:
-    """What a network says of a batch.
+class Output(struct.PyTreeNode):
+    """The output of a network for a batch.
 
     Attributes:
       features: float [B, D].
-      logits: float [B, room], CLOSED where a column is not open.
+      logits: float [B, room]; closed columns are `heads.CLOSED`.
       batch_stats: the running statistics after this batch.
     """
 
@@ -193,18 +202,26 @@ class Output:
 
 
 def forward(
-    backbone: nn.Module,
+    backbone: Backbone,
     weights: Weights,
     images: Array,
     n_open: int | Array,
     *,
     train: bool = False,
 ) -> Output:
-    """The network on normalised images [B, H, W, C], with so many head columns open."""
+    """Applies the network to normalised images [B, H, W, C].
+
+    Args:
+      backbone: the module that computes features.
+      weights: its parameters and the head's.
+      images: normalised images.
+      n_open: number of open head columns.
+      train: whether to normalise with batch statistics and to update the running ones.
+    """
     variables = {"params": weights.params["backbone"], "batch_stats": weights.batch_stats}
     if train:
-        features, moved = backbone.apply(variables, images, train=True, mutable=["batch_stats"])
-        batch_stats = moved["batch_stats"]
+        features, updated = backbone.apply(variables, images, train=True, mutable=["batch_stats"])
+        batch_stats = updated["batch_stats"]
     else:
         features, batch_stats = backbone.apply(variables, images, train=False), weights.batch_stats
     logits = heads.logits(weights.params["head"], features, n_open)
@@ -212,75 +229,77 @@ def forward(
 
 
 def embed(
-    backbone: nn.Module,
+    backbone: Backbone,
     learner: Learner,
     images: Array,
     *,
     mirrored: bool = False,
     batch_size: int = 500,
 ) -> Array:
-    """Features [N, D] of pixels uint8 [N, H, W, C], in evaluation mode and without augmentation.
+    """Computes features [N, D] of pixels uint8 [N, H, W, C].
 
-    Batches of one shape; the last one overlaps the one before it. `mirrored` turns each image
-    left for right.
+    The network is in evaluation mode and the images are not augmented. All batches have the same
+    size; the last one overlaps the one before it. With `mirrored`, images are first flipped from
+    left to right.
     """
     n = images.shape[0]
     batch_size = min(batch_size, n)
     n_batches = -(-n // batch_size)
 
-    def add(i, features):
+    def add_batch(i: Array, features: Array) -> Array:
         start = jnp.minimum(i * batch_size, n - batch_size)
-        batch = spread(lax.dynamic_slice_in_dim(images, start, batch_size))
+        batch = shard_batch(lax.dynamic_slice_in_dim(images, start, batch_size))
         batch = learner.normalizer(batch[:, :, ::-1] if mirrored else batch)
         new = forward(backbone, learner.weights, batch, learner.n_seen).features
         return lax.dynamic_update_slice_in_dim(features, new, start, 0)
 
-    return whole(lax.fori_loop(0, n_batches, add, jnp.zeros((n, learner.means.shape[1]))))
+    zeros = jnp.zeros((n, learner.means.shape[1]))
+    return replicate(lax.fori_loop(0, n_batches, add_batch, zeros))
 
 
-def views(backbone: nn.Module, learner: Learner, images: Array, mirrored: bool) -> list[Array]:
-    """Features [N, D] of pixels, as `embed` gives them, and where asked of their mirror images."""
+def views(backbone: Backbone, learner: Learner, images: Array, mirrored: bool) -> list[Array]:
+    """Computes features [N, D] of images and, if `mirrored`, also of their mirror images.
+
+    See `embed`.
+    """
     sides = (False, True) if mirrored else (False,)
     return [embed(backbone, learner, images, mirrored=side) for side in sides]
 
 
 def initial_weights(
-    backbone: nn.Module, image_shape: tuple[int, int, int], n_classes: int, key: Key
+    backbone: Backbone, image_shape: ImageShape, n_classes: int, key: Key
 ) -> Weights:
-    """A fresh network for images (H, W, C), whose head has room for n_classes and none open."""
+    """Initialises a network; its head has room for n_classes and no open column."""
     variables = backbone.init(key, jnp.zeros((1, *image_shape)))
     head = heads.create(backbone.n_features, n_classes)
     return Weights({"backbone": variables["params"], "head": head}, variables["batch_stats"])
 
 
 def create(
-    backbone: nn.Module,
+    backbone: Backbone,
     *,
-    image_shape: tuple[int, int, int],
+    image_shape: ImageShape,
     n_classes: int,
     memory_size: int,
     normalizer: Normalizer,
-    optimizer: Any,
+    optimizer: optax.GradientTransformation,
     init_key: Key,
     data_key: Key,
 ) -> Learner:
-    """A learner that knows nothing yet, with room for n_classes.
+    """Creates a learner that has seen no class.
 
     Args:
       backbone: a Linen module that maps images to features.
       image_shape: (H, W, C).
       n_classes: room of the head.
-      memory_size: exemplars in all, 0 for none.
-      normalizer: how pixels are normalised.
-      optimizer: the optax transformation whose state is kept.
+      memory_size: number of exemplars over all classes; 0 for none.
+      normalizer: maps pixels to network inputs.
+      optimizer: the optax transformation whose state the learner holds.
       init_key, data_key: root keys.
     """
     chex.assert_rank(normalizer.mean, 3)
     zero = jnp.int32(0)
-    # The same address as Learner.key(BACKBONE) before the first task.
-    key = init_key
-    for number in (Purpose.BACKBONE, 0, 0, 0):
-        key = jax.random.fold_in(key, number)
+    key = derive_key(init_key, Purpose.BACKBONE, task=0, epoch=0, step=0)
     weights = initial_weights(backbone, image_shape, n_classes, key)
     return Learner(
         weights=weights,

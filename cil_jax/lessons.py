@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cil_jax.assemble import recipe_of
+from cil_jax.assemble import schedule_of
 from cil_jax.config import Config, UserError
 from cil_jax.data.own import name_problems
 from cil_jax.engine import Engine
@@ -143,11 +143,11 @@ def taught(
     if seed is not None:
         init_key, data_key = root_keys(seed, seed)
         learner = learner.replace(init_key=init_key, data_key=data_key)
-    recipe = recipe_of(config, int(learner.task))
+    schedule = schedule_of(config, int(learner.task))
     if epochs is not None:
         if epochs < 1:
             raise UserError(f"{epochs} epochs asked for; at least 1 is needed")
-        recipe = dataclasses.replace(recipe, epochs=epochs)
+        schedule = dataclasses.replace(schedule, epochs=epochs)
 
     learner = engine.begin_task(learner, jnp.int32(n_seen - n_old))
     pool = engine.pool(
@@ -157,10 +157,10 @@ def taught(
         task_room=n_seen - n_old,
         class_room=int(np.bincount(lesson.labels).max()),
     )
-    steps = engine.steps(int(pool.count()))
-    for epoch in range(recipe.epochs):
-        rate = recipe.rate_at(epoch)
-        learner, position = _epoch(engine, learner, pool, rate, recipe.weight_decay, steps)
+    steps = engine.n_steps(int(pool.count()))
+    for epoch in range(schedule.epochs):
+        rate = schedule.rate_at(epoch)
+        learner, position = _epoch(engine, learner, pool, rate, schedule.weight_decay, steps)
         if progress:
             progress(position)
     return jax.block_until_ready(engine.end_task(learner, pool))

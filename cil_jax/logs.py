@@ -16,11 +16,11 @@ from typing import Any
 import yaml
 
 from cil_jax import devices, files, report
-from cil_jax.assemble import recipe_of
+from cil_jax.assemble import schedule_of
 from cil_jax.background import Background
 from cil_jax.config import Config
 from cil_jax.learner import Learner
-from cil_jax.observer import Observer
+from cil_jax.observer import Callback, RunView
 from cil_jax.recipes import command
 from cil_jax.record import RunFolder
 
@@ -30,7 +30,7 @@ PAGE_SHARE = 1 / 20  # of a run's time that writing its page may take
 @contextlib.contextmanager
 def opened(
     config: Config, say: Callable[[str], None], page: bool = True
-) -> Iterator[list[Observer]]:
+) -> Iterator[list[Callback]]:
     """What writes beside a run, to be told of it; at the end, all that it was told is written.
 
     Args:
@@ -51,7 +51,7 @@ def opened(
                 one.end()
 
 
-class Pager(Observer):
+class Pager(Callback):
     """Writes report.html after a task, where that takes no more than a share of the run's time.
 
     What was held back is written at the end, unless the run is done: its page is made with its
@@ -63,7 +63,7 @@ class Pager(Observer):
         self._late: RunFolder | None = None  # whose page is behind
         self._next = 0.0  # when another page may be begun
 
-    def task_done(self, run: Any, line: dict[str, Any]) -> None:
+    def task_done(self, run: RunView, line: dict[str, Any]) -> None:
         folder, is_done = RunFolder(run.folder.path), line["n_seen"] == run.scenario.bounds[-1]
         self._late = None if is_done else folder
         if self._late and time.perf_counter() >= self._next:
@@ -77,7 +77,7 @@ class Pager(Observer):
     def _write(self) -> None:
         folder, self._late, self._next = self._late, None, math.inf
 
-        def work():
+        def work() -> None:
             start = time.perf_counter()
             try:
                 report.write_page(folder)
@@ -88,7 +88,7 @@ class Pager(Observer):
         self._background.ask("report.html", work)
 
 
-class Log(Observer, abc.ABC):
+class Log(Callback, abc.ABC):
     """Numbers and figures for a program that shows them.
 
     Epochs are counted over all tasks, from 1. Evaluations are placed by the classes seen.
@@ -99,15 +99,15 @@ class Log(Observer, abc.ABC):
     def __init__(self, background: Background):
         self._background, self._failed = background, False
 
-    def started(self, run: Any, learner: Learner) -> None:
+    def started(self, run: RunView, learner: Learner) -> None:
         folder, task, epoch = RunFolder(run.folder.path), int(learner.task), int(learner.epoch)
         n_tasks = len(run.scenario.task_sizes)
-        self._epochs = [recipe_of(run.config, t).epochs for t in range(n_tasks)]
+        self._epochs = [schedule_of(run.config, t).epochs for t in range(n_tasks)]
         seen = run.scenario.bounds[task]
         done = sum(self._epochs[:task]) + epoch
         self._later(lambda: self.open(folder, run.config, done, seen, done + task))
 
-    def epoch_done(self, run: Any, line: dict[str, Any]) -> None:
+    def epoch_done(self, run: RunView, line: dict[str, Any]) -> None:
         epoch = sum(self._epochs[: line["task"]]) + line["epoch"] + 1
         scalars = {
             "loss/train": line["train_loss"],
@@ -120,7 +120,7 @@ class Log(Observer, abc.ABC):
         }
         self._later(lambda: self.epoch(epoch, line["task"], scalars))
 
-    def task_done(self, run: Any, line: dict[str, Any]) -> None:
+    def task_done(self, run: RunView, line: dict[str, Any]) -> None:
         folder = RunFolder(run.folder.path)
         results = folder.results()
         confusions = folder.confusions(results)

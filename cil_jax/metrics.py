@@ -1,32 +1,40 @@
-"""What a run is judged by: the accuracy matrix and the numbers made from it."""
+"""Metrics of a run: the accuracy matrix and the numbers computed from it."""
 
 import itertools
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-USES_ALL_DATA = ("ncm",)  # classifiers that no incremental learner may have
+if TYPE_CHECKING:  # it imports JAX, which this module does not need
+    from cil_jax.classifiers import Counts
+
+USES_ALL_DATA = ("ncm",)  # classifiers that need more data than an incremental learner may keep
 
 
 def accuracy(confusion: np.ndarray) -> float:
-    """The share of right answers in a confusion matrix int [C, C], or in its first rows.
+    """Computes the accuracy from a confusion matrix int [C, C], or from its first rows.
 
-    0 if it is empty.
+    It is 0 if the matrix counts no image.
     """
     return float(np.trace(confusion) / max(confusion.sum(), 1))
 
 
 def task_accuracies(confusion: np.ndarray, task_sizes: Sequence[int]) -> list[float]:
-    """Accuracy on each task's test images, among all classes that the confusion matrix has.
+    """Computes the accuracy on each task's test images, among all classes of the matrix.
 
     Args:
-      confusion: int [C, C], rows true classes in the order they came, columns answers.
-      task_sizes: classes of each task; they sum to C.
+      confusion: int [C, C]; rows are true classes in the order of their tasks, columns predictions.
+      task_sizes: number of classes of each task; they sum to C.
+
+    Raises:
+      ValueError: if the sizes do not sum to C.
     """
     bounds = np.cumsum([0, *task_sizes])
     if bounds[-1] != len(confusion):
-        raise ValueError(f"{bounds[-1]} classes in tasks, {len(confusion)} in the matrix")
+        raise ValueError(
+            f"the tasks have {bounds[-1]} classes, but the confusion matrix has {len(confusion)}"
+        )
     right = np.diagonal(confusion)
     return [
         float(right[a:b].sum() / max(confusion[a:b].sum(), 1))
@@ -34,19 +42,19 @@ def task_accuracies(confusion: np.ndarray, task_sizes: Sequence[int]) -> list[fl
     ]
 
 
-def scores(counts: Any, task_sizes: Sequence[int]) -> dict[str, Any]:
-    """What one classifier's answers come to after a task.
+def scores(counts: "Counts", task_sizes: Sequence[int]) -> dict[str, Any]:
+    """Computes the accuracies of one classifier after a task, as fractions in 0..1.
 
     Args:
-      counts: `cil_jax.classifiers.Counts`, as NumPy arrays with room for all classes.
-      task_sizes: classes of each task so far.
+      counts: counts over the test images of the classes seen, with room for all classes.
+      task_sizes: number of classes of each task so far.
 
     Returns:
-      task_accuracy: on each task's test images, among all classes seen; fractions.
-      seen_accuracy: over all test images of classes seen.
-      task_aware: on each task's test images, among that task's own classes: the task is told.
-      top5: how often the true class is among the five highest scores; None where no more than five
-        classes are seen.
+      task_accuracy: on each task's test images, among all classes seen.
+      seen_accuracy: over all test images of the classes seen.
+      task_aware: on each task's test images, among the classes of that task only.
+      top5: how often the true class has one of the five highest scores; None if at most five
+        classes have been seen.
     """
     n = sum(task_sizes)
     confusion = np.asarray(counts.confusion)[:n, :n]
@@ -69,21 +77,21 @@ def summarize(
     task_aware: Sequence[Sequence[float]] | None = None,
     top5: Sequence[float | None] | None = None,
 ) -> dict[str, Any]:
-    """Summary of one classifier's run.
+    """Summarises the accuracies of one classifier over a run.
 
     Args:
       accuracy_matrix: row t has the accuracies on tasks 0..t after learning task t, as fractions
         in 0..1 among all seen classes. Entries beyond the diagonal are ignored.
-      task_sizes: the weight of each task in the seen accuracy: its number of classes or, where
-        classes have unequal numbers of test images, of test images.
-      task_aware: the same matrix where the task is told, see `scores`.
+      task_sizes: the weight of each task in the seen accuracy: its number of classes or, if classes
+        have unequal numbers of test images, its number of test images.
+      task_aware: the matrix of task-aware accuracies, see `scores`.
       top5: top-5 accuracy over all seen classes after each task.
 
     Returns:
       accuracy_matrix: the lower triangle, as lists.
       seen_accuracy: after each task, over all test images of the classes seen so far.
-      old_accuracy, new_accuracy: of these, over the images of earlier tasks (None after the
-        first) and over those of the task just learned.
+      old_accuracy, new_accuracy: the same over the images of earlier tasks only (None after the
+        first task) and over those of the task just learned.
       average_incremental_accuracy: the mean of seen_accuracy (Rebuffi et al. 2017).
       average_incremental_accuracy_without_first: the same from the second task on.
       last_accuracy: the last of seen_accuracy.
@@ -91,16 +99,16 @@ def summarize(
         last one (Chaudhry et al. 2018, https://arxiv.org/abs/1801.10112, eq. 3).
       backward_transfer: mean over earlier tasks of the last accuracy minus the one when just
         learned (Lopez-Paz and Ranzato 2017, https://arxiv.org/abs/1706.08840, eq. 3).
-      task_aware_matrix, task_aware_accuracy, top5_accuracy: where these are given, the matrix,
-        its mean over the images seen after each task, and the list.
-      What needs a second task is None after one.
+      task_aware_matrix, task_aware_accuracy, top5_accuracy: present if the arguments are given: the
+        task-aware matrix, its mean over the images seen after each task, and `top5` as a list.
+      Numbers that need a second task are None after one task.
 
     Raises:
       ValueError: if there is no row, a row is too short, or there are fewer sizes than rows.
     """
     n = len(accuracy_matrix)
     if n == 0 or len(task_sizes) < n:
-        raise ValueError(f"{n} rows of accuracies and {len(task_sizes)} task sizes")
+        raise ValueError(f"{n} rows of accuracies need as many task sizes, not {len(task_sizes)}")
     if any(len(row) < t + 1 for t, row in enumerate(accuracy_matrix)):
         raise ValueError("row t of the accuracy matrix needs t + 1 entries")
     rows, seen = _triangle(accuracy_matrix, task_sizes)
@@ -122,8 +130,8 @@ def summarize(
         "backward_transfer": _mean([last[j] - rows[j][j] for j in earlier]),
     }
     if task_aware is not None:
-        told = _triangle(task_aware, task_sizes)
-        summary["task_aware_matrix"], summary["task_aware_accuracy"] = told
+        matrix, means = _triangle(task_aware, task_sizes)
+        summary["task_aware_matrix"], summary["task_aware_accuracy"] = matrix, means
     if top5 is not None:
         summary["top5_accuracy"] = list(top5)
     return summary
@@ -132,7 +140,7 @@ def summarize(
 def _triangle(
     matrix: Sequence[Sequence[float]], weights: Sequence[int]
 ) -> tuple[list[list[float]], list[float]]:
-    """The lower triangle, and the weighted mean of each of its rows."""
+    """Returns the lower triangle of a matrix and the weighted mean of each of its rows."""
     rows = [[float(x) for x in row[: t + 1]] for t, row in enumerate(matrix)]
     return rows, [float(np.average(row, weights=weights[: len(row)])) for row in rows]
 

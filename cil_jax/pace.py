@@ -1,100 +1,107 @@
-"""How long a run will still take, by what it took so far."""
+"""An estimate of how long a run will still take, from the time it has taken so far."""
 
 import itertools
 import time
 from collections.abc import Callable, Sequence
 
-RECENT = 30.0  # seconds of training that the pace is taken from, about
+RECENT = 30.0  # seconds of training that the speed is averaged over, approximately
 
 
-class Pace:
-    """Learns from what happens how long an update, an evaluation and a task's end take.
+class TimeLeft:
+    """Measures the time of an update, of an epoch's evaluation and of a task's end, to extrapolate.
 
-    The first call of a process is left out, for it takes longer than others; and the end of a task
-    takes longer the more classes are seen.
+    The updates of the first call in a process are not measured, as they take longer than later
+    ones. The end of a task is taken to be proportional to the number of classes seen.
 
     Args:
-      updates: of each task.
-      epochs: of each task.
-      seen: classes seen after each task.
-      clock: seconds; best without those in which programs are compiled, which comes but once.
+      n_updates: number of updates of each task.
+      n_epochs: number of epochs of each task.
+      n_seen: number of classes seen after each task.
+      clock: returns seconds. It should not count the time of compilation, which occurs only once.
     """
 
     def __init__(
         self,
-        updates: Sequence[int],
-        epochs: Sequence[int],
-        seen: Sequence[int],
+        n_updates: Sequence[int],
+        n_epochs: Sequence[int],
+        n_seen: Sequence[int],
         clock: Callable[[], float] = time.perf_counter,
     ):
-        self._updates, self._epochs, self._seen, self._clock = updates, epochs, seen, clock
-        self._before = list(itertools.accumulate(updates, initial=0))
+        self._n_updates, self._n_epochs, self._n_seen = n_updates, n_epochs, n_seen
+        self._clock = clock
+        self._updates_before = list(itertools.accumulate(n_updates, initial=0))  # before each task
         self._task = self._epochs_done = 0
-        self._done = 0  # updates of this task
-        self._last = clock()
-        self._an_update: float | None = None
-        self._an_epoch = 0.0  # its evaluation and saving
-        self._an_end: float | None = None  # of a task, for each class seen
-        self._calls = 0
+        self._updates_done = 0  # in this task
+        self._last_time = clock()
+        self._update_seconds: float | None = None
+        self._epoch_seconds = 0.0  # evaluation and saving after an epoch
+        self._end_seconds_per_class: float | None = None
+        self._n_calls = 0
 
     @property
     def total(self) -> int:
-        """Updates of the whole run."""
-        return self._before[-1]
+        """Number of updates of the whole run."""
+        return self._updates_before[-1]
 
     @property
     def done(self) -> int:
-        """Updates done, as many of them as were to be expected."""
-        if self._task >= len(self._updates):
+        """Number of updates done; for each task at most the number expected."""
+        if self._task >= len(self._n_updates):
             return self.total
-        return self._before[self._task] + min(self._done, self._updates[self._task])
+        done = min(self._updates_done, self._n_updates[self._task])
+        return self._updates_before[self._task] + done
 
     def begin(self, task: int, epoch: int, step: int = 0) -> None:
-        """Where the run stands when it begins or goes on."""
-        self._task, self._epochs_done, self._last = task, epoch, self._clock()
-        self._done = self._updates[task] * epoch // self._epochs[task] + step
+        """Sets the position at which the run starts or resumes."""
+        self._task, self._epochs_done, self._last_time = task, epoch, self._clock()
+        self._updates_done = self._n_updates[task] * epoch // self._n_epochs[task] + step
 
-    def trained(self, task: int, epoch: int, step: int, steps: int) -> None:
-        """After some updates; see `cil_jax.observer.Position`."""
-        took, done = self._lap(), epoch * steps + step
-        new, self._task, self._done = done - self._done, task, done
-        self._calls += 1
-        if self._calls == 1 or new <= 0:
+    def trained(self, task: int, epoch: int, step: int, n_steps: int) -> None:
+        """Records some updates; for the arguments see `cil_jax.observer.Position`."""
+        seconds, done = self._lap(), epoch * n_steps + step
+        n_new, self._task, self._updates_done = done - self._updates_done, task, done
+        self._n_calls += 1
+        if self._n_calls == 1 or n_new <= 0:
             return
-        if self._an_update is None:
-            self._an_update = took / new
+        if self._update_seconds is None:
+            self._update_seconds = seconds / n_new
         else:
-            share = min(1.0, took / RECENT)
-            self._an_update += share * (took / new - self._an_update)
+            weight = min(1.0, seconds / RECENT)
+            self._update_seconds += weight * (seconds / n_new - self._update_seconds)
 
     def epoch_done(self, task: int, epoch: int) -> None:
-        """After the evaluation of an epoch."""
-        self._task, self._epochs_done, self._an_epoch = task, epoch + 1, self._lap()
+        """Records the evaluation after an epoch."""
+        self._task, self._epochs_done, self._epoch_seconds = task, epoch + 1, self._lap()
 
     def task_done(self, task: int) -> None:
-        """After the evaluation of a task."""
-        self._an_end = self._lap() / self._seen[task]
-        self._task, self._epochs_done, self._done = task + 1, 0, 0
+        """Records the evaluation after a task."""
+        self._end_seconds_per_class = self._lap() / self._n_seen[task]
+        self._task, self._epochs_done, self._updates_done = task + 1, 0, 0
 
-    def left(self) -> tuple[float | None, float | None]:
-        """Seconds until the task and the run end; None while nothing is known of an update."""
-        if self._an_update is None or self._task >= len(self._updates):
+    def estimate(self) -> tuple[float | None, float | None]:
+        """Returns the seconds until the task and the run end; None until updates are measured."""
+        if self._update_seconds is None or self._task >= len(self._n_updates):
             return None, None
-        of_tasks = [self._of(task) for task in range(self._task, len(self._updates))]
-        return of_tasks[0], sum(of_tasks)
+        tasks = range(self._task, len(self._n_updates))
+        seconds = [self._estimate_task(task, self._update_seconds) for task in tasks]
+        return seconds[0], sum(seconds)
 
-    def _of(self, task: int) -> float:
-        """Seconds that a task will still take."""
-        epochs, updates = self._epochs[task], self._updates[task]
+    def _estimate_task(self, task: int, update_seconds: float) -> float:
+        """Returns the seconds that a task will still take."""
+        n_epochs, n_updates = self._n_epochs[task], self._n_updates[task]
         if task == self._task:
-            epochs -= self._epochs_done
-            # How many there are was estimated: the pool may have been smaller.
-            updates = max(0, updates - self._done) if epochs else 0
-        # Until a task has ended, as long as an epoch's evaluation with so many more classes.
-        new = self._seen[task] - (self._seen[task - 1] if task else 0)
-        an_end = self._an_epoch / new if self._an_end is None else self._an_end
-        return updates * self._an_update + epochs * self._an_epoch + an_end * self._seen[task]
+            n_epochs -= self._epochs_done
+            # The pool may be smaller than expected: after the last epoch no update is left.
+            n_updates = max(0, n_updates - self._updates_done) if n_epochs else 0
+        end_seconds = self._end_seconds_per_class
+        if end_seconds is None:
+            # Until the first task ends, assume the seconds per class of an epoch's evaluation.
+            n_new = self._n_seen[task] - (self._n_seen[task - 1] if task else 0)
+            end_seconds = self._epoch_seconds / n_new
+        training = n_updates * update_seconds + n_epochs * self._epoch_seconds
+        return training + end_seconds * self._n_seen[task]
 
     def _lap(self) -> float:
-        before, self._last = self._last, self._clock()
-        return self._last - before
+        """Returns the seconds since the previous call, or since `begin`."""
+        previous, self._last_time = self._last_time, self._clock()
+        return self._last_time - previous

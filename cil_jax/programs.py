@@ -1,15 +1,15 @@
-"""How a method is compiled where `jax.jit` alone does not do: three wishes, all for the CPU only.
+"""`jax.jit` for methods, with compiler options for the CPU.
 
-Every program wants its convolutions computed by all cores. YNNPACK, to which XLA gives many of
-them, computes them on one with jax 0.10, and no faster than XLA itself with 0.12.
+There are three sets of options, and none of them is used on other platforms:
 
-A program that draws many random numbers and runs once wants a compiler that does not try hard:
-XLA's takes two to eight times as long at its default level, for the same numbers.
-
-A program that trains may want oneDNN's convolutions. XLA's CPU backend contains them and does not
-use them unasked. They are up to 1.6 times as fast as Eigen's and YNNPACK's, and give the same
-numbers up to rounding. A program that has them cannot be written to the persistent compilation
-cache: XLA ends in a MemoryError, so it is never tried here.
+- ALL_CORES, for every program, keeps convolutions away from YNNPACK, which XLA uses by default for
+  many of them. With jax 0.10, YNNPACK runs them on one core; with 0.12, it is no faster than XLA.
+- LESS_EFFORT is for a program that draws many random numbers and runs once. At its default level of
+  effort, XLA takes two to eight times as long to compile it, for the same numbers.
+- ONEDNN is for a program that trains, if the user asks for it. It selects oneDNN's convolutions,
+  which are up to 1.6 times as fast as Eigen's and YNNPACK's and give the same numbers up to
+  rounding. XLA fails with a MemoryError when it writes such a program to the persistent compilation
+  cache, so these programs are never cached.
 """
 
 import contextlib
@@ -17,32 +17,34 @@ import functools
 import math
 import types
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, TypeAlias, cast
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-Options = dict[str, Any]  # of XLA's compiler
+Options: TypeAlias = dict[str, Any]  # of XLA's compiler
 
-ALL_CORES: Options = {"xla_cpu_experimental_ynn_fusion_type": ""}  # no kind of work for YNNPACK
-LESS_EFFORT: Options = {"xla_backend_optimization_level": 2}  # 3 by default; at 0 other numbers
+# The empty value leaves no operation to YNNPACK.
+ALL_CORES: Options = {"xla_cpu_experimental_ynn_fusion_type": ""}
+# The default level is 3; level 0 gives other numbers.
+LESS_EFFORT: Options = {"xla_backend_optimization_level": 2}
 ONEDNN: Options = {
     "xla_cpu_experimental_onednn_custom_call": True,
     "xla_cpu_use_onednn": True,
-    **ALL_CORES,  # or YNNPACK would take convolutions for itself
+    **ALL_CORES,  # else YNNPACK would take some of the convolutions
 }
 
 
 class Program:
-    """A method that `jax.jit` compiles with self static, on the CPU with options of its own.
+    """A method that `jax.jit` compiles with self as a static argument.
 
-    Read from the class, it is the compiled function of this platform.
+    Accessed on the class, it is the compiled function for this platform.
 
     Args:
       method: a pure function of self and its arguments.
-      static_argnames: arguments that are static, beside self.
-      options: for the CPU; all are left out where this JAX does not know one.
+      static_argnames: names of further static arguments.
+      options: compiler options for the CPU; none is used if this version of JAX lacks any of them.
     """
 
     def __init__(
@@ -51,42 +53,42 @@ class Program:
         static_argnames: Sequence[str] = (),
         options: Options = ALL_CORES,
     ):
-        compiled = functools.partial(jax.jit, method, static_argnames=("self", *static_argnames))
-        self._plain, self._with_options = compiled(), compiled(compiler_options=options)
+        jit = functools.partial(jax.jit, method, static_argnames=("self", *static_argnames))
+        self._plain, self._with_options = jit(), jit(compiler_options=options)
         self._options = options
-        functools.update_wrapper(self, method)
+        functools.update_wrapper(cast(Any, self), method)  # typed for functions only
 
-    def __get__(self, owner: Any, _: type | None = None) -> Callable[..., Any]:
-        on_cpu = jax.default_backend() == "cpu" and knows(**self._options)
-        program = self._with_options if on_cpu else self._plain
+    def __get__(self, owner: Any, owner_type: type | None = None) -> Callable[..., Any]:
+        use_options = jax.default_backend() == "cpu" and accepts(**self._options)
+        program = self._with_options if use_options else self._plain
         return program if owner is None else types.MethodType(program, owner)
 
 
 class FastProgram(Program):
-    """A `Program`; with oneDNN where `self.fast` asks for it.
+    """A `Program` that is compiled with oneDNN's convolutions if `self.fast` is true.
 
-    Read from the class, it is the compiled function without.
+    Accessed on the class, it is the compiled function without them.
     """
 
     def __init__(self, method: Callable[..., Any]):
         super().__init__(method)
         self.with_onednn = jax.jit(method, static_argnames="self", compiler_options=ONEDNN)
 
-    def __get__(self, owner: Any, kind: type | None = None) -> Callable[..., Any]:
+    def __get__(self, owner: Any, owner_type: type | None = None) -> Callable[..., Any]:
         if owner is not None and owner.fast and has_onednn():
-            return types.MethodType(self._unsaved, owner)
-        return super().__get__(owner, kind)
+            return types.MethodType(self._call_with_onednn, owner)
+        return super().__get__(owner, owner_type)
 
-    def _unsaved(self, *args: Any, **named: Any) -> Any:
-        with unsaved_programs():
-            return self.with_onednn(*args, **named)
+    def _call_with_onednn(self, *args: Any, **kwargs: Any) -> Any:
+        with no_cache_writes():
+            return self.with_onednn(*args, **kwargs)
 
 
 @functools.cache
-def knows(**options: Any) -> bool:
-    """Whether XLA, as this JAX has it, takes these options."""
+def accepts(**options: Any) -> bool:
+    """Returns whether the XLA of this version of JAX accepts these options."""
     try:
-        with unsaved_programs():
+        with no_cache_writes():
             jax.jit(lambda: 0, compiler_options=options).lower().compile()
     except jax.errors.JaxRuntimeError:
         return False
@@ -95,8 +97,8 @@ def knows(**options: Any) -> bool:
 
 @functools.cache
 def has_onednn() -> bool:
-    """Whether this JAX has these convolutions here: 0.12 on x86 does, 0.10 does not."""
-    if jax.default_backend() != "cpu" or not knows(**ONEDNN):
+    """Returns whether this JAX has oneDNN's convolutions: 0.12 on x86 does, 0.10 does not."""
+    if jax.default_backend() != "cpu" or not accepts(**ONEDNN):
         return False
     x = jnp.zeros((1, 4, 4, 16))
     convolve = functools.partial(
@@ -105,15 +107,15 @@ def has_onednn() -> bool:
         padding="SAME",
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
     )
-    with unsaved_programs():
+    with no_cache_writes():
         program = jax.jit(convolve, compiler_options=ONEDNN)
         compiled = program.lower(x, jnp.zeros((3, 3, 16, 16))).compile()
-    return "__onednn$convolution" in compiled.as_text()
+    return "__onednn$convolution" in (compiled.as_text() or "")
 
 
 @contextlib.contextmanager
-def unsaved_programs() -> Iterator[None]:
-    """What is compiled meanwhile is not written to the persistent cache."""
+def no_cache_writes() -> Iterator[None]:
+    """A context in which no compiled program is written to the persistent compilation cache."""
     name = "jax_persistent_cache_min_compile_time_secs"
     before = getattr(jax.config, name)
     jax.config.update(name, math.inf)

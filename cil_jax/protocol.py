@@ -16,16 +16,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from cil_jax import devices, environment, machine, parsing
-from cil_jax.assemble import data_seed, dataset_of, engine_of, recipe_of, scenario_of
+from cil_jax.assemble import data_seed, dataset_of, engine_of, scenario_of, schedule_of
 from cil_jax.checkpoint import Checkpoints
 from cil_jax.config import Config, UserError
 from cil_jax.confusion import Confusion
 from cil_jax.data.scenario import Task
-from cil_jax.engine import Sums, Updates
+from cil_jax.engine import Sums, TrainRequest
 from cil_jax.evaluation import Evaluation
 from cil_jax.learner import Learner, Normalizer, root_keys, with_whole_tasks
-from cil_jax.memory import Chunk, Pool, kept
-from cil_jax.observer import Observer, Position, Several
+from cil_jax.memory import Chunk, Pool, exemplars
+from cil_jax.observer import Callback, CallbackList, Position
 from cil_jax.record import RunFolder, Unwritten
 from cil_jax.results import results_of
 from cil_jax.schemas import RunRecord, problem_of_record
@@ -40,12 +40,12 @@ SECONDS_UNSAVED = 30.0
 SAVING_SHARE = 1 / 20
 
 
-def run(config: Config, observer: Observer | None = None) -> dict[str, Any]:
+def run(config: Config, callback: Callback | None = None) -> dict[str, Any]:
     """Runs a method through a scenario, or the rest of a run that was interrupted.
 
     Args:
       config: the settings; see `cil_jax.recipes.preset`.
-      observer: is told how it goes.
+      callback: is called while the run trains.
 
     Returns:
       What results.json holds.
@@ -56,13 +56,13 @@ def run(config: Config, observer: Observer | None = None) -> dict[str, Any]:
     folder = RunFolder(config.folder())
     if devices.is_first_process():
         folder.check(config)
-    observer = observer or Observer()
+    callback = callback or Callback()
     if not config.log:
-        return Run(config, folder, observer).go()
+        return Run(config, folder, callback).go()
     from cil_jax import logs  # which draws figures
 
     with logs.opened(config, partial(print, file=sys.stderr), page=False) as others:
-        return Run(config, folder, Several([observer, *others])).go()
+        return Run(config, folder, CallbackList([callback, *others])).go()
 
 
 class Trained(NamedTuple):
@@ -73,8 +73,8 @@ class Trained(NamedTuple):
     seconds: float
 
 
-# What a run is between two calls of `Engine.train`: it gives Updates and takes what they lead to.
-Steps = Generator[Updates, Trained, Any]
+# A run as a generator: it yields requests for updates and is sent their results.
+Steps = Generator[TrainRequest, Trained, Any]
 
 
 class Run:
@@ -92,8 +92,8 @@ class Run:
         updates. The run then saves and raises Stopped, out of `steps` as well.
     """
 
-    def __init__(self, config: Config, folder: RunFolder, observer: Observer):
-        self.config, self.observer = config, observer
+    def __init__(self, config: Config, folder: RunFolder, callback: Callback):
+        self.config, self.callback = config, callback
         self.folder = folder if devices.is_first_process() else Unwritten(folder.path)
         environment.check_options()  # before data is read, which may take a while
         dataset = dataset_of(config)
@@ -107,7 +107,7 @@ class Run:
         size, n_classes = self.engine.method.memory_size, sum(self.scenario.task_sizes)
         if size is not None and size < n_classes:
             raise UserError(f"--memory {size} is smaller than the number of classes, {n_classes}")
-        with devices.used(self.mesh):
+        with devices.using(self.mesh):
             self.evaluation = Evaluation(
                 self.engine, self.scenario, ncm=config.ncm, streamed=self._streamed
             )
@@ -126,7 +126,7 @@ class Run:
 
     def go(self) -> dict[str, Any]:
         """From where it stands to the end. Returns what results.json holds."""
-        with contextlib.closing(self.steps()) as steps, devices.used(self.mesh):
+        with contextlib.closing(self.steps()) as steps, devices.using(self.mesh):
             trained = None
             while True:
                 try:
@@ -154,13 +154,13 @@ class Run:
         ):
             if not self.config.resume:
                 self.folder.start(self.config)
-            learner = devices.everywhere(learner)
+            learner = devices.copy_to_all(learner)
             if self.config.resume:
                 learner = self._restored(learner)
                 self.folder.follow(self.config)
             self._checkpoints.sweep()
             self._saved_at = time.perf_counter()
-            self.observer.started(self, learner)
+            self.callback.started(self, learner)
             for index in range(int(learner.task), len(self.scenario.task_sizes)):
                 learner = yield from self._learn(learner, self.task(index))
         return self._results(learner)
@@ -171,13 +171,13 @@ class Run:
             return self.scenario.up_to(index)
         return self.scenario.task(index)
 
-    def updates(self, task: int) -> int:
-        """Updates that a task takes; for a memory that is not yet known, an estimate."""
+    def n_updates(self, task: int) -> int:
+        """Returns the number of updates of a task; an estimate until its memory is known."""
         kept = self.engine.method.memory_size or 0
         first = 0 if self.engine.method.keeps_all_data else task
         n_images = sum(self.scenario.n_images(t) for t in range(first, task + 1))
         n_images += kept if task else 0
-        return recipe_of(self.config, task).epochs * self.engine.steps(n_images)
+        return schedule_of(self.config, task).epochs * self.engine.n_steps(n_images)
 
     def new_learner(self) -> Learner:
         """A learner that knows nothing yet."""
@@ -271,7 +271,7 @@ class Run:
             self.folder.drop_results()
 
     def _warn(self, text: str) -> None:
-        self.observer.warned(self, text)
+        self.callback.warned(self, text)
 
     def _pause(
         self,
@@ -282,7 +282,7 @@ class Run:
         """Saves if it is time to, or if the run is asked to stop, which it then does."""
         wait = max(SECONDS_UNSAVED, self._saving / SAVING_SHARE)
         is_due = time.perf_counter() - self._saved_at >= wait
-        asked, is_due = devices.largest(self.stop_asked(), int(is_due))
+        asked, is_due = devices.max_over_processes(self.stop_asked(), int(is_due))
         if (asked or is_due) and not is_saved:
             self._save(learner, epoch_so_far)
         if asked:
@@ -319,10 +319,10 @@ class Run:
             learner = self.engine.begin_task(learner, jnp.int32(task.n_classes))
         pool = self.pool(learner, task)
         n_images = int(pool.count())
-        for epoch in range(int(learner.epoch), recipe_of(self.config, task.index).epochs):
+        for epoch in range(int(learner.epoch), schedule_of(self.config, task.index).epochs):
             learner, line = yield from self._epoch(learner, pool, n_images, task.index, epoch)
             self.folder.append(line)
-            self.observer.epoch_done(self, line)
+            self.callback.epoch_done(self, line)
             self._pause(learner)
         with self._clock("end_task"):
             learner = jax.block_until_ready(self._programs.end_task(learner, pool))
@@ -335,13 +335,13 @@ class Run:
         self._save(learner)
         # After the checkpoint: results are never ahead of what a run can be continued from.
         self.folder.write_results(self._results(learner))
-        self.observer.task_done(self, line)
+        self.callback.task_done(self, line)
         self._pause(learner, is_saved=True)
         return learner
 
     def _write_exemplars(self, learner: Learner) -> None:
         if self.engine.method.memory_size:
-            self.folder.write_exemplars(*kept(learner.memory), self.scenario.class_names)
+            self.folder.write_exemplars(*exemplars(learner.memory), self.scenario.class_names)
 
     def pool(self, learner: Learner, task: Task) -> Pool | HostPool:
         """The task's images, padded to the largest task's, and the exemplars."""
@@ -358,9 +358,9 @@ class Run:
         self, learner: Learner, pool: Pool | HostPool, n_images: int, task: int, epoch: int
     ) -> Steps:
         """One pass over the pool, and its line of metrics.jsonl."""
-        recipe = recipe_of(self.config, task)
-        rate, weight_decay = recipe.rate_at(epoch), jnp.float32(recipe.weight_decay)
-        steps, step = self.engine.steps(n_images), int(learner.step)
+        schedule = schedule_of(self.config, task)
+        rate, weight_decay = schedule.rate_at(epoch), jnp.float32(schedule.weight_decay)
+        steps, step = self.engine.n_steps(n_images), int(learner.step)
         sums, seconds = self.engine.no_sums(), 0.0
         if step:
             so_far, seconds = self._epoch_so_far["sums"], self._epoch_so_far["seconds"]
@@ -368,7 +368,7 @@ class Run:
         start = time.perf_counter()
         for piece, stop in self._pieces(learner, pool, steps):
             took = time.perf_counter() - start  # to read the piece
-            learner, sums, trained = yield Updates(
+            learner, sums, trained = yield TrainRequest(
                 learner, piece, sums, jnp.float32(rate), weight_decay, jnp.int32(stop)
             )
             so_far = {name: float(total) for name, total in jax.device_get(sums).items()}
@@ -384,7 +384,7 @@ class Run:
                 )
             speed, loss = step * self.config.batch_size / seconds, so_far["loss"] / step
             parts = {name: so_far[name] / step for name in self.engine.method.parts}
-            self.observer.trained(
+            self.callback.trained(
                 self, Position(task, epoch, step, steps, loss, speed, rate, parts)
             )
             self._pause(learner, {"sums": so_far, "seconds": seconds})

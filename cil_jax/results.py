@@ -6,7 +6,7 @@ from typing import Any
 import jax
 
 from cil_jax import environment, members, methods, metrics, recipes
-from cil_jax.assemble import data_seed, recipe_of
+from cil_jax.assemble import data_seed, schedule_of
 from cil_jax.config import Config, UserError
 from cil_jax.data.scenario import Scenario
 from cil_jax.engine import Engine
@@ -30,7 +30,7 @@ def changed(config: Config) -> dict[str, Any]:
     except UserError:  # the name was given in Python, and is not that of a preset
         return {}
     settings, expected = config.decisive(), (named or Config(method=config.method)).decisive()
-    ignored = {*NOT_CHANGES, *(name.rstrip("_") for name in methods.idle(config))}
+    ignored = {*NOT_CHANGES, *(name.rstrip("_") for name in methods.unused_settings(config))}
     differing = [key for key in settings if settings[key] != expected[key] and key not in ignored]
     # A setting of all tasks, such as epochs, resets the preset's first_epochs: name the former.
     keys = [key.removeprefix("first_") if settings[key] is None else key for key in differing]
@@ -66,7 +66,7 @@ def results_of(
         "data_sha256": history["data_sha256"],
         "order": f"seeded {config.order_seed}" if config.order == "seeded" else config.order,
         "backbone": config.backbone,
-        "epochs": [recipe_of(config, t).epochs for t in range(len(scenario.task_sizes))],
+        "epochs": [schedule_of(config, t).epochs for t in range(len(scenario.task_sizes))],
         "exemplars": method.memory_size or 0,
         "keeps_all_data": method.keeps_all_data,
         "class_order": list(scenario.class_order),

@@ -1,4 +1,4 @@
-"""Choosing which images of a class to keep: herding and uniform sampling."""
+"""Selection of the exemplars of a class: herding and uniform sampling."""
 
 import chex
 import jax
@@ -7,13 +7,14 @@ from jax import lax
 
 from cil_jax.typing import Array, Key
 
-EXACT = lax.Precision.HIGHEST  # a near tie must not be decided by a matrix unit's rounding
+EXACT = lax.Precision.HIGHEST  # so that rounding in low precision does not decide near ties
 
 
 def unit(vectors: Array) -> Array:
-    """Brings vectors [..., D] to length 1 along the last axis; a zero vector stays zero.
+    """Scales vectors [..., D] to unit length along the last axis; zero vectors stay zero.
 
-    A power of two is taken out first, which is exact, so that no square overflows or vanishes.
+    The vectors are first divided by a power of two, which is exact, so that no square overflows or
+    underflows.
     """
     _, exponent = jnp.frexp(jnp.abs(vectors).max(axis=-1, keepdims=True))
     vectors = jnp.ldexp(vectors, -exponent)
@@ -21,20 +22,21 @@ def unit(vectors: Array) -> Array:
 
 
 def herding(features: Array, count: int, mask: Array | None = None) -> Array:
-    """Greedy herding: each pick brings the mean of the picks nearest to the mean of all.
+    """Selects rows greedily so that their mean stays close to the mean of all rows.
 
     Rebuffi et al., "iCaRL" (2017), Algorithm 4, https://arxiv.org/abs/1611.07725, without
-    repeats. Rows are first brought to unit length; the target is their plain mean. So any prefix
-    of the picks is a good small set, and a memory shrinks by dropping its tail.
+    repeats. Rows are scaled to unit length; the target is their mean, not scaled again. Every
+    prefix of the selection is itself a good smaller set, so a memory can shrink by dropping the
+    last exemplars of each class.
 
     Args:
       features: float [n, d], of any scale.
-      count: how many to pick, 0..n.
-      mask: bool [n], which rows exist (default: all). Picks beyond the number of these are
-        rows that do not exist: the caller counts.
+      count: number of rows to select, 0..n.
+      mask: bool [n], the valid rows (default: all). If `count` exceeds the number of valid rows,
+        the last entries of the result are invalid rows, and the caller must ignore them.
 
     Returns:
-      int32 [count]: the indices, in the order of selection.
+      int32 [count]: row indices in the order of selection.
 
     Raises:
       ValueError: if count is not in 0..n.
@@ -47,10 +49,10 @@ def herding(features: Array, count: int, mask: Array | None = None) -> Array:
     rows = jnp.where(mask[:, None], rows, 0.0)
     target = rows.sum(axis=0) / jnp.maximum(mask.sum(), 1)
 
-    # With k picks summing to s, minimising |target - (s + f) / (k + 1)|^2 over f is maximising
-    # 2 f.w - |f|^2, where w = (k + 1) target - s: one product of all rows with a vector.
-    # A row that is not to be had costs infinitely much.
-    def pick(carry, _):
+    # With k rows selected and s their sum, minimising |target - (s + f) / (k + 1)|^2 over f equals
+    # maximising 2 f.w - |f|^2 with w = (k + 1) target - s: one matrix-vector product for all rows.
+    # Rows that are invalid or already selected have an infinite cost.
+    def pick(carry: tuple[Array, Array], _: None) -> tuple[tuple[Array, Array], Array]:
         wanted, cost = carry
         gain = 2.0 * jnp.matmul(rows, wanted, precision=EXACT) - cost
         index = jnp.argmax(gain).astype(jnp.int32)
@@ -62,40 +64,40 @@ def herding(features: Array, count: int, mask: Array | None = None) -> Array:
 
 
 def herding_of_classes(features: Array, count: int, masks: Array) -> Array:
-    """Herding of each class by itself.
+    """Applies `herding` to each class separately.
 
     Args:
       features: float [K, n, d], of any scale.
-      count: how many to pick of each class, 0..n.
-      masks: bool [K, n], which rows exist.
+      count: number of rows to select from each class, 0..n.
+      masks: bool [K, n], the valid rows.
 
     Returns:
-      int32 [K, count], as `herding` gives them for each class.
+      int32 [K, count]: for each class, the result of `herding`.
     """
 
-    def one(features, mask):
+    def herd_class(features: Array, mask: Array) -> Array:
         return herding(features, count, mask)
 
-    # On a CPU one class fits its cache; an accelerator has room for all at once.
+    # One class at a time fits the cache of a CPU; an accelerator is faster with all at once.
     return lax.platform_dependent(
         features,
         masks,
-        cpu=lambda *classes: lax.map(lambda c: one(*c), classes),
-        default=jax.vmap(one),
+        cpu=lambda *classes: lax.map(lambda arrays: herd_class(*arrays), classes),
+        default=jax.vmap(herd_class),
     )
 
 
 def uniform(key: Key, n: int, count: int, mask: Array | None = None) -> Array:
-    """Picks without repeats, uniformly at random.
+    """Selects rows uniformly at random, without repeats.
 
     Args:
       key: a random key.
-      n: how many rows there are.
-      count: how many to pick, 0..n.
-      mask: bool [n], which rows exist (default: all); rows that do not exist come last.
+      n: number of rows.
+      count: number of rows to select, 0..n.
+      mask: bool [n], the valid rows (default: all); invalid rows come last.
 
     Returns:
-      int32 [count]: the indices, in random order.
+      int32 [count]: row indices in random order.
 
     Raises:
       ValueError: if count is not in 0..n.
@@ -109,4 +111,4 @@ def uniform(key: Key, n: int, count: int, mask: Array | None = None) -> Array:
 
 def _check_count(count: int, n: int) -> None:
     if not 0 <= count <= n:
-        raise ValueError(f"cannot pick {count} of {n} rows without repeats")
+        raise ValueError(f"cannot select {count} of {n} rows without repeats")

@@ -17,11 +17,10 @@ from rich.table import Table
 from rich.text import Text
 
 from cil_jax import machine
-from cil_jax.assemble import data_seed, recipe_of
+from cil_jax.assemble import data_seed, schedule_of
 from cil_jax.learner import Learner
-from cil_jax.observer import Observer, Position
-from cil_jax.pace import Pace
-from cil_jax.protocol import Run
+from cil_jax.observer import Callback, Position, RunView
+from cil_jax.pace import TimeLeft
 from cil_jax.report.tables import classifier_name, percent, run_name, seeds, size_of
 from cil_jax.results import changed
 
@@ -85,7 +84,7 @@ def progress(console: Console) -> Progress:
     )
 
 
-class Terminal(Observer):
+class Terminal(Callback):
     """Shows a run on a console. Use as a context, so that the bar is taken down.
 
     Args:
@@ -115,7 +114,7 @@ class Terminal(Observer):
             self._name + text, highlight=False, markup=False, emoji=False, soft_wrap=True
         )
 
-    def started(self, run: Run, learner: Learner) -> None:
+    def started(self, run: RunView, learner: Learner) -> None:
         config, scenario = run.config, run.scenario
         sizes = scenario.task_sizes
         device = jax.devices()[0].device_kind
@@ -127,7 +126,7 @@ class Terminal(Observer):
             f"{run_name(name)} on {config.dataset}: {sum(sizes)} classes in {len(sizes)} "
             f"task{'s'[: len(sizes) - 1]} ({', '.join(map(str, sizes))}), order {order}{seed}"
         )
-        epochs = [recipe_of(config, t).epochs for t in range(len(sizes))]
+        epochs = [schedule_of(config, t).epochs for t in range(len(sizes))]
         later = f", then {epochs[1]}" if len(sizes) > 1 and epochs[1] != epochs[0] else ""
         plural = "s" if max(epochs) > 1 else ""
         self.say(
@@ -143,10 +142,11 @@ class Terminal(Observer):
         if task or epoch or step:
             within = f", step {step} of the next" if step else ""
             self.say(f"continuing in task {task + 1} after epoch {epoch}{within}")
-        updates = [run.updates(t) for t in range(len(sizes))]
+        n_updates = [run.n_updates(t) for t in range(len(sizes))]
         self._epochs, self._n_tasks = epochs, len(sizes)
-        self._pace = Pace(updates, epochs, np.cumsum(sizes).tolist(), machine.working_time)
-        self._pace.begin(task, epoch, step)
+        n_seen = np.cumsum(sizes).tolist()
+        self._time_left = TimeLeft(n_updates, epochs, n_seen, machine.working_time)
+        self._time_left.begin(task, epoch, step)
         scores = run.history["scores"][run.engine.method.headline]
         self._note_last(run, scores[-1]["seen_accuracy"] if scores else None)
         trains = epoch < epochs[task]
@@ -157,11 +157,11 @@ class Terminal(Observer):
         self._widths = [max(NARROWEST_COLUMN, len(name) + 2) for name in names]
         self.say(f" task  seen{self._row(names)}     time")
 
-    def warned(self, run: Run, text: str) -> None:
+    def warned(self, run: RunView, text: str) -> None:
         self.say(f"warning: {text}")
 
-    def trained(self, run: Run, position: Position) -> None:
-        self._pace.trained(position.task, position.epoch, position.step, position.steps)
+    def trained(self, run: RunView, position: Position) -> None:
+        self._time_left.trained(position.task, position.epoch, position.step, position.n_steps)
         if not self._console.is_terminal:
             return
         facts = [
@@ -174,14 +174,14 @@ class Terminal(Observer):
         ]
         self._show(self._place(position.task, position.epoch), facts)
 
-    def epoch_done(self, run: Run, line: dict[str, Any]) -> None:
+    def epoch_done(self, run: RunView, line: dict[str, Any]) -> None:
         task, epoch = line["task"], line["epoch"]
-        self._pace.epoch_done(task, epoch)
+        self._time_left.epoch_done(task, epoch)
         if self._console.is_terminal:
             if epoch + 1 == self._epochs[task]:
                 self._show(self._evaluating(task), [self._last])
             return
-        of_task, of_run = map(_time, self._pace.left())
+        of_task, of_run = map(_time, self._time_left.estimate())
         train, test = percent(line["train_accuracy"]), percent(line["test_accuracy"])
         self.say(
             f"{self._place(task, epoch)}  loss {line['train_loss']:.4f}{_parts(line['parts'])}  "
@@ -191,8 +191,8 @@ class Terminal(Observer):
             f"left: task {of_task}, run {of_run}"
         )
 
-    def task_done(self, run: Run, line: dict[str, Any]) -> None:
-        self._pace.task_done(line["task"])
+    def task_done(self, run: RunView, line: dict[str, Any]) -> None:
+        self._time_left.task_done(line["task"])
         name = run.engine.method.headline
         self._note_last(run, line["seen_accuracy"][name])
         *of_old, own = line["task_accuracy"][name]
@@ -210,14 +210,14 @@ class Terminal(Observer):
     def _evaluating(self, task: int) -> str:
         return f"task {task + 1}/{self._n_tasks}  evaluation"
 
-    def _note_last(self, run: Run, accuracy: float | None) -> None:
+    def _note_last(self, run: RunView, accuracy: float | None) -> None:
         """What is shown of the last evaluation: the own classifier on all classes then seen."""
         name = run.engine.method.headline
         self._last = "" if accuracy is None else f"last {name} {percent(accuracy)}"
 
     def _show(self, place: str, facts: list[str]) -> None:
-        of_task, of_run = map(_time, self._pace.left())
-        share = self._pace.done / max(self._pace.total, 1)
+        of_task, of_run = map(_time, self._time_left.estimate())
+        share = self._time_left.done / max(self._time_left.total, 1)
         left = [
             f"{share:.0%}  left: task {of_task}, run {of_run}",
             f"{share:.0%}  left: {of_run}",

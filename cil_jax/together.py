@@ -1,103 +1,134 @@
-"""Several runs at once: one program makes the updates of all, and each does the rest by itself.
+"""Several runs in one process: one program makes the updates of all of them.
 
-Runs that differ in their seeds or class orders only have equal engines. Each leaves its updates to
-whoever goes through it, so that they can be made together, wherever each stands. How they are
-made, and why, is said at `Engine.train_together`.
+Runs that differ only in their seeds or class orders have equal engines. `Run.steps` yields each
+request for updates to its caller, so that the updates of several runs can be made together, even if
+the runs are in different tasks or epochs. `Engine.train_together` describes how they are made.
 """
 
 import contextlib
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
 
 from cil_jax import devices
-from cil_jax.engine import Engine, Updates
+from cil_jax.engine import Engine, TrainRequest
 from cil_jax.protocol import Run, Trained
 
 
 def go(runs: Sequence[Run]) -> list[dict[str, Any]]:
-    """Each run from where it stands to its end. Returns what results.json holds, of each.
+    """Trains several runs together, each from its current position to its end.
 
-    Where one fails, the others are closed and go on from what they saved. Where one is interrupted,
-    so are the others, but not before each was handed updates that it may save.
+    If one run fails, the others are closed; they can be resumed from their last checkpoints. If one
+    run is interrupted, the others stop too, each after it has received updates that it can save.
+
+    Returns:
+      The contents of results.json for each run.
 
     Raises:
-      ValueError: if the runs' engines differ.
+      ValueError: if the engines of the runs differ.
     """
     if len({run.engine for run in runs}) != 1:
-        raise ValueError("runs can be trained together only if nothing but their seeds differs")
+        raise ValueError("runs can be trained together only if they differ in nothing but seeds")
     members = [_Member(run) for run in runs]
     with contextlib.ExitStack() as stack:
         for member in members:
             stack.enter_context(contextlib.closing(member.steps))
-        stack.enter_context(devices.used(runs[0].mesh))
-        _go_through(members, runs[0].engine)
+        stack.enter_context(devices.using(runs[0].mesh))
+        _drive(members, runs[0].engine)
     return [member.results for member in members]
 
 
 class _Member:
-    """A run, what it asks for and, once it is done, its results."""
+    """A run, its open request for updates and, when it has ended, its results.
+
+    Attributes:
+      steps: the generator of the run.
+      request: the updates that it asks for; None before its start, after its end, and once it is
+        stopped.
+      results: the contents of results.json after its end.
+      n_left: number of updates of the request that are still to be made.
+      seconds: time that those already made have taken.
+    """
 
     def __init__(self, run: Run):
         self.steps = run.steps()
-        self.updates: Updates | None = None
-        self.results: dict[str, Any] | None = None
-        self.n_left, self.seconds = 0, 0.0  # of these updates
+        self.request: TrainRequest | None = None
+        self.results: dict[str, Any] = {}
+        self.n_left, self.seconds = 0, 0.0
 
-    def go_on(self, trained: Trained | None) -> None:
-        """Until it asks for updates, or is done."""
-        self.updates = None
+    def advance(self, trained: Trained | None) -> None:
+        """Hands over the updates made; runs until the next request or the end of the run.
+
+        Args:
+          trained: the result of the request; None to start the run.
+        """
+        self.request = None
         try:
-            self.updates = self.steps.send(trained)
+            # A generator is started by sending None, which its type does not allow.
+            self.request = self.steps.send(cast(Trained, trained))
         except StopIteration as end:
             self.results = end.value
         else:
-            self.n_left = int(self.updates.stop) - int(self.updates.learner.step)
+            self.n_left = int(self.request.stop) - int(self.request.learner.step)
             self.seconds = 0.0
 
 
-def _go_through(members: Sequence[_Member], engine: Engine) -> None:
+def _drive(members: Sequence[_Member], engine: Engine) -> None:
+    """Answers the requests of all members until all have ended or one is interrupted."""
     for member in members:
-        member.go_on(None)
+        member.advance(None)
     interrupt = failure = None
-    while going := [member for member in members if member.updates]:
-        if not interrupt:  # which is no time to compile a smaller program
-            n_slots = len(going)
-        _train(engine, going, n_slots)
-        for member in going:
-            if member.n_left:
-                continue
-            learner, sums = member.updates.learner, member.updates.sums
+    n_slots = len(members)
+    while active := [member for member in members if member.request]:
+        if not interrupt:  # after an interrupt, do not compile a program for fewer members
+            n_slots = len(active)
+        finished = _train(engine, active, n_slots)
+        for member, trained in finished:
             try:
-                member.go_on(Trained(learner, sums, member.seconds))
+                member.advance(trained)
             except Exception as error:
                 if not interrupt:
                     raise
-                failure = failure or error  # the others save first
-            except BaseException as error:  # KeyboardInterrupt and its like
+                failure = failure or error  # raised after the others have saved
+            except BaseException as error:  # KeyboardInterrupt, for example
                 interrupt = interrupt or error
             if interrupt:
-                member.updates = None
+                member.request = None
     if interrupt:
         raise failure or interrupt
 
 
-def _train(engine: Engine, members: Sequence[_Member], n_slots: int) -> None:
-    """As many updates of each as all have left; idle slots repeat the first's."""
-    asked = [member.updates for member in members]
-    n = min(member.n_left for member in members)
+def _train(
+    engine: Engine, members: Sequence[_Member], n_slots: int
+) -> list[tuple[_Member, Trained]]:
+    """Makes as many updates of each member as all of them have left.
+
+    Args:
+      engine: the compiled programs.
+      members: those with a request.
+      n_slots: number of members that the program trains; spare slots repeat the first member.
+
+    Returns:
+      The members whose request is complete, with its result.
+    """
+    requests = tuple(member.request for member in members if member.request)
+    n_steps = min(member.n_left for member in members)
     start = time.perf_counter()
     if n_slots == 1:
-        answers = [engine.train(*asked[0])]
+        results = [engine.train(*requests[0])]
     else:
-        idle = asked[:1] * (n_slots - len(asked))
-        answers = engine.train_together((*asked, *idle), jnp.int32(n))
-    jax.block_until_ready(answers)
-    took = time.perf_counter() - start
-    for member, (learner, sums) in zip(members, answers, strict=False):
-        member.updates = member.updates._replace(learner=learner, sums=sums)
-        member.n_left -= n
-        member.seconds += took
+        spare = requests[:1] * (n_slots - len(requests))
+        results = engine.train_together((*requests, *spare), jnp.int32(n_steps))
+    jax.block_until_ready(results)
+    seconds = time.perf_counter() - start
+    finished = []
+    for member, request, (learner, sums) in zip(members, requests, results, strict=False):
+        member.request = request._replace(learner=learner, sums=sums)
+        member.n_left -= n_steps
+        member.seconds += seconds
+        if not member.n_left:
+            finished.append((member, Trained(learner, sums, member.seconds)))
+    return finished

@@ -34,11 +34,11 @@ def _exemplars(arguments: list[str] | None) -> None:
 
     from cil_jax import report, text
     from cil_jax.analysis import selection_by_count
-    from cil_jax.observer import Observer
+    from cil_jax.observer import Callback
     from cil_jax.protocol import Run
     from cil_jax.record import RunFolder
 
-    run = Run(config, RunFolder(flags.run), Observer())
+    run = Run(config, RunFolder(flags.run), Callback())
     rows = selection_by_count(run, flags.counts, flags.draws)
     text.console().print(report.selection(rows, run.folder.results()))
 

@@ -9,7 +9,7 @@ from conftest import small_config
 import cil_jax
 from cil_jax.analysis import selection_by_count
 from cil_jax.config import UserError
-from cil_jax.observer import Observer
+from cil_jax.observer import Callback
 from cil_jax.protocol import Run
 from cil_jax.record import RunFolder
 from experiments import exemplars
@@ -19,7 +19,7 @@ from experiments import exemplars
 def run(tmp_path_factory):
     config = small_config("icarl", tmp_path_factory.mktemp("analysis") / "run")
     cil_jax.run(config)
-    return Run(config, RunFolder(config.folder()), Observer())
+    return Run(config, RunFolder(config.folder()), Callback())
 
 
 def test_the_memory_s_own_number_gives_the_run_s_own_accuracy(run):
@@ -32,7 +32,7 @@ def test_the_memory_s_own_number_gives_the_run_s_own_accuracy(run):
 def test_mirror_images_count_in_the_means_as_in_the_runs_own(run):
     def herded(**settings):
         config = dataclasses.replace(run.config, **settings)
-        again = Run(config, RunFolder(config.folder()), Observer())
+        again = Run(config, RunFolder(config.folder()), Callback())
         return [one.herded for one in selection_by_count(again, [1, 2, 4], 1)]
 
     without = herded(mirror="no")

@@ -8,7 +8,7 @@ from conftest import PRESETS
 
 from cil_jax import cli
 from cil_jax.config import Config, UserError, flag
-from cil_jax.methods import METHODS, idle
+from cil_jax.methods import METHODS, unused_settings
 from cil_jax.recipes import command, from_plain, preset, preset_values, presets
 from cil_jax.record import RunFolder
 
@@ -49,7 +49,7 @@ def test_a_preset_says_all_that_decides_its_result(method):
     }
     assert {"last_relu", "decay", "brightness", "temperature", "answer"} <= recipe
     for name in presets(method):
-        needed = recipe - OF_THE_DATA - AS_OTHER_TASKS - idle(preset(method, name))
+        needed = recipe - OF_THE_DATA - AS_OTHER_TASKS - unused_settings(preset(method, name))
         assert not needed - preset_values(method, name).keys(), name
 
 

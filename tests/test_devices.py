@@ -47,11 +47,11 @@ def told(configs):
     """
     from cil_jax import protocol, stream, together
     from cil_jax.config import UserError
-    from cil_jax.observer import Observer
+    from cil_jax.observer import Callback
     from cil_jax.protocol import Run
     from cil_jax.record import RunFolder
 
-    class Losses(Observer):
+    class Losses(Callback):
         def __init__(self):
             self.at = {}
 
@@ -59,7 +59,7 @@ def told(configs):
             self.at[position.task, position.step] = position.loss
 
     protocol.SECONDS_A_CALL = 0.0  # a sign of life after every step
-    stream.CHUNK_STEPS, stream.EMBEDDED = 4, 100  # as if the images were larger
+    stream.CHUNK_STEPS, stream.EMBED_BATCH = 4, 100  # as if the images were larger
     log = Compilations()
     logging.getLogger("jax").addHandler(log)
     try:
@@ -72,7 +72,7 @@ def told(configs):
         logging.getLogger("jax").removeHandler(log)
     return [
         {
-            "losses": run.observer.at,
+            "losses": run.callback.at,
             "results": {k: v for k, v in one.items() if k not in ("seconds", "memory", "machine")},
             "compiled": log.programs,
         }
@@ -83,10 +83,10 @@ def told(configs):
 def told_of_a_stop(configs):
     """The same of a run that is stopped and resumed; of several processes the last one is asked."""
     from cil_jax import protocol
-    from cil_jax.observer import Observer
+    from cil_jax.observer import Callback
     from cil_jax.signals import Stopped
 
-    class Stop(Observer):
+    class Stop(Callback):
         def trained(self, run, position):
             is_last = jax.process_index() == jax.process_count() - 1
             is_there = position.task == 1 and position.step == 4
@@ -102,12 +102,12 @@ def told_of_a_stop(configs):
 
 def left(config):
     """What lies in the folder of a run: lines and learner, read by a single device."""
-    from cil_jax.observer import Observer
+    from cil_jax.observer import Callback
     from cil_jax.protocol import Run
     from cil_jax.record import RunFolder
 
     folder = RunFolder(config.folder())
-    learner = Run(config, folder, Observer()).saved_learner()
+    learner = Run(config, folder, Callback()).saved_learner()
     parts = {"weights": learner.weights, "means": learner.means, "memory": learner.memory}
     confusions = {name: one.cells for name, one in folder.confusions(folder.results()).items()}
     lines = folder.measurements()
@@ -216,8 +216,8 @@ def test_members_that_have_a_device_each_are_trained_as_alone(spread_out):
 
 
 def test_devices_that_do_not_fit_are_refused(spread_out):
-    assert spread_out["many"].startswith("--devices 9 asked for; JAX finds 8 ")
-    assert "--batch-size 32 can't be divided among 3 devices" in spread_out["uneven"]
+    assert spread_out["many"].startswith("--devices is 9, but JAX finds only 8 ")
+    assert "--batch-size 32 is not a multiple of the number of devices, 3" in spread_out["uneven"]
 
 
 def test_two_processes_that_feed_a_share_each_do_what_one_does(spread_out, tmp_path):
@@ -239,7 +239,7 @@ def test_two_processes_that_feed_a_share_each_do_what_one_does(spread_out, tmp_p
 
 @pytest.mark.parametrize(("there", "most"), [(1, 1), (3, 2), (6, 4), (8, 8)])
 def test_unasked_a_batch_is_divided_among_as_many_devices_as_divide_it(there, most):
-    assert devices._most(there, 128) == most
+    assert devices._most_that_divide(there, 128) == most
 
 
 KERNEL_GRADIENT = """
@@ -292,14 +292,14 @@ def squares(matrices):
     return tuple(matrix @ matrix for matrix in matrices)
 
 def lowered(mesh):
-    with devices.used(mesh):
-        learner = devices.everywhere(engine.blank((8, 8, 1), 4, normalizer))
+    with devices.using(mesh):
+        learner = devices.copy_to_all(engine.blank((8, 8, 1), 4, normalizer))
         pool = engine.pool(learner, images, labels, task_room=2, class_room=64)
         calls = {
             Engine.train: (engine, learner, pool, engine.no_sums(), rate, rate, number),
             Engine.evaluate: (engine, learner, images, labels, number, number, learner.means),
             Engine.embed: (engine, learner, images, False),
-            jax.jit(devices.shared_out, static_argnums=0): (squares, matrices),
+            jax.jit(devices.shard_members, static_argnums=0): (squares, matrices),
         }
         return [program.lower(*arguments) for program, arguments in calls.items()]
 

@@ -12,9 +12,9 @@ from conftest import small_config
 from cil_jax.classifiers import class_means, nearest_class_mean
 from cil_jax.data.augment import Augmentation
 from cil_jax.evaluation import Evaluation
-from cil_jax.learner import Purpose, embed, forward, root_keys
+from cil_jax.learner import Purpose, embed, forward, initial_weights, root_keys
 from cil_jax.methods import Batch
-from cil_jax.observer import Observer
+from cil_jax.observer import Callback
 from cil_jax.protocol import Run
 from cil_jax.record import RunFolder
 from cil_jax.stream import Streamed
@@ -23,7 +23,7 @@ from cil_jax.stream import Streamed
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     config = small_config("icarl", tmp_path_factory.mktemp("engine") / "run")
-    return Run(config, RunFolder(config.folder()), Observer())
+    return Run(config, RunFolder(config.folder()), Callback())
 
 
 @pytest.fixture(scope="module")
@@ -87,19 +87,19 @@ def test_equal_seeds_make_two_roots():
 
 
 def test_an_epoch_leaves_out_a_rest_and_has_one_update_at_least(run):
-    assert [run.engine.steps(n) for n in (1, 31, 32, 63, 64)] == [1, 1, 1, 1, 2]
+    assert [run.engine.n_steps(n) for n in (1, 31, 32, 63, 64)] == [1, 1, 1, 1, 2]
 
 
 def test_the_updates_of_a_task_are_those_of_its_images_and_a_full_memory(run):
     first, _, last = (run.scenario.n_images(task) for task in range(3))
     assert last // 32 != (last + 20) // 32  # so that the memory shows
-    assert (run.updates(0), run.updates(2)) == (2 * (first // 32), 2 * ((last + 20) // 32))
+    assert (run.n_updates(0), run.n_updates(2)) == (2 * (first // 32), 2 * ((last + 20) // 32))
 
 
 def test_the_seeds_are_separate(run, tmp_path):
     def first_kernel(**seeds):
         config = small_config("icarl", tmp_path / "x", **seeds)
-        learner = Run(config, RunFolder(config.folder()), Observer()).new_learner()
+        learner = Run(config, RunFolder(config.folder()), Callback()).new_learner()
         return learner.weights.params["backbone"]["Conv_0"]["kernel"], learner.data_key
 
     kernel, data_key = first_kernel()
@@ -109,6 +109,16 @@ def test_the_seeds_are_separate(run, tmp_path):
     other_kernel, same_data_key = first_kernel(seed=5, data_seed=0)
     assert not np.array_equal(kernel, other_kernel)
     assert jnp.array_equal(jax.random.key_data(data_key), jax.random.key_data(same_data_key))
+
+
+def test_a_new_network_comes_from_the_learners_own_key(run):
+    learner = run.new_learner()
+    backbone, room = run.engine.method.backbone, learner.means.shape[0]
+    key = learner.key(Purpose.BACKBONE)
+    expected = jax.jit(initial_weights, static_argnums=(0, 1, 2))(
+        backbone, learner.image_shape, room, key
+    )
+    chex.assert_trees_all_close(learner.weights, expected, rtol=1e-6)
 
 
 def test_training_learns(run, begun):

@@ -18,7 +18,7 @@ import cil_jax
 from cil_jax import data, protocol
 from cil_jax.checkpoint import Checkpoints
 from cil_jax.evaluation import Evaluation
-from cil_jax.observer import Observer
+from cil_jax.observer import Callback
 from cil_jax.protocol import Run
 from cil_jax.record import RunFolder
 
@@ -32,7 +32,7 @@ def finished(request, tmp_path_factory):
         **{"memory": MEMORY, "selection": request.param, "pad": 2, "mirror": "yes"},
     )
     cil_jax.run(config)
-    run = Run(config, RunFolder(config.folder()), Observer())
+    run = Run(config, RunFolder(config.folder()), Callback())
     return run, run.saved_learner()
 
 
@@ -68,7 +68,7 @@ def test_selection_never_looks_at_test_data(finished, tmp_path, monkeypatch):
     real = run.scenario.dataset
     black = dataclasses.replace(real, test_images=np.zeros_like(real.test_images))
     monkeypatch.setattr(data, "load", lambda *_, **__: black)  # nobody can reach the real ones
-    blind = Run(config, RunFolder(config.folder()), Observer())
+    blind = Run(config, RunFolder(config.folder()), Callback())
     results = blind.go()
     for got, kept in zip(exemplars(blind.saved_learner()), exemplars(learner), strict=True):
         np.testing.assert_array_equal(got, kept)
@@ -97,7 +97,7 @@ def test_what_the_evaluation_says_changes_nothing_that_is_learned(finished, tmp_
 
         monkeypatch.setattr(Evaluation, "_counts", told)
         config = dataclasses.replace(run.config, out=str(tmp_path / name))
-        again = Run(config, RunFolder(config.folder()), Observer())
+        again = Run(config, RunFolder(config.folder()), Callback())
         again.go()
         lines = [line for line in again.folder.measurements() if line["kind"] == "epoch"]
         both = [[x for x in lines if x["task"] == task] for task in range(3)]

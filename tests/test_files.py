@@ -21,7 +21,7 @@ from cil_jax.checkpoint import Checkpoints
 from cil_jax.config import UserError
 from cil_jax.data import prepare
 from cil_jax.data.cache import cached
-from cil_jax.observer import Observer
+from cil_jax.observer import Callback
 from cil_jax.protocol import Run
 from cil_jax.record import RunFolder
 from cil_jax.saved import SavedLearner
@@ -35,7 +35,7 @@ def learner(tmp_path_factory):
     """A learner that knows nothing, with the methods of one that was loaded."""
     folder = tmp_path_factory.mktemp("files") / "none"
     config = small_config("icarl", folder, classes=4, pad=1, mirror="no")
-    state = Run(config, RunFolder(config.folder()), Observer()).new_learner()
+    state = Run(config, RunFolder(config.folder()), Callback()).new_learner()
     return SavedLearner(config, state, ("owl", "bat"))
 
 

@@ -17,7 +17,7 @@ import cil_jax
 from cil_jax import checkpoint, members, reproduction, saved
 from cil_jax.checkpoint import Checkpoints, damage_of
 from cil_jax.config import UserError
-from cil_jax.observer import Observer
+from cil_jax.observer import Callback
 from cil_jax.protocol import Run
 from cil_jax.record import RunFolder
 from experiments import compare, report
@@ -312,7 +312,7 @@ def test_a_run_to_load_of_wrong_types_is_refused_in_a_line(folder):
 def test_a_checkpoint_whose_sums_were_made_to_fit_is_refused_in_a_line(folder):
     """Its about.json, for one who continues the run."""
     run = Run(small_config("icarl", folder / "run", classes=4, epochs=1, resume=True),
-              RunFolder(folder / "run"), Observer())  # fmt: skip
+              RunFolder(folder / "run"), Callback())  # fmt: skip
     learner, there = run.new_learner(), newest(folder / "run")
     about = json.loads((there / "about.json").read_text())
     about["schema"] = dict(list(about["schema"].items())[:2]) | about["schema"]

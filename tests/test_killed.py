@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from conftest import small_config
 
-from cil_jax.observer import Observer
+from cil_jax.observer import Callback
 from cil_jax.protocol import Run
 from cil_jax.record import RunFolder
 
@@ -76,7 +76,7 @@ def left(path):
     results = {k: v for k, v in folder.results().items() if k not in ("seconds", "memory")}
     lines = [{**line, "images_per_second": 0} for line in folder.measurements()]
     config = small_config("icarl", path, classes=4, epochs=5)
-    learner = Run(config, folder, Observer()).saved_learner()
+    learner = Run(config, folder, Callback()).saved_learner()
     files = sorted(f.relative_to(path).as_posix() for f in path.rglob("*"))
     outer = [f for f in files if not f.startswith("checkpoints/")]
     assert len(list(folder.checkpoints.iterdir())) == 2 and not any("tmp" in f for f in files)

@@ -12,7 +12,7 @@ from cil_jax import cli, config, logs
 from cil_jax.background import Background
 from cil_jax.config import UserError
 from cil_jax.logs import Pager, TensorBoard, Wandb
-from cil_jax.observer import Observer, Several
+from cil_jax.observer import Callback, CallbackList
 
 
 def test_work_is_done_in_order_and_all_of_it_before_the_end():
@@ -236,7 +236,7 @@ def test_a_run_has_the_observers_that_are_asked_for(tmp_path):
 
 
 def test_several_observers_hear_all_that_one_hears():
-    events = [name for name in vars(Observer) if not name.startswith("_")]
+    events = [name for name in vars(Callback) if not name.startswith("_")]
     assert len(events) == 5
     heard = []
 
@@ -247,7 +247,7 @@ def test_several_observers_hear_all_that_one_hears():
         def __getattr__(self, event):
             return lambda *what: heard.append((self.name, event, what))
 
-    both = Several([Listener("first"), Listener("second")])
+    both = CallbackList([Listener("first"), Listener("second")])
     for event in events:
         getattr(both, event)("run", event)
     assert heard == [(n, e, ("run", e)) for e in events for n in ("first", "second")]

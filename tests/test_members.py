@@ -73,11 +73,11 @@ def test_what_is_done_is_not_run_again_and_what_is_missing_is(group, capsys, mon
 def test_an_interrupted_member_goes_on(group, tmp_path):
     """A member that stopped after its first task ends as one that did not stop."""
     import cil_jax
-    from cil_jax.observer import Observer
+    from cil_jax.observer import Callback
 
     _, summary = group
 
-    class Stop(Observer):
+    class Stop(Callback):
         def task_done(self, run, line):
             raise InterruptedError
 

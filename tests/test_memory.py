@@ -14,8 +14,8 @@ join = jax.jit(memory_lib.join, static_argnums=(3, 4))
 
 @jax.jit
 def update(memory, pool, rows, available, n_old, n_seen):
-    after, from_pool = memory_lib.shared_out(memory, rows, available, n_old, n_seen)
-    return memory_lib.filled(memory, after, pool.images[from_pool], n_old)
+    after, from_pool = memory_lib.reallocate(memory, rows, available, n_old, n_seen)
+    return memory_lib.fill(memory, after, pool.images[from_pool], n_old)
 
 
 def image(c: int, i: int) -> np.ndarray:
@@ -114,7 +114,7 @@ def test_kept_images_come_class_by_class_also_where_a_class_does_not_fill_its_sh
         counts=jnp.array([2, 0, 3], jnp.int32),
         share=jnp.int32(3),
     )  # fmt: skip
-    images, labels = memory_lib.kept(memory)
+    images, labels = memory_lib.exemplars(memory)
     assert labels.tolist() == [0, 0, 2, 2, 2]
     assert (images[:, 0, 0, :2] - 1).tolist() == [[0, 0], [0, 1], [2, 0], [2, 1], [2, 2]]
 

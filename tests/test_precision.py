@@ -10,7 +10,7 @@ from jax import lax
 
 from cil_jax import models
 from cil_jax.config import Config, UserError
-from cil_jax.observer import Observer
+from cil_jax.observer import Callback
 from cil_jax.protocol import Run
 from cil_jax.record import RunFolder
 
@@ -74,7 +74,7 @@ def test_the_cpus_kernel_gradient_is_summed_in_float32():
 def trained(precision, folder):
     """A run's learner before and after two digits, and the share of them that it got right last."""
     config = small_config("icarl", folder, precision=precision)
-    run = Run(config, RunFolder(config.folder()), Observer())
+    run = Run(config, RunFolder(config.folder()), Callback())
     new = run.new_learner()
     learner = run.engine.begin_task(new, jnp.int32(2))
     pool = run.pool(learner, run.scenario.task(0))

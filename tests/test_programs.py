@@ -30,7 +30,7 @@ class Layer:
 @pytest.fixture
 def asked_again():
     yield
-    programs.knows.cache_clear()
+    programs.accepts.cache_clear()
     programs.has_onednn.cache_clear()
 
 
@@ -49,7 +49,7 @@ def random_numbers(options):
 def test_options_reach_the_compiler_of_the_cpu_only(monkeypatch):
     effort = {"xla_backend_optimization_level": "high"}  # it is a number: this can't be compiled
     owner, numbers = random_numbers(effort)
-    monkeypatch.setattr(programs, "knows", lambda **_: True)
+    monkeypatch.setattr(programs, "accepts", lambda **_: True)
     with pytest.raises(Exception, match="xla_backend_optimization_level"):
         owner.numbers(jax.random.key(0), n=1000)
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
@@ -62,7 +62,7 @@ def test_options_reach_the_compiler_of_the_cpu_only(monkeypatch):
 def test_options_change_no_random_number_and_unknown_ones_are_left_out(options):
     owner, numbers = random_numbers(options)
     chex.assert_trees_all_equal(owner.numbers(jax.random.key(0), n=1000), numbers)
-    assert programs.knows(**options) == ("xla_cpu_no_such_option" not in options)
+    assert programs.accepts(**options) == ("xla_cpu_no_such_option" not in options)
 
 
 def test_a_program_is_compiled_once():

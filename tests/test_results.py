@@ -7,7 +7,7 @@ from conftest import small_config
 
 from cil_jax import reproduction
 from cil_jax.config import Config
-from cil_jax.observer import Observer
+from cil_jax.observer import Callback
 from cil_jax.protocol import Run
 from cil_jax.recipes import preset
 from cil_jax.record import RunFolder
@@ -56,7 +56,7 @@ def test_without_a_preset_a_run_is_held_against_the_defaults():
 def test_a_run_that_goes_on_counts_the_outputs_of_the_classes_seen(tmp_path):
     """And says the seed of the data, which is the run's where no other is given."""
     config = small_config("finetune", tmp_path / "run", seed=3)
-    run = Run(config, RunFolder(config.folder()), Observer())
+    run = Run(config, RunFolder(config.folder()), Callback())
     learner = run.new_learner().replace(task=jnp.int32(1), n_seen=jnp.int32(2))
     scores = {"task_accuracy": [0.5], "task_aware": [0.5], "top5": None}
     run.history["scores"] = {name: [scores] for name in run.history["scores"]}

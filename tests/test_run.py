@@ -16,7 +16,7 @@ from cil_jax import cli, protocol
 from cil_jax.checkpoint import Checkpoints
 from cil_jax.config import UserError
 from cil_jax.engine import Engine
-from cil_jax.observer import Observer
+from cil_jax.observer import Callback
 from cil_jax.protocol import Run
 from cil_jax.record import RunFolder
 from cil_jax.signals import Stopped
@@ -25,7 +25,7 @@ METHODS = sorted(PRESETS)
 PROGRAMS = ("create", "begin_task", "pool", "train", "end_task", "feature_sums", "evaluate")
 
 
-class Stopper(Observer):
+class Stopper(Callback):
     """Asks a run to stop at an event: its name, task and epoch from 0; 'trained' is at step 3."""
 
     def __init__(self, event, task, epoch=None):
@@ -54,7 +54,7 @@ def without_times(results):
 
 def final_learner(config):
     """The learner of the newest checkpoint."""
-    return Run(config, RunFolder(config.folder()), Observer()).saved_learner()
+    return Run(config, RunFolder(config.folder()), Callback()).saved_learner()
 
 
 def sizes_of_program_caches():
@@ -251,7 +251,7 @@ def test_a_checkpoint_of_an_older_version_knows_no_confusions(uninterrupted, tmp
     monkeypatch.setattr(Checkpoints, "restore", older)
     there = []
 
-    class Look(Observer):
+    class Look(Callback):
         def started(self, run, learner):
             there.append(run.folder.confusion_file.exists())
 
@@ -265,7 +265,7 @@ def test_a_checkpoint_of_an_older_version_knows_no_confusions(uninterrupted, tmp
 def test_a_checkpoint_of_another_shape_is_refused_by_name(uninterrupted):
     config, _, _ = uninterrupted
     other = small_config(config.method, config.folder(), backbone="resnet8")
-    run = Run(other, RunFolder(other.folder()), Observer())
+    run = Run(other, RunFolder(other.folder()), Callback())
     with (
         Checkpoints(run.folder.checkpoints) as checkpoints,
         pytest.raises(UserError, match=r"has .*float32\[.* is expected"),
@@ -295,7 +295,7 @@ def test_old_data_reaches_the_learner_through_the_memory_only(tmp_path, uninterr
     config, results, _ = uninterrupted
     results = copy.deepcopy(results)
 
-    class Vandal(Observer):
+    class Vandal(Callback):
         def task_done(self, run, line):
             first, end = run.scenario.bounds[line["task"] : line["task"] + 2]
             dataset = run.scenario.dataset

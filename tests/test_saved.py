@@ -115,7 +115,7 @@ def test_scores_are_what_they_are_said_to_be(config):
     answers = learner.predict(DIGITS.test_images[:9], "linear")
     assert answers.scores.shape == (9, 5) and answers.scores.dtype == np.float32
     if config.objective == "softmax":
-        assert answers.meaning == "probability, over all classes known"
+        assert answers.meaning == "probability over all known classes"
         np.testing.assert_allclose(answers.scores.sum(1), 1.0, rtol=1e-5)
     else:
         assert answers.meaning == "probability of each class by itself"

@@ -6,7 +6,7 @@ import optax
 import pytest
 
 from cil_jax import schedules
-from cil_jax.assemble import recipe_of
+from cil_jax.assemble import schedule_of
 from cil_jax.recipes import preset
 
 
@@ -32,7 +32,7 @@ def test_two_steps_at_one_epoch_both_count():
 @pytest.mark.parametrize("epochs", [1, 2, 3])
 def test_a_short_task_begins_at_the_full_rate_too(method, epochs):
     config = preset(method, "pycil", epochs=epochs)
-    assert [recipe_of(config, task).rate_at(0) for task in (0, 1)] == [0.1, 0.1]
+    assert [schedule_of(config, task).rate_at(0) for task in (0, 1)] == [0.1, 0.1]
 
 
 def test_updates_are_pytorchs_by_hand():
@@ -62,15 +62,15 @@ def test_recipes_step_by_step_as_pycil_has_them():
     ):
         config = preset(method, name)
         for task, (epochs, milestones) in enumerate((first, later, later)):
-            recipe = recipe_of(config, task)
-            assert recipe.epochs == epochs and config.decay == "all"
-            assert recipe.weight_decay == (5e-4 if task == 0 else 2e-4)
+            schedule = schedule_of(config, task)
+            assert schedule.epochs == epochs and config.decay == "all"
+            assert schedule.weight_decay == (5e-4 if task == 0 else 2e-4)
             rates = [0.1 * 0.1 ** sum(e >= m for m in milestones) for e in range(epochs)]
-            assert [recipe.rate_at(e) for e in range(epochs)] == pytest.approx(rates)
+            assert [schedule.rate_at(e) for e in range(epochs)] == pytest.approx(rates)
 
 
 def test_a_setting_of_all_tasks_sets_aside_the_first_tasks_own():
-    assert recipe_of(preset("icarl", "pycil", epochs=10), 0).epochs == 10
-    assert recipe_of(preset("icarl", "pycil", epochs=10, first_epochs=20), 0).epochs == 20
-    assert recipe_of(preset("icarl", "pycil", weight_decay=0.0), 0).weight_decay == 0.0
-    assert recipe_of(preset("icarl", "pycil", rate=1.0), 0).steps == (0.3, 0.6, 0.85)
+    assert schedule_of(preset("icarl", "pycil", epochs=10), 0).epochs == 10
+    assert schedule_of(preset("icarl", "pycil", epochs=10, first_epochs=20), 0).epochs == 20
+    assert schedule_of(preset("icarl", "pycil", weight_decay=0.0), 0).weight_decay == 0.0
+    assert schedule_of(preset("icarl", "pycil", rate=1.0), 0).drops == (0.3, 0.6, 0.85)

@@ -101,7 +101,7 @@ def test_uniform_is_uniform_and_without_repeats():
 
 @pytest.mark.parametrize("count", [-1, 5])
 def test_more_picks_than_rows_are_refused(count):
-    with pytest.raises(ValueError, match=f"cannot pick {count} of 4"):
+    with pytest.raises(ValueError, match=f"cannot select {count} of 4"):
         selection.herding(jnp.array(FOUR), count)
-    with pytest.raises(ValueError, match=f"cannot pick {count} of 4"):
+    with pytest.raises(ValueError, match=f"cannot select {count} of 4"):
         selection.uniform(jax.random.key(0), 4, count)

@@ -28,7 +28,7 @@ import cil_jax
 from cil_jax import checkpoint, protocol, report, signals, stream
 from cil_jax.checkpoint import Checkpoints
 from cil_jax.config import UserError
-from cil_jax.observer import Observer
+from cil_jax.observer import Callback
 from cil_jax.protocol import Run
 from cil_jax.record import RunFolder
 
@@ -62,7 +62,7 @@ def finished(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:  # a checkpoint for each task, however long it takes
         patch.setattr(protocol, "SECONDS_UNSAVED", np.inf)
         results = cil_jax.run(config)
-    run = Run(config, RunFolder(config.folder()), Observer())
+    run = Run(config, RunFolder(config.folder()), Callback())
     return Path(config.folder()), results, run.new_learner()
 
 
@@ -149,7 +149,7 @@ def test_a_run_goes_on_from_the_checkpoint_before_and_ends_the_same(finished, co
     (copied / "checkpoints/unfinished/learner").mkdir(parents=True)
     heard = []
 
-    class Listener(Observer):
+    class Listener(Callback):
         def warned(self, run, text):
             heard.append(text)
 
@@ -168,7 +168,7 @@ def test_a_run_that_goes_on_elsewhere_says_so_in_one_line(copied):
     file.write_text(yaml.safe_dump(stored))
     heard = []
 
-    class Listener(Observer):
+    class Listener(Callback):
         def warned(self, run, text):
             heard.append(text)
 
@@ -243,7 +243,7 @@ def test_a_damaged_line_of_measurements_is_named_and_stays_and_later_ones_are_no
     damaged = [first.replace(b'"', b"\xff", 1), second, third.replace(b":", b"\r", 1), last]
     file.write_bytes(b"".join([*damaged, b"\xff no JSON\n", b"half"]))
 
-    class Listener(Observer):
+    class Listener(Callback):
         def warned(self, run, text):
             heard.append(text)
 
@@ -305,7 +305,7 @@ def test_a_streamed_run_stops_within_an_epoch_and_ends_the_same(finished, tmp_pa
     """In other chunks than before it stopped, and bit for bit as with images on the device."""
     folder, results, template = finished
 
-    class Stop(Observer):
+    class Stop(Callback):
         def trained(self, run, position):
             run.stop_asked = lambda: signal.SIGINT if position.step == 3 else 0
 
@@ -484,12 +484,12 @@ FLOCKLESS = """
 import errno, fcntl, os, sys
 from conftest import small_config
 import cil_jax
-from cil_jax.observer import Observer
+from cil_jax.observer import Callback
 
 def flock(*_):
     raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
 
-class Killer(Observer):
+class Killer(Callback):
     def task_done(self, run, line):
         os.kill(os.getpid(), 9)
 
@@ -551,7 +551,7 @@ def fill(place):
 def test_a_full_disk_is_said_and_loses_nothing(finished, small_disk):
     _, results, template = finished
 
-    class Filler(Observer):
+    class Filler(Callback):
         def epoch_done(self, run, line):
             if line["task"] == 1:
                 fill(small_disk)
@@ -611,7 +611,7 @@ def test_a_folder_that_cannot_be_written_is_said(finished, copied, small_disk):
 
 
 def test_checkpoints_that_cannot_be_written_are_said(tmp_path):
-    class Vandal(Observer):
+    class Vandal(Callback):
         def epoch_done(self, run, line):
             run.folder.checkpoints.write_text("no folder")
 
@@ -625,7 +625,7 @@ def test_checkpoints_that_cannot_be_written_are_said(tmp_path):
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_what_is_good(tmp_path, finished):
     *_, template = finished
 
-    class Accelerator(Observer):
+    class Accelerator(Callback):
         def task_done(self, run, line):
             run.config = dataclasses.replace(run.config, rate=1e30)
 
@@ -641,7 +641,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_what_is_good(tmp_path
 
 def test_a_network_that_is_not_finite_is_never_saved(tmp_path):
     config = small(tmp_path / "run")
-    run = Run(config, RunFolder(config.folder()), Observer())
+    run = Run(config, RunFolder(config.folder()), Callback())
     learner = run.new_learner()
     learner.weights.params["head"]["bias"] = jnp.full(4, np.inf)
     with pytest.raises(UserError, match="the network is no longer finite after task 0"):
@@ -666,7 +666,7 @@ class Endless:
 def test_the_step_is_counted_and_its_gradient_measured(tmp_path):
     """The momentum after one step, which began at zero, is that step's gradient."""
     config = small(tmp_path / "run")
-    run = Run(config, RunFolder(config.folder()), Observer())
+    run = Run(config, RunFolder(config.folder()), Callback())
     learner = run.engine.begin_task(run.new_learner(), jnp.int32(2))
     pool = run.pool(learner, run.scenario.task(0))
     endless = dataclasses.replace(run.engine, method=Endless(run.engine.method))

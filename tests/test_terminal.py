@@ -13,7 +13,7 @@ from rich.console import Console
 
 from cil_jax import machine, terminal
 from cil_jax.observer import Position
-from cil_jax.pace import Pace
+from cil_jax.pace import TimeLeft
 from cil_jax.terminal import Standing, Terminal
 
 
@@ -27,61 +27,61 @@ class Clock:
 def test_times_left_by_hand():
     """Two tasks of two epochs of ten updates: 2 s an update, 3 s an epoch's test, 8 s an end."""
     clock = Clock()
-    pace = Pace([20, 20], [2, 2], [2, 4], clock)
-    pace.begin(0, 0)
+    time_left = TimeLeft([20, 20], [2, 2], [2, 4], clock)
+    time_left.begin(0, 0)
 
     def pass_time(seconds):
         clock.now += seconds
 
     pass_time(100)  # compiling
-    pace.trained(0, 0, 2, 10)
-    assert pace.left() == (None, None)
+    time_left.trained(0, 0, 2, 10)
+    assert time_left.estimate() == (None, None)
     pass_time(6)
-    pace.trained(0, 0, 5, 10)
+    time_left.trained(0, 0, 5, 10)
     # 15 and 20 updates; nothing is known of evaluation yet.
-    assert pace.left() == (pytest.approx(30), pytest.approx(70))
+    assert time_left.estimate() == (pytest.approx(30), pytest.approx(70))
     pass_time(10)
-    pace.trained(0, 0, 10, 10)
+    time_left.trained(0, 0, 10, 10)
     pass_time(3)
-    pace.epoch_done(0, 0)
+    time_left.epoch_done(0, 0)
     # 10 updates, an epoch's test, an end like a test of as many classes; then twice the classes.
-    assert pace.left() == (pytest.approx(20 + 3 + 3), pytest.approx(26 + 40 + 2 * 3 + 6))
+    assert time_left.estimate() == (pytest.approx(20 + 3 + 3), pytest.approx(26 + 40 + 2 * 3 + 6))
     pass_time(20)
-    pace.trained(0, 1, 10, 10)
+    time_left.trained(0, 1, 10, 10)
     pass_time(3)
-    pace.epoch_done(0, 1)
-    assert pace.done == 20
+    time_left.epoch_done(0, 1)
+    assert time_left.done == 20
     pass_time(8)
-    pace.task_done(0)
+    time_left.task_done(0)
     # The end took 8 s with 2 classes, and will take 16 s with 4.
-    assert pace.left() == (pytest.approx(40 + 6 + 16), pytest.approx(62))
+    assert time_left.estimate() == (pytest.approx(40 + 6 + 16), pytest.approx(62))
     pass_time(20)
-    pace.trained(1, 0, 10, 10)
-    assert pace.done == 30 and pace.total == 40
-    pace.epoch_done(1, 1)
-    pace.task_done(1)
-    assert pace.left() == (None, None) and pace.done == 40
+    time_left.trained(1, 0, 10, 10)
+    assert time_left.done == 30 and time_left.total == 40
+    time_left.epoch_done(1, 1)
+    time_left.task_done(1)
+    assert time_left.estimate() == (None, None) and time_left.done == 40
 
 
 def test_a_pool_that_is_smaller_than_was_thought_does_not_quicken_the_pace():
     clock = Clock()
-    pace = Pace([100, 100], [1, 1], [1, 2], clock)
-    pace.begin(0, 0)
+    time_left = TimeLeft([100, 100], [1, 1], [1, 2], clock)
+    time_left.begin(0, 0)
     for step in (10, 40):  # there are 40 only
         clock.now += step
-        pace.trained(0, 0, step, 40)
-    pace.epoch_done(0, 0)
-    assert pace.left()[0] == pytest.approx(0)
-    pace.task_done(0)
+        time_left.trained(0, 0, step, 40)
+    time_left.epoch_done(0, 0)
+    assert time_left.estimate()[0] == pytest.approx(0)
+    time_left.task_done(0)
     clock.now += 13.333333
-    pace.trained(1, 0, 10, 40)
-    assert pace.left()[1] == pytest.approx(90 * 40 / 30, rel=1e-3)
+    time_left.trained(1, 0, 10, 40)
+    assert time_left.estimate()[1] == pytest.approx(90 * 40 / 30, rel=1e-3)
 
 
 def test_a_run_that_goes_on_counts_what_was_done():
-    pace = Pace([20, 30], [2, 3], [2, 4], Clock())
-    pace.begin(1, 2)
-    assert pace.done == 40
+    time_left = TimeLeft([20, 30], [2, 3], [2, 4], Clock())
+    time_left.begin(1, 2)
+    assert time_left.done == 40
 
 
 def shown(what, width):
@@ -116,7 +116,7 @@ def made_up_run(method="icarl", n_tasks=2):
         scenario=SimpleNamespace(task_sizes=(2,) * n_tasks, bounds=[0, 2, 4]),
         mesh=None,
         folder=SimpleNamespace(path="runs/x"),
-        updates=lambda task: 20,
+        n_updates=lambda task: 20,
         history={"scores": {"nme": []}},
         engine=SimpleNamespace(method=SimpleNamespace(headline="nme")),
         evaluation=SimpleNamespace(classifiers=["nme", "linear"], bounds=(0, 30, 40)),
@@ -156,7 +156,7 @@ def watched(console, clock, **how):
 @pytest.fixture
 def clock(monkeypatch):
     clock = Clock()
-    monkeypatch.setattr(terminal, "Pace", lambda *args: Pace(*args[:3], clock))
+    monkeypatch.setattr(terminal, "TimeLeft", lambda *args: TimeLeft(*args[:3], clock))
     return clock
 
 

@@ -13,7 +13,7 @@ import cil_jax
 from cil_jax import cli, launch, members, together
 from cil_jax.config import Config, UserError
 from cil_jax.engine import Engine
-from cil_jax.observer import Observer
+from cil_jax.observer import Callback
 from cil_jax.protocol import Run
 from cil_jax.record import RunFolder
 from cil_jax.signals import Stopped
@@ -22,8 +22,8 @@ from cil_jax.signals import Stopped
 class PiecesOf(Run):
     """A run that asks for so many updates at once."""
 
-    def __init__(self, config, n, observer=None):
-        super().__init__(config, RunFolder(config.folder()), observer or Observer())
+    def __init__(self, config, n, callback=None):
+        super().__init__(config, RunFolder(config.folder()), callback or Callback())
         self.n = n
 
     def _pieces(self, learner, pool, steps):
@@ -33,7 +33,7 @@ class PiecesOf(Run):
             self._stride = self.n
 
 
-class Raise(Observer):
+class Raise(Callback):
     """What is raised at some event of a task, and how often updates were handed over."""
 
     def __init__(self, error=None, event="epoch_done", task=1):
@@ -67,7 +67,7 @@ def left(config):
     }
     lines = [{**line, "images_per_second": None} for line in folder.measurements()]
     lines.append(folder.confusion_file.read_bytes())
-    learner = Run(config, folder, Observer()).saved_learner()
+    learner = Run(config, folder, Callback()).saved_learner()
     data = jax.random.key_data
     return (
         results,
@@ -113,7 +113,7 @@ def test_the_seconds_of_updates_are_added_up_until_all_are_made(monkeypatch):
         def steps(self):
             for n in self.wanted:
                 learner = SimpleNamespace(step=0)
-                trained = yield together.Updates(learner, None, None, None, None, n)
+                trained = yield together.TrainRequest(learner, None, None, None, None, n)
                 heard.append((self.name, trained.seconds))
             return {}
 
@@ -169,7 +169,7 @@ def test_a_signal_stops_each_where_it_has_got_its_updates(alone, tmp_path):
         run.stop_asked = lambda: signal.SIGTERM
     with pytest.raises(Stopped, match="saved in task 1, after epoch 0 and step 2"):
         together.go(runs)
-    learners = [Run(c, RunFolder(c.folder()), Observer()).saved_learner() for c in configs.values()]
+    learners = [Run(c, RunFolder(c.folder()), Callback()).saved_learner() for c in configs.values()]
     assert [int(learner.step) for learner in learners] == [3, 2]
     configs = {name: again(config) for name, config in configs.items()}
     together.go([PiecesOf(config, 9) for config in configs.values()])
@@ -190,7 +190,7 @@ def test_one_that_fails_leaves_the_others_what_they_saved(alone, tmp_path):
 
 def test_runs_of_other_settings_are_not_trained_together(tmp_path):
     runs = [PiecesOf(settings(tmp_path / str(n), batch_size=n), 9) for n in (16, 32)]
-    with pytest.raises(ValueError, match="nothing but their seeds"):
+    with pytest.raises(ValueError, match="nothing but seeds"):
         together.go(runs)
 
 

@@ -177,7 +177,7 @@ def test_three_updates_are_pytorchs_sgd(case, decay):
 
     direction = schedules.SGD(0.9, decay).direction(jnp.float32(0.03))
     state = direction.init(params)
-    recipe = schedules.Recipe(epochs=3, rate=0.1, steps=(2 / 3,), factor=10.0, weight_decay=0.03)
+    schedule = schedules.Schedule(3, rate=0.1, drops=(2 / 3,), factor=10.0, weight_decay=0.03)
     for step, gradient in enumerate(gradients):
         for name, parameter in network.named_parameters():
             parameter.grad = gradient[name].clone()
@@ -185,7 +185,7 @@ def test_three_updates_are_pytorchs_sgd(case, decay):
         optimizer.step()
         scheduler.step()
         updates, state = direction.update(grads, state, params)
-        rate = recipe.rate_at(step)
+        rate = schedule.rate_at(step)
         params = optax.apply_updates(params, jax.tree.map(lambda u, r=rate: -r * u, updates))
     expected, _ = to_flax(network)
     network.load_state_dict(before)

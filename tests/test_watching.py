@@ -9,7 +9,7 @@ from conftest import small_config
 from rich.console import Console
 
 from cil_jax import launch, report
-from cil_jax.observer import Observer
+from cil_jax.observer import Callback
 from cil_jax.protocol import Run
 from cil_jax.record import RunFolder
 
@@ -51,7 +51,7 @@ def test_the_page_is_written_while_the_run_goes(watched):
 def test_the_exemplars_in_the_folder_are_those_of_the_memory(watched):
     config, _, pages = watched
     folder = RunFolder(config.folder())
-    memory = Run(config, folder, Observer()).saved_learner().memory
+    memory = Run(config, folder, Callback()).saved_learner().memory
     images, labels = folder.exemplars()
     share, counts = int(memory.share), np.asarray(memory.counts)
     assert np.bincount(labels).tolist() == counts.tolist() == [4] * 5

@@ -18,7 +18,7 @@ from cil_jax.benchmark.rounds import Spread, Times, alternate, ratio
 from cil_jax.benchmark.settings import PROGRAMS, Settings
 from cil_jax.benchmark.workbench import Place, Workbench, small_run, small_run_config, step_flop
 from cil_jax.learner import n_bytes
-from cil_jax.observer import Observer
+from cil_jax.observer import Callback
 from cil_jax.protocol import SECONDS_A_CALL, Run
 from cil_jax.record import RunFolder
 
@@ -179,9 +179,9 @@ class Bench:
             nme = small_run(config)["classifiers"]["nme"]
             accuracy[OURS] = nme["last_accuracy"]
 
-        run = Run(config, RunFolder("unused"), Observer())  # writes nothing until it starts
+        run = Run(config, RunFolder("unused"), Callback())  # writes nothing until it starts
         sizes = run.scenario.task_sizes
-        n_updates = sum(run.updates(t) for t in range(len(sizes)))
+        n_updates = sum(run.n_updates(t) for t in range(len(sizes)))
         update_flop = step_flop(run.engine, run.new_learner())
         times = self._rounds("run", {OURS: ours, **self._pytorch.whole_run(run, accuracy)})
         what = f"run, {n_updates:,} updates"

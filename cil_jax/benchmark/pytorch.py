@@ -103,7 +103,7 @@ class PyTorch:
         from cil_jax.benchmark import peer
 
         config, scenario = run.config, run.scenario
-        recipe, n_classes = assemble.recipe_of(config, 0), sum(scenario.task_sizes)
+        schedule, n_classes = assemble.schedule_of(config, 0), sum(scenario.task_sizes)
         tasks = [scenario.task(t) for t in range(len(scenario.task_sizes))]
         mean_and_std = scenario.dataset.pixel_statistics(config.normalization)
 
@@ -114,7 +114,7 @@ class PyTorch:
                 model,
                 [(task.images, task.labels) for task in tasks],
                 scenario.test_set()[:2],
-                rates=[recipe.rate_at(epoch) for epoch in range(recipe.epochs)],
+                rates=[schedule.rate_at(epoch) for epoch in range(schedule.epochs)],
                 batch_size=config.batch_size,
                 memory=config.memory,
                 n_classes=n_classes,

@@ -10,7 +10,7 @@ import numpy as np
 from cil_jax import logs, machine, report
 from cil_jax.benchmark.settings import Settings
 from cil_jax.config import Config
-from cil_jax.observer import Observer, Several
+from cil_jax.observer import Callback, CallbackList
 from cil_jax.protocol import Run
 from cil_jax.recipes import preset
 from cil_jax.record import RunFolder
@@ -42,7 +42,7 @@ class Scale:
     page: int
 
 
-class _Laps(Observer):
+class _Laps(Callback):
     """Records the time at the end of each task, and the bytes of metrics.jsonl."""
 
     def __init__(self):
@@ -63,7 +63,7 @@ def measure(settings: Settings, n_classes: int) -> Scale:
         config = _config(settings, n_classes, Path(place))
         folder, laps = RunFolder(config.folder()), _Laps()
         with logs.opened(config, print) as others:
-            Run(config, folder, Several([laps, *others])).go()
+            Run(config, folder, CallbackList([laps, *others])).go()
         report.write_page(folder)
         seconds, lines = np.diff(laps.times), np.diff(laps.sizes, prepend=0)
         return Scale(

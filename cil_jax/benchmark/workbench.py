@@ -95,7 +95,7 @@ class Workbench:
 
     def steps(self, pool: Pool) -> int:
         """The number of updates in an epoch."""
-        return self.engine.steps(int(pool.count()))
+        return self.engine.n_steps(int(pool.count()))
 
     def train(self, learner: Learner, pool: Pool, n_steps: int) -> Array:
         """Makes n_steps updates, always the same ones, and returns the sum of their losses."""

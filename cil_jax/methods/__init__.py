@@ -1,17 +1,16 @@
-"""Methods by name. To add one, write a file beside these and name its class here."""
+"""The methods by name. To add one, write a file in this folder and name its class here."""
 
 import dataclasses
 
-import flax.linen as nn
-
 from cil_jax.config import Config, UserError, nearest_name
-from cil_jax.methods.base import Batch, Classifier, Method
+from cil_jax.methods.base import Batch, Classifier, LossResult, Method
 from cil_jax.methods.finetune import Finetune
 from cil_jax.methods.fixed import FixedRepresentation
 from cil_jax.methods.icarl import ICaRL
 from cil_jax.methods.joint import Joint
 from cil_jax.methods.lwf import LwF
 from cil_jax.methods.replay import Replay
+from cil_jax.typing import Backbone
 
 __all__ = [
     "METHODS",
@@ -21,11 +20,12 @@ __all__ = [
     "FixedRepresentation",
     "ICaRL",
     "Joint",
+    "LossResult",
     "LwF",
     "Method",
     "Replay",
     "build",
-    "idle",
+    "unused_settings",
 ]
 
 METHODS: dict[str, type[Method]] = {
@@ -38,33 +38,39 @@ METHODS: dict[str, type[Method]] = {
 }
 
 
-def build(config: Config, backbone: nn.Module, **facts: object) -> Method:
-    """The method that a config names.
+def build(config: Config, backbone: Backbone, **facts: object) -> Method:
+    """Builds the method that a config names.
+
+    A field of the method that has the name of a fact or of a setting takes its value.
 
     Args:
       config: the settings.
-      backbone: the Linen module that makes features.
-      **facts: what follows from the data rather than from a setting.
-
-    A field of the method that has the name of a fact or of a setting is filled from it.
+      backbone: the Linen module that computes features.
+      **facts: values that follow from the data rather than from a setting; they take precedence
+        over settings of the same name.
     """
     cls = _named(config.method)
-    known = {**vars(config), **facts, "backbone": backbone}
-    return cls(**{name: known[name] for name in _fields(cls) if name in known})
+    values = {**vars(config), **facts, "backbone": backbone}
+    return cls(**{name: values[name] for name in _fields(cls) if name in values})
 
 
-def idle(config: Config) -> set[str]:
-    """Fields of a config that belong to methods and have no effect on this one as it is set."""
+def unused_settings(config: Config) -> set[str]:
+    """Returns the method-specific settings that have no effect on the method of a config.
+
+    These are the settings of other methods, and those that other settings turn off: see
+    `Method.unused_settings`.
+    """
     cls = _named(config.method)
-    others = set().union(*map(_fields, METHODS.values())) - set(_fields(cls))
-    return (others & vars(config).keys()) | cls.idle(config)
+    of_all_methods = set().union(*map(_fields, METHODS.values()))
+    of_others = (of_all_methods - set(_fields(cls))) & vars(config).keys()
+    return of_others | cls.unused_settings(config)
 
 
 def _named(name: str) -> type[Method]:
-    """The class of a method.
+    """Returns the class of a method.
 
     Raises:
-      UserError: if there is none of that name.
+      UserError: if there is no method of that name.
     """
     if name not in METHODS:
         raise UserError(f"unknown method {name!r}{nearest_name(name, METHODS)}")

@@ -1,15 +1,14 @@
-"""What a method is: a frozen dataclass of hyper-parameters, and four pure hooks.
+"""The base class of all methods: a frozen dataclass of hyper-parameters with pure hooks.
 
 A new method is one file with a subclass, one line in `cil_jax.methods.METHODS`, and a passing
-`tests/test_method_contract.py`. The engine compiles the hooks; a method has no loop, no jit and no
-file.
+`tests/test_method_contract.py`. The engine compiles the hooks; a method contains no training loop
+and no `jax.jit`, and reads or writes no file.
 """
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import ClassVar
+from typing import ClassVar, TypeAlias
 
-import flax.linen as nn
 import jax.numpy as jnp
 from flax import struct
 
@@ -18,14 +17,16 @@ from cil_jax.classifiers import PROBABILITY, Scale
 from cil_jax.config import Config
 from cil_jax.learner import SPARE, Learner, Output, Weights, forward
 from cil_jax.memory import Memory, Pool
-from cil_jax.typing import Array, Key, Params
+from cil_jax.typing import Array, Backbone, Key, Params
 
 Classifier = Callable[[Learner, Array], Array]  # (learner, features [B, D]) -> scores [B, room]
 
+# The loss, a scalar; its parts by name; and the output of the network in training.
+LossResult: TypeAlias = tuple[Array, tuple[Mapping[str, Array], Output]]
 
-@struct.dataclass
-class Batch:
-    """Images as the network sees them, float [B, H, W, C], and labels int32 [B]."""
+
+class Batch(struct.PyTreeNode):
+    """Normalised images float [B, H, W, C] and their labels int32 [B]."""
 
     images: Array
     labels: Array
@@ -33,40 +34,57 @@ class Batch:
 
 @dataclasses.dataclass(frozen=True)
 class Method:
-    """The hooks, with what every method does unless it says otherwise.
+    """The hooks, with defaults for everything except the loss.
 
-    Fields of a subclass that have the name of a setting are filled from it.
+    A field of a subclass that has the name of a setting takes the value of that setting.
 
     Attributes:
-      backbone: the Linen module that makes features.
-      outputs: "growing" for columns that open when their classes come, "fixed" for all columns
-        open from the first task on. Only classes seen are answered in either case.
-      headline: the classifier that the method answers with.
-      parts: the names of the loss' parts.
-      keeps_all_data: whether every task's pool holds the images of all tasks before it. No
-        incremental learner may have that; a bound to compare with does.
+      backbone: the Linen module that computes features.
+      outputs: "growing" to open head columns when their classes arrive, "fixed" to open all of
+        them in the first task. Only classes seen are predicted in either case.
+      headline: the name of the classifier that counts as the method's prediction.
+      parts: the names of the parts of the loss.
+      keeps_all_data: whether each task also trains on all images of all earlier tasks, as an upper
+        bound does. An incremental learner must not.
     """
 
-    backbone: nn.Module
+    backbone: Backbone
     outputs: str = dataclasses.field(default="growing", kw_only=True)
 
-    headline: ClassVar[str] = "linear"
     parts: ClassVar[tuple[str, ...]] = ()
     keeps_all_data: ClassVar[bool] = False
 
     @property
+    def headline(self) -> str:
+        """The name of the classifier that counts as the method's prediction."""
+        return "linear"
+
+    @property
     def memory_size(self) -> int | None:
-        """Exemplars kept, over all classes; None for a method that keeps none."""
+        """Number of exemplars over all classes; None for a method that keeps none."""
         return None
 
     @classmethod
-    def idle(cls, config: Config) -> set[str]:
-        """Fields of a config that other fields leave without effect on this method."""
+    def unused_settings(cls, config: Config) -> set[str]:
+        """Returns the fields of this method that have no effect under the given settings.
+
+        For example, a temperature has no effect if the loss has no distillation. Reports then leave
+        the setting out.
+
+        Args:
+          config: the settings of the run.
+        """
         del config
         return set()
 
     def begin_task(self, learner: Learner, n_new: Array, key: Key) -> Learner:
-        """Before training: freezes the network as teacher and opens the head columns of n_new."""
+        """Runs before training: freezes the network as the teacher and opens head columns.
+
+        Args:
+          learner: after the previous task.
+          n_new: int [], number of classes that the task brings.
+          key: a random key, for the weights of the new columns.
+        """
         n_old, n_seen = learner.n_seen, learner.n_seen + n_new
         column = jnp.arange(learner.task_of.shape[0])
         is_new = (column >= n_old) & (column < n_seen)
@@ -82,88 +100,104 @@ class Method:
         return after.replace(weights=learner.weights.replace(params=params))
 
     def n_open(self, learner: Learner) -> Array:
-        """How many head columns are open: int32 []."""
+        """Returns the number of open head columns, int32 []."""
         if self.outputs == "growing":
             return learner.n_seen
         return jnp.where(learner.n_seen > 0, (learner.task_of != SPARE).sum(), 0)
 
     def trainable(self, learner: Learner) -> Params | None:
-        """What updates are multiplied by, of the form of params; None where all may move."""
+        """Returns factors that the updates are multiplied by; None if all weights are trained.
+
+        The factors form a tree like params, of arrays that broadcast to them; 0 freezes a weight.
+        """
         del learner
 
     def loss(
         self, params: Params, learner: Learner, batch: Batch, key: Key, train: bool = True
-    ) -> tuple[Array, tuple[Mapping[str, Array], Output]]:
-        """The loss of a batch, by which params are updated.
+    ) -> LossResult:
+        """Computes the loss of a batch.
 
         Args:
-          params: what is differentiated, of the form of learner.weights.params.
-          learner: everything else, teacher and counts included.
-          batch: augmented images while training, plain ones in evaluation.
-          key: a random key of this step, for a loss that draws.
+          params: what the loss is differentiated by, with the structure of learner.weights.params.
+          learner: everything else, including the teacher and the class counts.
+          batch: augmented images in training, plain images in evaluation.
+          key: the random key of this step, for a loss that draws random numbers.
           train: whether the network runs in training mode. The teacher never does.
 
         Returns:
-          A scalar; its parts, named as in `parts`; and what the network said.
+          The loss, a scalar; its parts, with the names in `parts`; and the network's output.
         """
-        raise TypeError(f"{type(self).__name__} has no loss")
+        raise TypeError(f"{type(self).__name__} does not define loss")
 
     def end_task(self, learner: Learner, pool: Pool, key: Key) -> Learner:
-        """After training: keeps exemplars, estimates importances, corrects bias, or nothing."""
+        """Runs after training: selects exemplars, estimates importances, corrects bias, or nothing.
+
+        Args:
+          learner: after training on the task.
+          pool: the images it was trained on.
+          key: a random key.
+        """
         del pool, key
         return learner
 
-    # A method with a memory does the same in two parts as well, for images that stay on the host.
+    # For images that stay on the host, `end_task` of a method with a memory is split in two:
+    # `select` and `keep`.
 
     @property
     def selects_by_features(self) -> bool:
-        """Whether `select` looks at features."""
+        """Whether `select` needs the features of the new images."""
         return False
 
     def select(
         self, learner: Learner, pool: Pool, features: Array | None, key: Key
     ) -> tuple[Memory, Array]:
-        """Which new images are kept, by the features [N, D] of all of them.
+        """Selects the new images to keep.
 
         Args:
           learner: after training on the task.
-          pool: what it trained on; its images may be missing.
-          features: of the pool's new rows, or None if `selects_by_features` is false.
+          pool: the images it was trained on; its `images` may be None.
+          features: float [N, D], of the pool's new rows; None unless `selects_by_features`.
           key: a random key.
 
         Returns:
-          As `cil_jax.memory.shared_out`.
+          The result of `cil_jax.memory.reallocate`.
         """
         raise TypeError(f"{type(self).__name__} keeps no exemplars")
 
     def keep(self, learner: Learner, after: Memory, new_images: Array) -> Learner:
-        """Takes what `select` asked for, uint8 [room, H, W, C], into the memory."""
+        """Stores the images that `select` selected.
+
+        Args:
+          learner: after training on the task.
+          after: the memory that `select` returned.
+          new_images: uint8 [room, H, W, C], the images in the rows that `select` returned.
+        """
         raise TypeError(f"{type(self).__name__} keeps no exemplars")
 
     def classifiers(self) -> Mapping[str, Classifier]:
-        """Score functions by name. All are reported."""
+        """Returns the classifiers by name; each of them is evaluated and reported."""
         return {"linear": linear}
 
     def scale(self, classifier: str) -> Scale:
-        """How the scores of a classifier are shown to people."""
+        """Returns how the scores of a classifier are presented to users."""
         del classifier
         return PROBABILITY
 
     def student(self, params: Params, learner: Learner, batch: Batch, train: bool) -> Output:
-        """What the network that learns says of a batch."""
+        """Applies the network in training to a batch."""
         weights = Weights(params, learner.weights.batch_stats)
         return forward(self.backbone, weights, batch.images, self.n_open(learner), train=train)
 
     def teacher(self, learner: Learner, batch: Batch) -> Output:
-        """What the network of the task before says of a batch, in evaluation mode."""
+        """Applies the network of the previous task to a batch, in evaluation mode."""
         return forward(self.backbone, learner.teacher, batch.images, learner.n_old)
 
 
 def linear(learner: Learner, features: Array) -> Array:
-    """The outputs of the head. The literature calls its argmax 'CNN'."""
+    """Scores features by the logits of the head. The literature calls its argmax "CNN"."""
     return heads.logits(learner.weights.params["head"], features, learner.n_seen)
 
 
-def when_there_is_a_past(learner: Learner, value: Array) -> Array:
-    """The value, and zero in the first task, when there is no teacher yet."""
+def zero_in_first_task(learner: Learner, value: Array) -> Array:
+    """Returns the value, or zero in the first task, in which there is no teacher."""
     return jnp.where(learner.n_old > 0, value, 0.0)

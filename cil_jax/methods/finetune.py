@@ -1,4 +1,4 @@
-"""Finetuning: each task is learned as if there had been none before. The lower bound."""
+"""Finetuning: trains on each task as if there were no other. The lower bound."""
 
 import dataclasses
 from typing import ClassVar
@@ -6,41 +6,46 @@ from typing import ClassVar
 import jax
 
 from cil_jax import heads, losses
-from cil_jax.classifiers import PROBABILITY, PROBABILITY_EACH
-from cil_jax.methods.base import Method
+from cil_jax.classifiers import PROBABILITY, PROBABILITY_EACH, Scale
+from cil_jax.config import Config
+from cil_jax.learner import Learner
+from cil_jax.methods.base import Batch, LossResult, Method
+from cil_jax.typing import Array, Key, Params
 
 
 @dataclasses.dataclass(frozen=True)
 class Finetune(Method):
-    """The labels of the images at hand, and nothing against forgetting.
+    """Classification loss on the current images, with nothing against forgetting.
 
     Attributes:
-      objective: "softmax" for cross-entropy; "sigmoid" for a binary classifier at each output.
-      softmax_over: outputs among which labels compete under a softmax: all "open" ones, or the
-        "new" task's own.
-      divisor: the constant under the summed sigmoid loss.
+      objective: "softmax" for cross-entropy; "sigmoid" for a binary classifier per output.
+      softmax_over: the outputs that the softmax normalises over: all "open" ones, or those of the
+        "new" task.
+      divisor: constant that the summed sigmoid loss is divided by.
     """
 
     objective: str
     softmax_over: str
     divisor: float
 
-    parts: ClassVar = ("classification",)
+    parts: ClassVar[tuple[str, ...]] = ("classification",)
 
     @classmethod
-    def idle(cls, config):
+    def unused_settings(cls, config: Config) -> set[str]:
         return {"softmax_over" if config.objective == "sigmoid" else "divisor"}
 
-    def scale(self, classifier):
+    def scale(self, classifier: str) -> Scale:
         return PROBABILITY_EACH if self.objective == "sigmoid" else PROBABILITY
 
-    def loss(self, params, learner, batch, key, train=True):
+    def loss(
+        self, params: Params, learner: Learner, batch: Batch, key: Key, train: bool = True
+    ) -> LossResult:
         output = self.student(params, learner, batch, train)
         loss = self.classification(learner, batch, output.logits)
         return loss, ({"classification": loss}, output)
 
-    def classification(self, learner, batch, logits):
-        """What the labels say of the outputs [B, room]; a scalar."""
+    def classification(self, learner: Learner, batch: Batch, logits: Array) -> Array:
+        """Computes the classification loss of logits [B, room]; a scalar."""
         n_open = self.n_open(learner)
         if self.objective == "sigmoid":
             targets = jax.nn.one_hot(batch.labels, logits.shape[1])

@@ -1,7 +1,7 @@
 """Fixed representation (Rebuffi et al. 2017, section 4.1, https://arxiv.org/abs/1611.07725).
 
-The features are learned with the first task and then frozen, and so are the outputs of a class
-once its task is over: nothing is forgotten, and nothing new is seen.
+The backbone is trained in the first task and then frozen; the outputs of a class are frozen when
+its task ends. Old outputs never change, but the features are never adapted to later classes.
 """
 
 import dataclasses
@@ -9,27 +9,30 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
+from cil_jax.learner import Learner, Output
+from cil_jax.methods.base import Batch
 from cil_jax.methods.finetune import Finetune
+from cil_jax.typing import Params
 
 
 @dataclasses.dataclass(frozen=True)
 class FixedRepresentation(Finetune):
-    """Finetuning, in which after the first task only outputs that are not old may move.
+    """Finetuning that, after the first task, trains only the outputs of classes that are not old.
 
-    With fixed outputs those of classes to come are among them.
+    With outputs "fixed", these include the outputs of classes that have not arrived yet.
     """
 
-    def student(self, params, learner, batch, train):
+    def student(self, params: Params, learner: Learner, batch: Batch, train: bool) -> Output:
         if not train:
             return super().student(params, learner, batch, train=False)
-        parent = super().student
+        finetune_student = super().student
         return jax.lax.cond(
             learner.n_old > 0,
-            lambda: parent(params, learner, batch, train=False),
-            lambda: parent(params, learner, batch, train=True),
+            lambda: finetune_student(params, learner, batch, train=False),
+            lambda: finetune_student(params, learner, batch, train=True),
         )
 
-    def trainable(self, learner):
+    def trainable(self, learner: Learner) -> Params:
         is_first = (learner.n_old == 0).astype(jnp.float32)
         is_new = (jnp.arange(learner.means.shape[0]) >= learner.n_old).astype(jnp.float32)
         return {

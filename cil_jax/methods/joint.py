@@ -1,4 +1,4 @@
-"""Joint training: all classes seen so far at once, from a fresh network. The upper bound."""
+"""Joint training: all classes seen so far at once, from a new network. The upper bound."""
 
 import dataclasses
 from typing import ClassVar
@@ -6,20 +6,21 @@ from typing import ClassVar
 import jax
 
 from cil_jax import heads
-from cil_jax.learner import initial_weights
+from cil_jax.learner import Learner, initial_weights
 from cil_jax.methods.finetune import Finetune
+from cil_jax.typing import Array, Key
 
 
 @dataclasses.dataclass(frozen=True)
 class Joint(Finetune):
-    """The labels of all images of all classes seen so far: no incremental learner may do this."""
+    """Trains on all images of all classes seen, which an incremental learner must not keep."""
 
-    keeps_all_data: ClassVar = True
+    keeps_all_data: ClassVar[bool] = True
 
-    def begin_task(self, learner, n_new, key):
+    def begin_task(self, learner: Learner, n_new: Array, key: Key) -> Learner:
         learner = super().begin_task(learner, n_new, key)
         backbone_key, head_key = jax.random.split(key)
         room = learner.means.shape[0]
-        fresh = initial_weights(self.backbone, learner.image_shape, room, backbone_key)
-        head = heads.grow(fresh.params["head"], 0, self.n_open(learner), head_key)
-        return learner.replace(weights=fresh.replace(params={**fresh.params, "head": head}))
+        initial = initial_weights(self.backbone, learner.image_shape, room, backbone_key)
+        head = heads.grow(initial.params["head"], 0, self.n_open(learner), head_key)
+        return learner.replace(weights=initial.replace(params={**initial.params, "head": head}))

@@ -4,26 +4,29 @@ Rebuffi et al. 2017, https://arxiv.org/abs/1611.07725, Algorithms 1, 4 and 5.
 """
 
 import dataclasses
+from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
 
 from cil_jax import memory as memory_lib
-from cil_jax.classifiers import COSINE, class_means, nearest_class_mean
-from cil_jax.learner import embed, views
-from cil_jax.methods.base import Method, linear
+from cil_jax.classifiers import COSINE, Scale, class_means, nearest_class_mean
+from cil_jax.learner import Learner, embed, views
+from cil_jax.memory import Memory, Pool
+from cil_jax.methods.base import Classifier, Method, linear
 from cil_jax.selection import herding_of_classes, uniform
+from cil_jax.typing import Array, Key
 
 
 @dataclasses.dataclass(frozen=True)
 class Rehearsal(Method):
-    """Keeps exemplars, which join the new images of every later task.
+    """Keeps exemplars and trains on them together with the new images of each later task.
 
     Attributes:
-      memory: exemplars kept, over all classes.
+      memory: number of exemplars over all classes.
       selection: "herding" or "random".
-      mirror_means: whether mirror images of the exemplars count in the class means.
-      answer: the method's own classifier, "nme" or "linear".
+      mirror_means: whether the class means include mirror images of the exemplars.
+      answer: the classifier that counts as the method's prediction, "nme" or "linear".
     """
 
     memory: int
@@ -32,57 +35,61 @@ class Rehearsal(Method):
     answer: str
 
     @property
-    def headline(self):
+    def headline(self) -> str:
         return self.answer
 
     @property
-    def memory_size(self):
+    def memory_size(self) -> int:
         return self.memory
 
     @property
-    def selects_by_features(self):
+    def selects_by_features(self) -> bool:
         return self.selection == "herding"
 
-    def end_task(self, learner, pool, key):
-        """Algorithms 4 and 5: reduces the old classes' exemplars and selects the new ones'."""
-        features = None
+    def end_task(self, learner: Learner, pool: Pool, key: Key) -> Learner:
+        """Drops exemplars of old classes and selects those of new ones (Algorithms 4 and 5)."""
+        images, features = pool.device_images(), None
         if self.selects_by_features:
-            features = embed(self.backbone, learner, pool.images[: pool.n_new_rows])
+            features = embed(self.backbone, learner, images[: pool.n_new_rows])
         after, rows = self.select(learner, pool, features, key)
-        return self.keep(learner, after, pool.images[rows])
+        return self.keep(learner, after, images[rows])
 
-    def select(self, learner, pool, features, key):
+    def select(
+        self, learner: Learner, pool: Pool, features: Array | None, key: Key
+    ) -> tuple[Memory, Array]:
         rows, mask = pool.rows_of(learner.n_old + jnp.arange(pool.task_room))
         count = min(self.memory, pool.class_room)
-        if self.selects_by_features:
+        if features is not None:
             picks = herding_of_classes(features[rows], count, mask)
         else:
-            keys = jax.random.split(key, pool.task_room)
-            pick = lambda k, m: uniform(k, pool.class_room, count, m)  # noqa: E731
-            picks = jax.vmap(pick)(keys, mask)
-        chosen = jnp.take_along_axis(rows, picks, axis=1)
-        return memory_lib.shared_out(
-            learner.memory, chosen, mask.sum(axis=1), learner.n_old, learner.n_seen
+
+            def pick(class_key: Key, class_mask: Array) -> Array:
+                return uniform(class_key, pool.class_room, count, class_mask)
+
+            picks = jax.vmap(pick)(jax.random.split(key, pool.task_room), mask)
+        selected = jnp.take_along_axis(rows, picks, axis=1)
+        return memory_lib.reallocate(
+            learner.memory, selected, mask.sum(axis=1), learner.n_old, learner.n_seen
         )
 
-    def keep(self, learner, after, new_images):
-        """And the means of the exemplars under the network as it is now."""
-        memory = memory_lib.filled(learner.memory, after, new_images, learner.n_old)
+    def keep(self, learner: Learner, after: Memory, new_images: Array) -> Learner:
+        """Stores the new exemplars and computes the class means with the current network."""
+        memory = memory_lib.fill(learner.memory, after, new_images, learner.n_old)
         learner = learner.replace(memory=memory)
-        images, labels = learner.memory.images, learner.memory.labels()
-        sides = views(self.backbone, learner, images, self.mirror_means)
-        features, labels = jnp.concatenate(sides), jnp.tile(labels, len(sides))
+        sides = views(self.backbone, learner, memory.images, self.mirror_means)
+        features, labels = jnp.concatenate(sides), jnp.tile(memory.labels(), len(sides))
         means = class_means(features, labels, learner.means.shape[0])
         return learner.replace(means=means)
 
-    def classifiers(self):
-        both = {"nme": nme, "linear": linear}
-        return {self.answer: both.pop(self.answer), **both}
+    def classifiers(self) -> Mapping[str, Classifier]:
+        """Returns "nme" and "linear", the method's prediction first."""
+        classifiers: dict[str, Classifier] = {"nme": nme, "linear": linear}
+        return {self.answer: classifiers.pop(self.answer), **classifiers}
 
-    def scale(self, classifier):
+    def scale(self, classifier: str) -> Scale:
         return COSINE if classifier == "nme" else super().scale(classifier)
 
 
-def nme(learner, features):
-    """Nearest mean of exemplars, in the space of unit-length features."""
+def nme(learner: Learner, features: Array) -> Array:
+    """Scores features by the nearest mean of exemplars, among unit-length features."""
     return nearest_class_mean(features, learner.means, learner.n_seen)

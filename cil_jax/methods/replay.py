@@ -1,4 +1,4 @@
-"""Replay: finetuning on the new images and the exemplars together, and nothing else."""
+"""Replay: finetuning on the new images and the exemplars together."""
 
 import dataclasses
 
@@ -8,4 +8,4 @@ from cil_jax.methods.rehearsal import Rehearsal
 
 @dataclasses.dataclass(frozen=True)
 class Replay(Rehearsal, Finetune):
-    """The labels of new images and exemplars, over all open outputs."""
+    """Classification loss over all open outputs, on new images and exemplars."""

@@ -1,4 +1,4 @@
-"""Backbones by name. `build("resnet32")` is a Linen module that maps images to features."""
+"""The backbones by name. `build("resnet32")` returns a module that maps images to features."""
 
 from typing import Any
 
@@ -13,8 +13,8 @@ __all__ = ["BACKBONES", "BasicBlock", "BottleneckBlock", "Layers", "ResNet", "bu
 
 _WIDTHS = (16, 32, 64)
 
-# 6n + 2 layers of basic blocks; there is no n for 64 layers, so stages of 10, 11 and 10 blocks.
-# The bottleneck network has 9n + 2 layers.
+# With n basic blocks per stage a network has 6n + 2 layers. No n gives 64 layers, so the stages of
+# resnet64 have 10, 11 and 10 blocks. The bottleneck network has 9n + 2 layers.
 BACKBONES: dict[str, dict[str, Any]] = {
     "resnet8": dict(block=BasicBlock, stage_sizes=(1, 1, 1), widths=_WIDTHS),
     "resnet20": dict(block=BasicBlock, stage_sizes=(3, 3, 3), widths=_WIDTHS),
@@ -28,25 +28,25 @@ BACKBONES: dict[str, dict[str, Any]] = {
 
 
 def build(name: str, **overrides: Any) -> ResNet:
-    """The backbone of that name.
+    """Builds a backbone.
 
     Args:
       name: a key of BACKBONES.
       **overrides: fields of ResNet, such as `last_relu=False`.
 
     Raises:
-      UserError: if there is no such backbone.
+      UserError: if there is no backbone of this name.
     """
     if name not in BACKBONES:
         raise UserError(f"unknown backbone {name!r}{nearest_name(name, BACKBONES)}")
     return ResNet(**{**BACKBONES[name], **overrides})
 
 
-# XLA's CPU backend would compute a block's output anew wherever it is read, from the convolutions
-# of all blocks before it: a barrier keeps it.
+# Without a barrier, XLA's CPU backend recomputes the output of a block, with the convolutions of
+# all blocks before it, at each place that reads it.
 _ON_CPU = Layers(cpu_convolution, BatchNorm, lax.optimization_barrier)
 
 
 def layers_for(platform: str) -> Layers:
-    """The layers that are fastest on a platform: "cpu", "gpu" or "tpu"; or "any" of them."""
+    """Returns the fastest layers for a platform: "cpu", "gpu", "tpu", or "any" of them."""
     return _ON_CPU if platform == "cpu" else Layers()

@@ -1,10 +1,10 @@
-"""Batch normalisation that sums first over the lines of each image, and then over images.
+"""Batch normalisation that is fast on the CPU: it sums over each image's lines, then over images.
 
-The sums over a batch and its pixels leave 16 to 64 numbers, one a channel. A sum so narrow XLA's
-CPU backend computes slowly, and one over so many numbers it takes in rounds, for which it first
-writes each square to memory. Here the lines of an image, W * C numbers each, are summed before all
-else. The barriers keep XLA from making one sum of the two; the backward pass inherits all of it by
-differentiation.
+Batch statistics are sums over all images and pixels that leave 16 to 64 numbers, one per channel.
+XLA's CPU backend is slow at sums with so few results, and splits sums over so many numbers into
+rounds, for which it first writes each square to memory. Here the lines of an image, W * C numbers
+each, are summed first. The barriers keep XLA from merging the two sums; differentiation gives the
+backward pass the same structure.
 """
 
 import flax.linen as nn
@@ -20,8 +20,8 @@ class BatchNorm(nn.Module):
     Ioffe and Szegedy 2015, https://arxiv.org/abs/1502.03167.
 
     Attributes:
-      use_running_average: whether the running statistics normalise, and stay as they are.
-      momentum: the fraction of the running statistics that is kept.
+      use_running_average: whether to normalise with the running statistics and not update them.
+      momentum: the fraction of the running statistics that each update keeps.
       epsilon: added to the variance.
       dtype: of the result.
     """
@@ -33,7 +33,7 @@ class BatchNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        """Normalised x [B, H, W, C]. Statistics are float32."""
+        """Normalises x [B, H, W, C]. Statistics are float32."""
         width, channels = x.shape[-2:]
         scale = self.param("scale", nn.initializers.ones, (channels,))
         bias = self.param("bias", nn.initializers.zeros, (channels,))
@@ -51,18 +51,18 @@ class BatchNorm(nn.Module):
                     running.value = self.momentum * running.value + (1 - self.momentum) * new
         factor = lax.rsqrt(var + self.epsilon) * scale
         offset = bias - mean * factor
-        normal = lines * _of_lines(factor, lines) + _of_lines(offset, lines)
+        normal = lines * _repeat(factor, lines) + _repeat(offset, lines)
         return normal.reshape(x.shape).astype(self.dtype)
 
 
 def _channel_mean(lines: Array, channels: int) -> Array:
-    """Means [C] of lines [B, H, W * C]."""
-    of_images = lax.optimization_barrier(lines.mean(axis=1))
-    return of_images.mean(axis=0).reshape(-1, channels).mean(axis=0)
+    """Averages lines [B, H, W * C] over images and pixels, to [C]."""
+    image_means = lax.optimization_barrier(lines.mean(axis=1))
+    return image_means.mean(axis=0).reshape(-1, channels).mean(axis=0)
 
 
-def _of_lines(values: Array, lines: Array) -> Array:
-    """Values [C] as [B, 1, W * C], for each image; their gradient is summed in the same way."""
+def _repeat(values: Array, lines: Array) -> Array:
+    """Repeats values [C] as [B, 1, W * C]; their gradient is summed in the same order as above."""
     n, _, size = lines.shape
-    of_images = jnp.broadcast_to(jnp.tile(values, size // values.size), (n, size))
-    return lax.optimization_barrier(of_images)[:, None]
+    repeated = jnp.broadcast_to(jnp.tile(values, size // values.size), (n, size))
+    return lax.optimization_barrier(repeated)[:, None]

@@ -2,13 +2,14 @@
 
 He et al. 2016, section 4.2, https://arxiv.org/abs/1512.03385.
 
-A network is a block, stage sizes and widths, as data. It returns features; heads live elsewhere.
+A network is described by its block, stage sizes and widths. It returns features; the head is a
+separate part, see `cil_jax.heads`.
 """
 
 import dataclasses
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -19,41 +20,41 @@ from cil_jax.typing import Array, DType
 Convolution = Callable[..., Array]
 
 
-def _unchanged(x: Array) -> Array:
+def _identity(x: Array) -> Array:
     return x
 
 
 @dataclasses.dataclass(frozen=True)
 class Layers:
-    """How a network's layers are computed: on each platform in the fastest way, to the same end.
+    """Implementations of a network's layers. They differ in speed, and in results only by rounding.
 
     Attributes:
-      convolution: a function as `lax.conv_general_dilated`.
-      normalization: a module as `nn.BatchNorm`.
-      between_blocks: what a block's output is passed through, which changes no value.
+      convolution: a function like `lax.conv_general_dilated`.
+      normalization: a module like `nn.BatchNorm`.
+      between_blocks: applied to the output of each block; it must return the same values.
     """
 
     convolution: Convolution = lax.conv_general_dilated
     normalization: Callable[..., nn.Module] = nn.BatchNorm
-    between_blocks: Callable[[Array], Array] = _unchanged
+    between_blocks: Callable[[Array], Array] = _identity
 
 
 def shortcut(x: Array, n_channels: int, stride: int) -> Array:
-    """Option A: every stride-th pixel, and zeros for the new channels, half on either side."""
+    """Option A: takes every stride-th pixel and pads the channels with zeros on both sides."""
     missing = n_channels - x.shape[-1]
     x = x[:, ::stride, ::stride]
     return jnp.pad(x, ((0, 0), (0, 0), (0, 0), (missing // 2, missing - missing // 2)))
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions around which the input is passed."""
+    """Two 3x3 convolutions with a shortcut."""
 
     width: int
     stride: int
     last_relu: bool
     conv: Callable[..., nn.Module]
     norm: Callable[..., nn.Module]
-    expansion = 1
+    expansion: ClassVar[int] = 1
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
@@ -65,14 +66,14 @@ class BasicBlock(nn.Module):
 
 
 class BottleneckBlock(nn.Module):
-    """A 3x3 convolution between two 1x1 ones, the last of which widens four times."""
+    """A 3x3 convolution between two 1x1 convolutions, with a shortcut; 4 x `width` channels."""
 
     width: int
     stride: int
     last_relu: bool
     conv: Callable[..., nn.Module]
     norm: Callable[..., nn.Module]
-    expansion = 4
+    expansion: ClassVar[int] = 4
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
@@ -88,16 +89,16 @@ class ResNet(nn.Module):
 
     Attributes:
       block: BasicBlock or BottleneckBlock.
-      stage_sizes: blocks of each stage; every stage after the first halves the image.
+      stage_sizes: number of blocks in each stage; every stage after the first halves the image.
       widths: channels of each stage, before a block's expansion.
-      last_relu: whether the last block ends in a ReLU. iCaRL's network has none, so that its
-        features can point anywhere.
-      layers: how they are computed; see `cil_jax.models.layers_for`.
-      dtype: what convolutions are computed in and passed on in, float32 or bfloat16. Parameters,
-        statistics, the sums of the normalisation and the features are float32 in either.
+      last_relu: whether the last block ends with a ReLU. In iCaRL's network it does not, so that
+        features can have negative entries.
+      layers: implementations of the layers; see `cil_jax.models.layers_for`.
+      dtype: type of the convolutions and activations, float32 or bfloat16. Parameters, statistics,
+        the sums of the normalisation and the features are float32 in both cases.
     """
 
-    block: Callable[..., nn.Module]
+    block: type[BasicBlock] | type[BottleneckBlock]
     stage_sizes: tuple[int, ...]
     widths: tuple[int, ...]
     last_relu: bool = True
@@ -106,19 +107,20 @@ class ResNet(nn.Module):
 
     @property
     def n_features(self) -> int:
+        """Number of features per image."""
         return self.widths[-1] * self.block.expansion
 
     @nn.compact
     def __call__(self, images: Array, train: bool = False) -> Array:
-        """Features float32 [B, n_features] of images float [B, H, W, C].
+        """Computes features float32 [B, n_features] of images float [B, H, W, C].
 
         Args:
           images: normalised pixels.
-          train: whether the batch's own statistics normalise it, and move the running ones
-            (collection `batch_stats` must then be mutable).
+          train: whether to normalise with the statistics of the batch and to update the running
+            ones; the collection `batch_stats` must then be mutable.
         """
-        # Padding is explicit: SAME pads an even image at stride 2 on one side only, which is not
-        # what the published networks do.
+        # Padding is explicit: at stride 2, SAME pads an even image on one side only, unlike the
+        # published networks.
         conv = partial(_conv, convolution=self.layers.convolution, dtype=self.dtype)
         norm = partial(
             self.layers.normalization,
