@@ -16,7 +16,7 @@ from jax import lax
 
 from cil_jax import heads
 from cil_jax import memory as memory_lib
-from cil_jax.devices import replicate, shard_batch
+from cil_jax.platform.devices import replicate, shard_batch
 from cil_jax.typing import Array, Backbone, ImageShape, Key, Params
 
 # Values of `Learner.task_of` for a class that no task has brought: one that the scenario still

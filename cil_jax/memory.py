@@ -171,7 +171,9 @@ class Pool(struct.PyTreeNode):
           TypeError: if they stay on the host.
         """
         if self.images is None:
-            raise TypeError("the images of this pool are on the host: use cil_jax.stream")
+            raise TypeError(
+                "the images of this pool are on the host: use cil_jax.training.streaming"
+            )
         return self.images
 
     def rows_of(self, classes: Array) -> tuple[Array, Array]:

@@ -22,11 +22,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from cil_jax import files
-from cil_jax.accelerator import start_accelerator, take_huge_pages
+from cil_jax.app.accelerator import start_accelerator, take_huge_pages
+from cil_jax.app.flags import Parser, check_writable, command_parser, guarded, leave
 from cil_jax.benchmark.settings import PARTS, PROGRAMS, QUICK, Settings
-from cil_jax.cli import Parser, check_writable, command_parser, guarded, leave
-from cil_jax.config import ACCELERATORS, UserError, help_of, nearest_name
+from cil_jax.errors import UserError, nearest_name
+from cil_jax.files import writing
+from cil_jax.settings.config import ACCELERATORS, help_of
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -110,7 +111,7 @@ def _benchmark(arguments: Sequence[str]) -> None:
 
     from cil_jax.benchmark import table
     from cil_jax.benchmark.parts import Bench
-    from cil_jax.text import console as plain_console
+    from cil_jax.report.escaping import console as plain_console
 
     bench = Bench(settings, _tell)
     for part in parts:
@@ -128,8 +129,8 @@ def _benchmark(arguments: Sequence[str]) -> None:
         (flags.markdown, table.markdown(report)),
     ):
         if file:
-            with files.writing(file):
-                files.replace_text(Path(file), text)
+            with writing.writing(file):
+                writing.replace_text(Path(file), text)
 
 
 def _settings(flags: argparse.Namespace) -> Settings:

@@ -12,11 +12,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from cil_jax import files, text
-from cil_jax.cli import check_writable, command_parser, guarded, leave
-from cil_jax.config import UserError
-from cil_jax.report import comparison, figures
-from cil_jax.report.compare import compare, published_lines
+from cil_jax.app.flags import check_writable, command_parser, guarded, leave
+from cil_jax.errors import UserError
+from cil_jax.files import writing
+from cil_jax.report import comparison, escaping, figures
+from cil_jax.report.groups import compare, published_lines
 
 FORMATS = {
     "csv": comparison.as_csv,
@@ -49,17 +49,17 @@ def _compare(arguments: list[str]) -> None:
     flags = parser.parse_args(arguments)
     check_writable(flags.page, flags.figure, *(getattr(flags, name) for name in FORMATS))
     found = compare(flags.runs, flags.common_orders)
-    console = text.console()
+    console = escaping.console()
     console.width = max(console.width, 130)  # in a narrow terminal, wrap rows rather than cut cells
     console.print(comparison.table(found))
     for path, reason in found.left_out:
         console.print(f"left out: {path} {reason}", soft_wrap=True, highlight=False, markup=False)
     for name, made in FORMATS.items():
         if file := getattr(flags, name):
-            with files.writing(file):
-                files.replace_text(Path(file), made(found))
+            with writing.writing(file):
+                writing.replace_text(Path(file), made(found))
     if flags.page:
-        with files.writing(flags.page):
+        with writing.writing(flags.page):
             comparison.write_comparison(found, Path(flags.page), arguments)
     if flags.figure:
         runs = {group.name: group.summary for group in found.groups}
@@ -70,7 +70,7 @@ def _compare(arguments: list[str]) -> None:
 def _save(figure: Any, file: str) -> None:
     """Writes a figure, in the format that the file's name ends in; PNG if in none."""
     try:
-        with files.writing(file), files.replaced(file) as out:
+        with writing.writing(file), writing.replaced(file) as out:
             figure.savefig(out, dpi=120, format=Path(file).suffix[1:] or "png")
     except ValueError as error:  # an unknown format
         raise UserError(f"can't write {file}: {error}") from error

@@ -6,9 +6,9 @@ For each number of exemplars per class, it prints how well their nearest mean cl
 seen. The exemplars are chosen from all training images, which an incremental learner cannot do.
 """
 
-from cil_jax.accelerator import start_accelerator
-from cil_jax.cli import command_parser, guarded, leave, saved_settings
-from cil_jax.config import help_of
+from cil_jax.app.accelerator import start_accelerator
+from cil_jax.app.flags import command_parser, guarded, leave, saved_settings
+from cil_jax.settings.config import help_of
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -32,15 +32,16 @@ def _exemplars(arguments: list[str] | None) -> None:
     config = saved_settings(flags.run, data_dir=flags.data_dir)
     start_accelerator(config.accelerator)
 
-    from cil_jax import report, text
-    from cil_jax.analysis import selection_by_count
-    from cil_jax.observer import Callback
-    from cil_jax.protocol import Run
-    from cil_jax.record import RunFolder
+    from cil_jax import report
+    from cil_jax.report import escaping
+    from cil_jax.storage.run_folder import RunFolder
+    from cil_jax.trained.analysis import selection_by_count
+    from cil_jax.training.callbacks import Callback
+    from cil_jax.training.loop import Run
 
     run = Run(config, RunFolder(flags.run), Callback())
     rows = selection_by_count(run, flags.counts, flags.draws)
-    text.console().print(report.selection(rows, run.folder.results()))
+    escaping.console().print(report.selection(rows, run.folder.results()))
 
 
 if __name__ == "__main__":

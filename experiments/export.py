@@ -6,8 +6,8 @@ The file contains a program with its weights, which turns uint8 images into scor
 and example code that uses both. The program runs on CPUs, GPUs and TPUs.
 """
 
-from cil_jax.accelerator import start_accelerator
-from cil_jax.cli import command_parser, guarded, leave, warn
+from cil_jax.app.accelerator import start_accelerator
+from cil_jax.app.flags import command_parser, guarded, leave, warn
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -28,7 +28,7 @@ def _export(arguments: list[str] | None) -> None:
     import cil_jax
 
     learner = cil_jax.load(flags.run, warn)
-    example = cil_jax.portable.export(learner, flags.out, flags.classifier)
+    example = cil_jax.trained.export.export(learner, flags.out, flags.classifier)
     n_classes = len(learner.class_names)
     print(f"wrote {flags.out}, with {n_classes} classes. Example code, also in the file:\n")
     print(example, end="")

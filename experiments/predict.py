@@ -14,14 +14,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cil_jax import output
-from cil_jax.accelerator import start_accelerator
-from cil_jax.cli import command_parser, guarded, leave, warn
-from cil_jax.config import ACCELERATORS, UserError, help_of
+from cil_jax.app import output
+from cil_jax.app.accelerator import start_accelerator
+from cil_jax.app.flags import command_parser, guarded, leave, warn
+from cil_jax.errors import UserError
+from cil_jax.settings.config import ACCELERATORS, help_of
 
 if TYPE_CHECKING:
     from cil_jax.data.own import Problems
-    from cil_jax.saved import SavedLearner
+    from cil_jax.trained.saved_learner import SavedLearner
 
 BATCH = 256  # images in memory at once
 
@@ -58,7 +59,7 @@ def _predict(arguments: list[str] | None) -> None:
     import cil_jax
     from cil_jax import report
     from cil_jax.data.own import Problems
-    from cil_jax.record import RunFolder
+    from cil_jax.storage.run_folder import RunFolder
 
     learner = cil_jax.load(flags.run, warn)
     classifier = learner.checked_classifier(flags.classifier)

@@ -5,12 +5,12 @@
 Everything is read from the run folders. The data set is not needed.
 """
 
-from cil_jax import files
-from cil_jax.cli import command_parser, guarded, leave, warn
-from cil_jax.config import UserError
-from cil_jax.record import RunFolder
+from cil_jax.app.flags import command_parser, guarded, leave, warn
+from cil_jax.errors import UserError
+from cil_jax.files import writing
 from cil_jax.report import draw, write_page
-from cil_jax.text import console
+from cil_jax.report.escaping import console
+from cil_jax.storage.run_folder import RunFolder
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -31,7 +31,7 @@ def _report(arguments: list[str] | None) -> None:
     for folder in folders:
         for line in folder.damaged_lines():
             warn(f"{line}: it is left out")
-        with files.writing(folder.path):
+        with writing.writing(folder.path):
             draw(folder, warn)
             page = write_page(folder)
         console().print(f"page: {page}", soft_wrap=True, highlight=False)

@@ -12,8 +12,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cil_jax import files
-from cil_jax.cli import (
+from cil_jax.app.flags import (
     Parser,
     add_member_flags,
     check_several,
@@ -22,11 +21,13 @@ from cil_jax.cli import (
     guarded,
     leave,
 )
-from cil_jax.config import ACCELERATORS, UserError, flag, help_of
-from cil_jax.launch import run_members
+from cil_jax.app.launch import run_members
+from cil_jax.errors import UserError
+from cil_jax.files import writing
+from cil_jax.settings.config import ACCELERATORS, flag, help_of
 
 if TYPE_CHECKING:
-    from cil_jax.reproduction import Row
+    from cil_jax.report.published_results import Row
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -35,14 +36,14 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _parser() -> Parser:
-    from cil_jax import reproduction
+    from cil_jax.report import published_results
 
     parser = command_parser("reproduce", __doc__)
     parser.add_argument(
         "rows", nargs="*", metavar="RUN", help="name of a run, such as icarl-paper (default: all)"
     )
     protocols = parser.add_mutually_exclusive_group()
-    for protocol, about in reproduction.ABOUT.items():
+    for protocol, about in published_results.ABOUT.items():
         protocols.add_argument(
             f"--{protocol}",
             dest="protocol",
@@ -67,7 +68,7 @@ def _parser() -> Parser:
 
 
 def _reproduce(arguments: list[str] | None) -> None:
-    from cil_jax import reproduction
+    from cil_jax.report import published_results
 
     flags = _parser().parse_args(arguments)
     for name in ("seeds", "orders", "parallel_members", "data_dir", "accelerator", "fast"):
@@ -75,19 +76,19 @@ def _reproduce(arguments: list[str] | None) -> None:
             raise UserError(f"{flag(name)} needs --full or --reduced: without them nothing is run")
     check_writable(flags.markdown)
     check_several(flags.parallel_members, bool(flags.seeds or flags.orders))
-    protocols = [flags.protocol] if flags.protocol else list(reproduction.PROTOCOLS)
-    rows = {protocol: reproduction.rows(flags.rows, protocol) for protocol in protocols}
+    protocols = [flags.protocol] if flags.protocol else list(published_results.PROTOCOLS)
+    rows = {protocol: published_results.rows(flags.rows, protocol) for protocol in protocols}
     if flags.protocol:
         _run(rows[flags.protocol], flags)
     texts = _show({protocol: rows[protocol] for protocol in protocols if rows[protocol]}, flags)
     if flags.markdown:
-        with files.writing(flags.markdown):
-            files.replace_text(Path(flags.markdown), "\n\n".join(texts) + "\n")
+        with writing.writing(flags.markdown):
+            writing.replace_text(Path(flags.markdown), "\n\n".join(texts) + "\n")
 
 
 def _run(rows: list["Row"], flags: argparse.Namespace) -> None:
     """Runs what is not finished of the rows' experiments, as the flags ask."""
-    from cil_jax import reproduction
+    from cil_jax.report import published_results
 
     for name in flags.rows:
         if name not in {row.run for row in rows}:
@@ -98,7 +99,7 @@ def _run(rows: list["Row"], flags: argparse.Namespace) -> None:
         "fast": bool(flags.fast),
     }
     for row in _one_per_run(rows):
-        config = reproduction.config(row, flags.protocol, flags.folder, **overrides)
+        config = published_results.config(row, flags.protocol, flags.folder, **overrides)
         run_members(config, flags.seeds, flags.orders, flags.parallel_members or 1)
 
 
@@ -112,9 +113,10 @@ def _show(rows: dict[str, list["Row"]], flags: argparse.Namespace) -> list[str]:
     Returns:
       The tables as Markdown.
     """
-    from cil_jax import report, reproduction, text
+    from cil_jax import report
+    from cil_jax.report import escaping, published_results
 
-    console, texts = text.console(), []
+    console, texts = escaping.console(), []
     console.width = max(console.width, 150)  # in a narrow terminal, wrap rows rather than cut cells
 
     def say(line: str) -> None:
@@ -122,18 +124,19 @@ def _show(rows: dict[str, list["Row"]], flags: argparse.Namespace) -> list[str]:
 
     commands = {
         protocol: [
-            reproduction.command(row, protocol, flags.folder) for row in _one_per_run(of_protocol)
+            published_results.command(row, protocol, flags.folder)
+            for row in _one_per_run(of_protocol)
         ]
         for protocol, of_protocol in rows.items()
     }
     for protocol, of_protocol in rows.items():
-        about = reproduction.ABOUT[protocol]
-        outcomes = reproduction.outcomes(of_protocol, protocol, flags.folder)
+        about = published_results.ABOUT[protocol]
+        outcomes = published_results.outcomes(of_protocol, protocol, flags.folder)
         console.print(report.reproduction(outcomes, about))
         for folder in dict.fromkeys(path for _, ours, _ in outcomes for path in ours.others):
             say(f"left out, since its settings differ: {folder}")
         texts.append(report.reproduction_markdown(outcomes, about, commands[protocol]))
-    for key, source in reproduction.sources().items():
+    for key, source in published_results.sources().items():
         say(f"{key}: {source}")
     for protocol in rows:
         say(f"commands, {protocol} protocol:")

@@ -23,14 +23,15 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 import numpy as np
 import pytest
 
-from cil_jax import members, metrics, models
-from cil_jax.config import Config
+from cil_jax import metrics, models
 from cil_jax.confusion import Confusion
 from cil_jax.data import cifar100
 from cil_jax.methods import METHODS
 from cil_jax.models import BasicBlock
-from cil_jax.recipes import preset, presets
-from cil_jax.record import RunFolder
+from cil_jax.settings.config import Config
+from cil_jax.settings.loading import preset, presets
+from cil_jax.storage import replicates
+from cil_jax.storage.run_folder import RunFolder
 
 # A backbone that compiles in a moment. It is registered as a user's own would be.
 models.BACKBONES["tiny"] = {"block": BasicBlock, "stage_sizes": (1, 1), "widths": (4, 8)}
@@ -99,7 +100,7 @@ def write_run(folder, *, epochs=2, exemplars=0, config=None, **results) -> RunFo
     """
     run, made = RunFolder(folder), results_of(**results)
     run.start(config or small_config("icarl", folder))
-    for task, n in enumerate(np.cumsum(made["task_sizes"])[: members.n_learned(made)]):
+    for task, n in enumerate(np.cumsum(made["task_sizes"])[: replicates.n_learned(made)]):
         for epoch in range(epochs):
             values = {"train_loss": 1.0 + epoch, "test_loss": 1.25, "train_accuracy": 0.5}
             values |= {"test_accuracy": 0.4, "rate": 0.1, "images_per_second": 100.0}

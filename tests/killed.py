@@ -25,17 +25,18 @@ import sklearn.datasets  # noqa: F401
 from conftest import small_config
 
 import cil_jax
-from cil_jax import protocol, report
-from cil_jax.checkpoint import Checkpoints
-from cil_jax.engine import Engine
-from cil_jax.evaluation import Evaluation
-from cil_jax.record import RunFolder
+from cil_jax import report
+from cil_jax.storage.checkpoint import Checkpoints
+from cil_jax.storage.run_folder import RunFolder
+from cil_jax.training import loop
+from cil_jax.training.engine import Engine
+from cil_jax.training.evaluation import Evaluation
 
 # Who is about to do what in each phase; each call is a moment. All files of a run but Orbax' own
 # are opened, made, renamed and removed through Python, so what changes them makes moments too.
 EPOCHS = 5
 CALLS = {
-    "training": [(protocol.Run, "_pause")],
+    "training": [(loop.Run, "_pause")],
     "saving": [(Checkpoints, "save")],
     "evaluating": [
         (Evaluation, name) for name in ("of_task", "of_seen", "_counts", "_all_data_means")
@@ -88,7 +89,7 @@ def go(folder, phase=None, n=0, wait=0.0):
     jax.config.update("jax_compilation_cache_dir", str(folder.parent / "programs"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
     # Calls of one step, and saving about as often as every few of them.
-    protocol.SECONDS_A_CALL, protocol.SECONDS_UNSAVED, protocol.SAVING_SHARE = 0.0, 0.3, np.inf
+    loop.SECONDS_A_CALL, loop.SECONDS_UNSAVED, loop.SAVING_SHARE = 0.0, 0.3, np.inf
     killer = Killer(n, wait)
     if phase == "files":
         killer.files(folder)

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from cil_jax import accelerator
+from cil_jax.app import accelerator
 
 
 @pytest.fixture

@@ -7,11 +7,11 @@ import pytest
 from conftest import small_config
 
 import cil_jax
-from cil_jax.analysis import selection_by_count
-from cil_jax.config import UserError
-from cil_jax.observer import Callback
-from cil_jax.protocol import Run
-from cil_jax.record import RunFolder
+from cil_jax.errors import UserError
+from cil_jax.storage.run_folder import RunFolder
+from cil_jax.trained.analysis import selection_by_count
+from cil_jax.training.callbacks import Callback
+from cil_jax.training.loop import Run
 from experiments import exemplars
 
 

@@ -31,7 +31,7 @@ def test_a_backbone_gives_features():
 
 def test_importing_starts_no_backend():
     code = (
-        "import cil_jax, cil_jax.protocol, jax;"
+        "import cil_jax, cil_jax.training.loop, jax;"
         "from jax._src import xla_bridge; assert not xla_bridge._backends"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

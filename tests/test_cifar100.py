@@ -16,8 +16,8 @@ from conftest import small_config
 
 import cil_jax
 from cil_jax import data
-from cil_jax.config import UserError
 from cil_jax.data import cifar100, prepare
+from cil_jax.errors import UserError
 from experiments.prepare import main
 
 N_TRAIN, N_TEST = 200, 100

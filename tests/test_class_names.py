@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 
 from cil_jax import data
-from cil_jax.config import UserError
 from cil_jax.data.own import name_problems
+from cil_jax.errors import UserError
 
 ALIKE = [
     ("Käfer", unicodedata.normalize("NFD", "Käfer"), "'Käfer' (K<U+00E4>fer)", "(Ka<U+0308>fer)"),

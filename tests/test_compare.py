@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from conftest import results_of, small_config, write_run
 
-from cil_jax import members, reproduction
-from cil_jax.config import UserError
-from cil_jax.report import comparison, figures
-from cil_jax.report.compare import compare as compared
-from cil_jax.report.compare import published, published_lines
+from cil_jax.errors import UserError
+from cil_jax.report import comparison, figures, published_results
+from cil_jax.report.groups import compare as compared
+from cil_jax.report.groups import published, published_lines
+from cil_jax.storage import replicates
 from experiments import compare
 
 LOW, HIGH = ([[0.9], [0.5, 0.8], [x] * 3] for x in (0.2, 0.4))
@@ -90,7 +90,7 @@ def test_a_folder_of_members_is_its_members_and_a_lone_summary_itself(tmp_path):
     for seed in (0, 1):
         write(tmp_path / "group" / f"seed{seed}", seed=seed)
     (tmp_path / "bare").mkdir()
-    members.write_summary(tmp_path / "bare", members.summarize([results_of(), results_of()]))
+    replicates.write_summary(tmp_path / "bare", replicates.summarize([results_of(), results_of()]))
     found = compared([tmp_path / "group", tmp_path / "group" / "seed1", tmp_path / "bare"])
     assert [group.summary["n"] for group in found.groups] == [2, 2]
     assert [path.name for path, _ in found.left_out] == ["seed1"]
@@ -184,8 +184,8 @@ def test_what_latex_and_markdown_take_for_signs_is_escaped(two):
 
 def full_run(folder, method, preset, **others):
     """A run of the full protocol on CIFAR-100, without a run."""
-    row = next(r for r in reproduction.rows() if (r.method, r.preset) == (method, preset))
-    config = reproduction.config(row, "full", "", **others)
+    row = next(r for r in published_results.rows() if (r.method, r.preset) == (method, preset))
+    config = published_results.config(row, "full", "", **others)
     matrix = [[0.5] * (t + 1) for t in range(10)]
     about = {"method": method, "preset": preset, "dataset": "cifar100", "headline": row.classifier}
     return write_run(folder, epochs=1, config=config, sizes=(10,) * 10, matrix=matrix, **about)

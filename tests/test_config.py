@@ -6,11 +6,12 @@ import shlex
 import pytest
 from conftest import PRESETS
 
-from cil_jax import cli
-from cil_jax.config import Config, UserError, flag
+from cil_jax.app import flags
+from cil_jax.errors import UserError
 from cil_jax.methods import METHODS, unused_settings
-from cil_jax.recipes import command, from_plain, preset, preset_values, presets
-from cil_jax.record import RunFolder
+from cil_jax.settings.config import Config, flag
+from cil_jax.settings.loading import command, from_plain, preset, preset_values, presets
+from cil_jax.storage.run_folder import RunFolder
 
 
 def test_the_papers_preset_is_the_papers():
@@ -163,8 +164,8 @@ def test_a_runs_command_makes_its_settings(overrides):
             config = preset(method, name, **overrides)
             words = shlex.split(command(config))
             assert words[:5] == ["python", "-m", f"experiments.{method}", "--preset", name]
-            given = vars(cli.make_parser(method, presets(method)[0]).parse_args(words[3:]))
-            assert cli.settings(method, "", given) == config
+            given = vars(flags.make_parser(method, presets(method)[0]).parse_args(words[3:]))
+            assert flags.settings(method, "", given) == config
             if not overrides:
                 assert len(words) == 5
 

@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from cil_jax import data
-from cil_jax.data import stored
 from cil_jax.data.cache import cached, state_of
+from cil_jax.files import npz
 
 STATE = ("as it was",)
 
@@ -83,10 +83,10 @@ def test_a_header_cannot_ask_for_more_than_the_file_holds(tmp_path, monkeypatch)
     file.write_bytes(huge)
     monkeypatch.setattr(np.lib.format, "read_array", None)  # which would allocate it
     with (
-        stored.opened(file) as opened,
-        pytest.raises(stored.UnreadableArray, match="its size is not what its header says"),
+        npz.opened(file) as opened,
+        pytest.raises(npz.UnreadableArray, match="its size is not what its header says"),
     ):
-        stored.read_array(opened, "images")
+        npz.read_array(opened, "images")
 
 
 def test_a_picture_replaced_by_one_of_equal_size_and_date_is_noticed(cache, tmp_path):

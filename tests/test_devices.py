@@ -20,9 +20,9 @@ import jax
 import pytest
 from conftest import small_config
 
-from cil_jax import devices
-from cil_jax.accelerator import start_accelerator
-from cil_jax.config import Config
+from cil_jax.app.accelerator import start_accelerator
+from cil_jax.platform import devices
+from cil_jax.settings.config import Config
 
 ROOT = Path(__file__).parents[1]
 PROGRAMS = ("create", "begin_task", "pool", "train", "end_task", "feature_sums", "evaluate")
@@ -45,11 +45,11 @@ def told(configs):
 
     Of each, the loss after each step, results, and programs compiled; or why it is refused.
     """
-    from cil_jax import protocol, stream, together
-    from cil_jax.config import UserError
-    from cil_jax.observer import Callback
-    from cil_jax.protocol import Run
-    from cil_jax.record import RunFolder
+    from cil_jax.errors import UserError
+    from cil_jax.storage.run_folder import RunFolder
+    from cil_jax.training import lockstep, loop, streaming
+    from cil_jax.training.callbacks import Callback
+    from cil_jax.training.loop import Run
 
     class Losses(Callback):
         def __init__(self):
@@ -58,14 +58,14 @@ def told(configs):
         def trained(self, run, position):
             self.at[position.task, position.step] = position.loss
 
-    protocol.SECONDS_A_CALL = 0.0  # a sign of life after every step
-    stream.CHUNK_STEPS, stream.EMBED_BATCH = 4, 100  # as if the images were larger
+    loop.SECONDS_A_CALL = 0.0  # a sign of life after every step
+    streaming.CHUNK_STEPS, streaming.EMBED_BATCH = 4, 100  # as if the images were larger
     log = Compilations()
     logging.getLogger("jax").addHandler(log)
     try:
         with jax.log_compiles():
             runs = [Run(c, RunFolder(c.folder()), Losses()) for c in configs]
-            results = [runs[0].go()] if len(runs) == 1 else together.go(runs)
+            results = [runs[0].go()] if len(runs) == 1 else lockstep.go(runs)
     except UserError as error:
         return [str(error)]
     finally:
@@ -82,9 +82,9 @@ def told(configs):
 
 def told_of_a_stop(configs):
     """The same of a run that is stopped and resumed; of several processes the last one is asked."""
-    from cil_jax import protocol
-    from cil_jax.observer import Callback
-    from cil_jax.signals import Stopped
+    import cil_jax
+    from cil_jax.training.callbacks import Callback
+    from cil_jax.training.signals import Stopped
 
     class Stop(Callback):
         def trained(self, run, position):
@@ -94,7 +94,7 @@ def told_of_a_stop(configs):
 
     (config,) = configs
     try:
-        protocol.run(config, Stop())
+        cil_jax.run(config, Stop())
     except Stopped as stop:
         (again,) = told([dataclasses.replace(config, resume=True)])
         return [{**again, "stop": str(stop)}]
@@ -102,9 +102,9 @@ def told_of_a_stop(configs):
 
 def left(config):
     """What lies in the folder of a run: lines and learner, read by a single device."""
-    from cil_jax.observer import Callback
-    from cil_jax.protocol import Run
-    from cil_jax.record import RunFolder
+    from cil_jax.storage.run_folder import RunFolder
+    from cil_jax.training.callbacks import Callback
+    from cil_jax.training.loop import Run
 
     folder = RunFolder(config.folder())
     learner = Run(config, folder, Callback()).saved_learner()
@@ -273,10 +273,11 @@ SHARES_OF_WORK = """
 import json
 import jax, jax.numpy as jnp
 import conftest
-from cil_jax import devices, models
-from cil_jax.config import Config
+from cil_jax import models
+from cil_jax.platform import devices
+from cil_jax.settings.config import Config
 from cil_jax.data.augment import Augmentation
-from cil_jax.engine import Engine
+from cil_jax.training.engine import Engine
 from cil_jax.learner import Normalizer
 from cil_jax.methods import build
 from cil_jax.schedules import SGD

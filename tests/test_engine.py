@@ -11,13 +11,13 @@ from conftest import small_config
 
 from cil_jax.classifiers import class_means, nearest_class_mean
 from cil_jax.data.augment import Augmentation
-from cil_jax.evaluation import Evaluation
 from cil_jax.learner import Purpose, embed, forward, initial_weights, root_keys
 from cil_jax.methods import Batch
-from cil_jax.observer import Callback
-from cil_jax.protocol import Run
-from cil_jax.record import RunFolder
-from cil_jax.stream import Streamed
+from cil_jax.storage.run_folder import RunFolder
+from cil_jax.training.callbacks import Callback
+from cil_jax.training.evaluation import Evaluation
+from cil_jax.training.loop import Run
+from cil_jax.training.streaming import Streamed
 
 
 @pytest.fixture(scope="module")

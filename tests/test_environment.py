@@ -11,13 +11,15 @@ import yaml
 from conftest import small_config, write_run
 from jax.experimental.compilation_cache import compilation_cache
 
-from cil_jax import config, environment, kept_programs, machine
-from cil_jax.config import UserError
+from cil_jax.app import program_cache
+from cil_jax.app.launch import run
 from cil_jax.data import cache
-from cil_jax.protocol import run
-from cil_jax.record import RunFolder
-from cil_jax.report.compare import compare
-from cil_jax.saved import load
+from cil_jax.errors import UserError
+from cil_jax.platform import environment, machine
+from cil_jax.report.groups import compare
+from cil_jax.settings import config
+from cil_jax.storage.run_folder import RunFolder
+from cil_jax.trained.saved_learner import load
 
 OTHERWISE = {  # what else each option may be
     "jax_enable_x64": True,
@@ -176,13 +178,13 @@ def kept(open_folder, monkeypatch):
     monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")
     monkeypatch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
     folder = open_folder / "programs"
-    kept_programs.keep_in(folder)
+    program_cache.keep_in(folder)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 
     def compile_three():
         """As a new process does."""
         compilation_cache.reset_cache()
-        monkeypatch.setattr(kept_programs, "_told", set())
+        monkeypatch.setattr(program_cache, "_told", set())
         answers = [jax.jit(lambda x, n=n: x * n + 1)(jnp.float32(2)) for n in (3, 5, 7)]
         assert answers == [7, 11, 15]
         return sorted(folder.glob("*-cache"))
@@ -263,7 +265,7 @@ def test_programs_are_not_kept_where_there_is_no_cache(monkeypatch, tmp_path):
     (tmp_path / "file").write_text("")
     try:
         for folder in (None, tmp_path / "file/programs"):
-            kept_programs.keep_in(folder)
+            program_cache.keep_in(folder)
             assert jax.config.jax_compilation_cache_dir == before[names[0]]
     finally:
         for name, value in before.items():

@@ -16,15 +16,17 @@ import numpy as np
 import pytest
 from conftest import small_config, write_run
 
-from cil_jax import checkpoint, files, members, portable
-from cil_jax.checkpoint import Checkpoints
-from cil_jax.config import UserError
 from cil_jax.data import prepare
 from cil_jax.data.cache import cached
-from cil_jax.observer import Callback
-from cil_jax.protocol import Run
-from cil_jax.record import RunFolder
-from cil_jax.saved import SavedLearner
+from cil_jax.errors import UserError
+from cil_jax.files import writing
+from cil_jax.storage import checkpoint, replicates
+from cil_jax.storage.checkpoint import Checkpoints
+from cil_jax.storage.run_folder import RunFolder
+from cil_jax.trained import export
+from cil_jax.trained.saved_learner import SavedLearner
+from cil_jax.training.callbacks import Callback
+from cil_jax.training.loop import Run
 from experiments import compare, report, reproduce
 
 ROOT = Path(__file__).parents[1]
@@ -169,11 +171,11 @@ def writers(tmp_path, learner):
         "reproduce": (lambda: reproduce.main(["--markdown", str(out)]), out),
         "report": (lambda: report.main([run]), tmp_path / "run/report.html"),
         "summary": (
-            lambda: raising(lambda: members.write_summary(tmp_path, {})),
+            lambda: raising(lambda: replicates.write_summary(tmp_path, {})),
             tmp_path / "summary.json",
         ),
         "save": (lambda: raising(lambda: learner.save(out)), out),
-        "export": (lambda: raising(lambda: portable.export(learner, out)), out),
+        "export": (lambda: raising(lambda: export.export(learner, out)), out),
         "cache": (cache, tmp_path / "cache"),
     }
 
@@ -186,7 +188,7 @@ def test_on_a_full_disk_nothing_half_stays_and_the_next_try_works(
     tmp_path, finished, learner, monkeypatch, capsys, name
 ):
     monkeypatch.setenv("CIL_JAX_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(portable, "engine_of", lambda *_, **__: Exports(learner))
+    monkeypatch.setattr(export, "engine_of", lambda *_, **__: Exports(learner))
     monkeypatch.chdir(tmp_path)
     write, file = writers(tmp_path, learner)[name]
     with monkeypatch.context() as patch:
@@ -211,13 +213,13 @@ def test_an_export_that_fails_within_the_archive_leaves_none(tmp_path, learner, 
     def fail(*_):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(portable, "engine_of", lambda *_, **__: Exports(learner))
+    monkeypatch.setattr(export, "engine_of", lambda *_, **__: Exports(learner))
     with monkeypatch.context() as patch:
         patch.setattr(zipfile.ZipFile, "writestr", fail)
         with pytest.raises(UserError, match=r"out\.zip: No space left on device"):
-            portable.export(learner, tmp_path / "out.zip")
+            export.export(learner, tmp_path / "out.zip")
     assert os.listdir(tmp_path) == []
-    portable.export(learner, tmp_path / "out.zip")
+    export.export(learner, tmp_path / "out.zip")
     assert zipfile.is_zipfile(tmp_path / "out.zip")
 
 
@@ -225,14 +227,14 @@ def test_what_can_not_be_replaced_is_written_to_directly(tmp_path):
     pipe, link, file = tmp_path / "pipe", tmp_path / "link", tmp_path / "file"
     os.mkfifo(pipe)
     reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
-    files.replace_text(pipe, "through the pipe")
+    writing.replace_text(pipe, "through the pipe")
     assert os.read(reader, 99) == b"through the pipe" and stat.S_ISFIFO(pipe.stat().st_mode)
     os.close(reader)
     link.symlink_to(file)
     for text in ("first", "second"):
-        files.replace_text(link, text)
+        writing.replace_text(link, text)
         assert link.is_symlink() and file.read_text() == text
-    files.replace_text(Path("/dev/null"), "nothing")
+    writing.replace_text(Path("/dev/null"), "nothing")
     assert stat.S_ISCHR(os.stat("/dev/null").st_mode)
 
 
@@ -258,7 +260,7 @@ import os, sys
 from pathlib import Path
 import numpy as np
 from cil_jax.data.cache import cached
-from cil_jax.record import RunFolder
+from cil_jax.storage.run_folder import RunFolder
 
 def killed(out, **_):
     with open(getattr(out, "name", out), "ab") as more:
@@ -290,11 +292,11 @@ def test_what_a_killed_writer_left_goes_with_the_next_start(tmp_path, monkeypatc
 
 
 def test_what_a_living_writer_writes_stays(tmp_path):
-    with files.scratch_folder(tmp_path) as scratch, files.replaced(tmp_path / "a") as out:
+    with writing.scratch_folder(tmp_path) as scratch, writing.replaced(tmp_path / "a") as out:
         (scratch / "part").write_text("x")
         out.write(b"x")
-        files.sweep(tmp_path)
-        files.replace_text(tmp_path / "b", "another")
+        writing.sweep(tmp_path)
+        writing.replace_text(tmp_path / "b", "another")
         assert len(temporary_files(tmp_path)) == 2 and (scratch / "part").exists()
     assert sorted(os.listdir(tmp_path)) == ["a", "b"]
 
@@ -305,12 +307,12 @@ def no_flock(*_):
 
 def test_without_locks_only_what_is_a_day_old_was_left(tmp_path, monkeypatch):
     monkeypatch.setattr(fcntl, "flock", no_flock)
-    with files.replaced(tmp_path / "file"):
-        files.sweep(tmp_path)
+    with writing.replaced(tmp_path / "file"):
+        writing.sweep(tmp_path)
         (left,) = temporary_files(tmp_path)
         status = os.stat(left)
         os.utime(left, (status.st_atime, status.st_mtime - 25 * 3600))
-        files.sweep(tmp_path)
+        writing.sweep(tmp_path)
         assert temporary_files(tmp_path) == []
         Path(left).touch()
 
@@ -322,14 +324,14 @@ def test_a_file_that_is_swept_before_it_is_locked_is_made_again(tmp_path, monkey
     def flock(descriptor, how):
         if not swept:
             swept.extend(temporary_files(tmp_path))
-            files.remove(Path(swept[0]))
+            writing.remove(Path(swept[0]))
         real(descriptor, how)
 
     monkeypatch.setattr(fcntl, "flock", flock)
-    files.replace_text(tmp_path / "file", "text")
+    writing.replace_text(tmp_path / "file", "text")
     assert swept and os.listdir(tmp_path) == ["file"]
     swept.clear()
-    with files.scratch_folder(tmp_path) as scratch:
+    with writing.scratch_folder(tmp_path) as scratch:
         assert swept and scratch.is_dir()
 
 

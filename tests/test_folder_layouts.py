@@ -5,9 +5,9 @@ import pytest
 from PIL import Image
 
 from cil_jax import data
-from cil_jax.config import UserError
 from cil_jax.data.folder import files_in
 from cil_jax.data.own import Problems
+from cil_jax.errors import UserError
 
 
 @pytest.fixture(autouse=True)

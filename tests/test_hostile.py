@@ -14,12 +14,14 @@ import yaml
 from conftest import small_config, write_run
 
 import cil_jax
-from cil_jax import checkpoint, members, reproduction, saved
-from cil_jax.checkpoint import Checkpoints, damage_of
-from cil_jax.config import UserError
-from cil_jax.observer import Callback
-from cil_jax.protocol import Run
-from cil_jax.record import RunFolder
+from cil_jax.errors import UserError
+from cil_jax.report import published_results
+from cil_jax.storage import checkpoint, replicates
+from cil_jax.storage.checkpoint import Checkpoints, damage_of
+from cil_jax.storage.run_folder import RunFolder
+from cil_jax.trained import saved_learner
+from cil_jax.training.callbacks import Callback
+from cil_jax.training.loop import Run
 from experiments import compare, report
 
 WRONG = (None, -1, 10**400, 0.5, float("nan"), "text", [], [None], {"a": 1})
@@ -88,7 +90,9 @@ def run(tmp_path):
 def read(run, monkeypatch):
     """What the commands that read a folder do; figures are drawn in tests of their own."""
     monkeypatch.setattr(report, "draw", lambda folder, warn: None)
-    monkeypatch.setattr(reproduction, "rows", lambda: [])  # which takes a while to compare with
+    monkeypatch.setattr(
+        published_results, "rows", lambda: []
+    )  # which takes a while to compare with
     flags = [f"--{name}={run.path / name}" for name in ("csv", "latex", "markdown", "page")]
 
     def read():
@@ -139,19 +143,19 @@ def test_a_config_of_wrong_types_is_refused_in_a_line(run, read):
 
 
 def test_a_summary_of_wrong_types_is_refused_in_a_line(run, tmp_path, monkeypatch):
-    monkeypatch.setattr(reproduction, "rows", lambda: [])
-    summary = json.loads(json.dumps(members.summarize([run.results(), run.results()])))
+    monkeypatch.setattr(published_results, "rows", lambda: [])
+    summary = json.loads(json.dumps(replicates.summarize([run.results(), run.results()])))
     summary["classifiers"] = {"nme": summary["classifiers"]["nme"]}
     folder = tmp_path / "group"
     folder.mkdir()
     flags = [f"--{name}={tmp_path / name}" for name in ("csv", "latex", "markdown", "page")]
 
     def read():
-        members.read_summary(folder)  # what is refused here is refused at once
+        replicates.read_summary(folder)  # what is refused here is refused at once
         if compare.main([str(folder), *flags]) == 2:
             raise UserError("refused")
 
-    file = folder / members.SUMMARY
+    file = folder / replicates.SUMMARY
     all_survive(summary, 3, lambda value: file.write_text(json.dumps(value)), read)
 
 
@@ -279,13 +283,13 @@ def test_all_that_a_run_writes_is_read_back(folder):
         template = cil_jax.load(run.path).state
         _, record = checkpoints.restore(template, print)
     assert record == json.loads((newest(run.path) / "about.json").read_text())["record"]
-    summary = members.summarize([run.results()])
-    members.write_summary(folder, summary)
-    assert members.read_summary(folder) == json.loads(json.dumps(summary))
+    summary = replicates.summarize([run.results()])
+    replicates.write_summary(folder, summary)
+    assert replicates.read_summary(folder) == json.loads(json.dumps(summary))
 
 
 def test_a_saved_learner_of_wrong_types_is_refused_in_a_line(folder, monkeypatch):
-    file = folder / "alone" / saved.LEARNER
+    file = folder / "alone" / saved_learner.LEARNER
     about = json.loads(file.read_text())
     few = ("method", "backbone", "memory", "normalization", "pad", "mirror")
     about["settings"] = {key: about["settings"][key] for key in few}

@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 from conftest import small_config
 
-from cil_jax.observer import Callback
-from cil_jax.protocol import Run
-from cil_jax.record import RunFolder
+from cil_jax.storage.run_folder import RunFolder
+from cil_jax.training.callbacks import Callback
+from cil_jax.training.loop import Run
 
 TESTS = Path(__file__).parent
 # Phase: how many kills, up to which of its moments, and up to how many seconds after it.

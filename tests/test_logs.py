@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 from conftest import small_config, write_run
 
-from cil_jax import cli, config, logs
-from cil_jax.background import Background
-from cil_jax.config import UserError
-from cil_jax.logs import Pager, TensorBoard, Wandb
-from cil_jax.observer import Callback, CallbackList
+from cil_jax.app import flags
+from cil_jax.errors import UserError
+from cil_jax.report import trackers
+from cil_jax.report.background import Background
+from cil_jax.report.trackers import Pager, TensorBoard, Wandb
+from cil_jax.settings import config
+from cil_jax.training.callbacks import Callback, CallbackList
 
 
 def test_work_is_done_in_order_and_all_of_it_before_the_end():
@@ -45,8 +47,8 @@ def test_pages_take_a_twentieth_of_a_run_at_most(tmp_path, monkeypatch, a_page, 
         written.append(clock[0])
         clock[0] += a_page
 
-    monkeypatch.setattr(logs.time, "perf_counter", lambda: clock[0])
-    monkeypatch.setattr(logs.report, "write_page", write_page)
+    monkeypatch.setattr(trackers.time, "perf_counter", lambda: clock[0])
+    monkeypatch.setattr(trackers.report, "write_page", write_page)
     pager, run = Pager(Now()), of_tasks(tmp_path, 100)
     for n_seen in range(1, 101):
         clock[0] += 1.0
@@ -57,13 +59,13 @@ def test_pages_take_a_twentieth_of_a_run_at_most(tmp_path, monkeypatch, a_page, 
 
 def test_a_run_that_is_stopped_leaves_its_last_page(tmp_path, monkeypatch):
     clock, written = [100.0], []
-    monkeypatch.setattr(logs.time, "perf_counter", lambda: clock[0])
+    monkeypatch.setattr(trackers.time, "perf_counter", lambda: clock[0])
 
     def write_page(folder):
         written.append(folder.path)
         clock[0] += 10.0
 
-    monkeypatch.setattr(logs.report, "write_page", write_page)
+    monkeypatch.setattr(trackers.report, "write_page", write_page)
     pager, run = Pager(Now()), of_tasks(tmp_path, 5)
     pager.task_done(run, {"n_seen": 1})
     pager.task_done(run, {"n_seen": 2})
@@ -82,7 +84,7 @@ def test_no_page_is_asked_for_while_one_is_written(tmp_path, monkeypatch):
         assert go.wait(30)
         written.append(folder)
 
-    monkeypatch.setattr(logs.report, "write_page", write_page)
+    monkeypatch.setattr(trackers.report, "write_page", write_page)
     with Background(print) as background:
         pager, run = Pager(background), of_tasks(tmp_path, 9)
         pager.task_done(run, {"n_seen": 1})
@@ -228,10 +230,10 @@ def test_a_log_that_fails_says_so_once(tmp_path, fake, monkeypatch):
 
 def test_a_run_has_the_observers_that_are_asked_for(tmp_path):
     both = small_config("icarl", tmp_path, log="tensorboard")
-    with logs.opened(both, print) as found:
+    with trackers.opened(both, print) as found:
         assert [type(one) for one in found] == [Pager, TensorBoard]
         found.pop()  # it was told nothing, and has nothing to close
-    with logs.opened(small_config("icarl", tmp_path), print, page=False) as found:
+    with trackers.opened(small_config("icarl", tmp_path), print, page=False) as found:
         assert found == []
 
 
@@ -262,7 +264,7 @@ def test_a_log_that_is_not_there_is_refused(monkeypatch):
 
 
 def test_the_flag_may_be_said_twice_or_with_a_comma():
-    parser = cli.make_parser("icarl", "paper")
+    parser = flags.make_parser("icarl", "paper")
     for words in (["--log", "tensorboard", "--log", "wandb"], ["--log", "tensorboard, wandb"]):
         assert parser.parse_args(words).log == "tensorboard,wandb"
 

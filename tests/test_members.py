@@ -7,33 +7,34 @@ import numpy as np
 import pytest
 from conftest import results_of, small_config
 
-from cil_jax import cli, launch, members
-from cil_jax.config import UserError
-from cil_jax.record import RunFolder
+from cil_jax.app import flags, launch
+from cil_jax.errors import UserError
 from cil_jax.report import tables
+from cil_jax.storage import replicates
+from cil_jax.storage.run_folder import RunFolder
 
 
 def test_members_are_every_order_with_every_seed(tmp_path):
     config = small_config("finetune", tmp_path, order_seed=5)
-    found = members.member_configs(config, [0, 3], 2)
+    found = replicates.member_configs(config, [0, 3], 2)
     assert [(m.order_seed, m.seed) for m in found] == [(5, 0), (5, 3), (6, 0), (6, 3)]
     assert [m.out for m in found][:2] == [
         str(tmp_path / "order5-seed0"),
         str(tmp_path / "order5-seed3"),
     ]
-    assert [m.seed for m in members.member_configs(config, None, 3)] == [0] * 3
+    assert [m.seed for m in replicates.member_configs(config, None, 3)] == [0] * 3
     with pytest.raises(UserError, match="--orders 2 needs --order seeded"):
-        members.member_configs(small_config("finetune", tmp_path, order="natural"), None, 2)
+        replicates.member_configs(small_config("finetune", tmp_path, order="natural"), None, 2)
     with pytest.raises(UserError, match="--orders is 0"):
-        members.member_configs(config, None, 0)
+        replicates.member_configs(config, None, 0)
 
 
 def test_mean_and_sample_standard_deviation_are_those_worked_out_by_hand():
-    assert members.mean_and_std([1.0, 2.0, 4.0])["mean"] == pytest.approx(7 / 3)
-    assert members.mean_and_std([1.0, 2.0, 4.0])["std"] == pytest.approx(np.sqrt(7 / 3))
-    assert members.mean_and_std([0.5]) == {"mean": 0.5, "std": None, "values": [0.5]}
-    assert members.mean_and_std([None, 1.0])["mean"] is None
-    curve = members.mean_and_std([[None, 0.2], [None, 0.4]])
+    assert replicates.mean_and_std([1.0, 2.0, 4.0])["mean"] == pytest.approx(7 / 3)
+    assert replicates.mean_and_std([1.0, 2.0, 4.0])["std"] == pytest.approx(np.sqrt(7 / 3))
+    assert replicates.mean_and_std([0.5]) == {"mean": 0.5, "std": None, "values": [0.5]}
+    assert replicates.mean_and_std([None, 1.0])["mean"] is None
+    curve = replicates.mean_and_std([[None, 0.2], [None, 0.4]])
     assert curve["mean"] == [None, pytest.approx(0.3)] and curve["values"][1] == [0.2, 0.4]
 
 
@@ -45,8 +46,8 @@ def group(tmp_path_factory):
 
 def test_a_summary_is_made_of_the_members_results(group):
     config, summary = group
-    folder = members.group_folder(config)
-    written = json.loads((folder / members.SUMMARY).read_text())
+    folder = replicates.group_folder(config)
+    written = json.loads((folder / replicates.SUMMARY).read_text())
     assert written == json.loads(json.dumps(summary)) and summary["n"] == 2
     results = [RunFolder(folder / f"order1993-seed{s}").results() for s in (0, 1)]
     last = [r["classifiers"]["linear"]["last_accuracy"] for r in results]
@@ -58,7 +59,7 @@ def test_a_summary_is_made_of_the_members_results(group):
 
 def test_what_is_done_is_not_run_again_and_what_is_missing_is(group, capsys, monkeypatch):
     config, _ = group
-    folder = members.group_folder(config)
+    folder = replicates.group_folder(config)
     before = {s: (folder / f"order1993-seed{s}/results.json").stat().st_mtime_ns for s in (0, 1)}
     capsys.readouterr()
     summary = launch.run_members(config, [0, 1, 2], 1)
@@ -73,7 +74,7 @@ def test_what_is_done_is_not_run_again_and_what_is_missing_is(group, capsys, mon
 def test_an_interrupted_member_goes_on(group, tmp_path):
     """A member that stopped after its first task ends as one that did not stop."""
     import cil_jax
-    from cil_jax.observer import Callback
+    from cil_jax.training.callbacks import Callback
 
     _, summary = group
 
@@ -82,10 +83,10 @@ def test_an_interrupted_member_goes_on(group, tmp_path):
             raise InterruptedError
 
     again = small_config("finetune", tmp_path / "runs", epochs=1)
-    (member,) = members.member_configs(again, [1], 1)
+    (member,) = replicates.member_configs(again, [1], 1)
     with pytest.raises(InterruptedError):
         cil_jax.run(member, Stop())
-    assert not members.is_complete(RunFolder(member.folder()))
+    assert not replicates.is_complete(RunFolder(member.folder()))
     resumed = launch.run_members(again, [1], 1)
     values = resumed["classifiers"]["linear"]["last_accuracy"]["values"]
     assert values == summary["classifiers"]["linear"]["last_accuracy"]["values"][1:]
@@ -93,7 +94,7 @@ def test_an_interrupted_member_goes_on(group, tmp_path):
 
 def test_figures_that_a_kill_kept_from_being_drawn_are_drawn(group):
     config, _ = group
-    folder = RunFolder(members.group_folder(config) / "order1993-seed1")
+    folder = RunFolder(replicates.group_folder(config) / "order1993-seed1")
     figure = folder.figures / "curves.png"  # the last
     figure.unlink()
     results = folder.results_file.stat().st_mtime_ns
@@ -116,7 +117,7 @@ def test_what_is_done_is_done_however_it_was_computed(group, capsys):
         capsys.readouterr()
         assert launch.run_members(other, [0, 1], 1)["n"] >= 2
         assert "order1993-seed1 is done" in capsys.readouterr().out.replace("\n", " ")
-    folder = RunFolder(members.member_configs(config, [7], 1)[0].folder())
+    folder = RunFolder(replicates.member_configs(config, [7], 1)[0].folder())
     folder.start(small_config("finetune", folder.path, epochs=1, seed=7, ncm=False))
     folder.write_results(results_of())
     with pytest.raises(UserError, match="ncm was False, is now True"):
@@ -129,13 +130,13 @@ def test_a_summary_is_of_the_classifiers_that_all_members_have():
     lean = results_of(seeds={"order": 1993, "init": 1, "data": 1})
     del lean["classifiers"]["ncm"]
     for both in ([all_of_them, lean], [lean, all_of_them]):
-        assert list(members.summarize(both)["classifiers"]) == ["nme", "linear"]
-    assert "ncm" in members.summarize([all_of_them])["classifiers"]
+        assert list(replicates.summarize(both)["classifiers"]) == ["nme", "linear"]
+    assert "ncm" in replicates.summarize([all_of_them])["classifiers"]
 
 
 def test_the_seconds_of_a_member_are_those_of_all_its_work():
     times = ({"train": 4.0, "end_task": 1.0, "evaluate": 2.0}, {"train": 8.0, "evaluate": 1.0})
-    seconds = members.summarize([results_of(seconds=one) for one in times])["seconds"]
+    seconds = replicates.summarize([results_of(seconds=one) for one in times])["seconds"]
     assert (seconds["mean"], seconds["values"]) == (8.0, [7.0, 9.0])
 
 
@@ -148,11 +149,11 @@ def test_the_deviation_is_that_of_orders_each_with_the_mean_of_its_seeds():
         )
 
     seeds = [member(1993, seed, last) for seed, last in enumerate((0.1, 0.2, 0.6))]
-    one = members.summarize(seeds)
+    one = replicates.summarize(seeds)
     last = one["classifiers"]["nme"]["last_accuracy"]
     assert (one["over"], one["n"]) == ("seeds", 3)
     assert last["values"] == pytest.approx([0.1, 0.2, 0.6])
-    two = members.summarize([*seeds, member(1994, 0, 0.5)])
+    two = replicates.summarize([*seeds, member(1994, 0, 0.5)])
     last = two["classifiers"]["nme"]["last_accuracy"]
     assert (two["over"], two["n"], len(two["members"])) == ("orders", 2, 4)
     assert last["values"] == pytest.approx([0.3, 0.5]) and last["mean"] == pytest.approx(0.4)
@@ -163,7 +164,9 @@ def test_the_deviation_is_that_of_orders_each_with_the_mean_of_its_seeds():
 
 def test_a_summary_holds_the_members_of_earlier_calls(group):
     config, _ = group
-    before = {s["init"] for s in members.summarize(members.finished_results(config)[0])["members"]}
+    before = {
+        s["init"] for s in replicates.summarize(replicates.finished_results(config)[0])["members"]
+    }
     assert before >= {0, 1}
     summary = launch.run_members(config, [1], 1)
     assert {s["init"] for s in summary["members"]} == before
@@ -173,9 +176,9 @@ def test_a_single_run_is_no_group(group):
     config, _ = group
     single = small_config("finetune", f"{config.out}/order1993-seed0")
     with pytest.raises(UserError, match="holds a single run"):
-        members.member_configs(single, [0], None)
+        replicates.member_configs(single, [0], None)
 
 
 def test_a_seed_said_twice_is_one_member():
-    parser = cli.make_parser("finetune", "pycil")
+    parser = flags.make_parser("finetune", "pycil")
     assert parser.parse_args(["--seeds", "0,1,0"]).seeds == [0, 1]

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 from cil_jax import heads, memory, models, schedules
-from cil_jax.config import Config
 from cil_jax.data.augment import Augmentation
-from cil_jax.engine import Engine
 from cil_jax.learner import Normalizer, with_room
 from cil_jax.methods import METHODS, Batch, build
-from cil_jax.stream import Streamed
+from cil_jax.settings.config import Config
+from cil_jax.training.engine import Engine
+from cil_jax.training.streaming import Streamed
 
 ROOM, SHAPE, PER_CLASS = 6, (8, 8, 1), 5
 SIZES = (2, 2, 1)

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 
 from cil_jax import models
-from cil_jax.config import Config
 from cil_jax.data.augment import Augmentation
-from cil_jax.engine import Engine
 from cil_jax.learner import Learner, Normalizer, Weights, create, forward
 from cil_jax.memory import join
 from cil_jax.methods import Batch, build
 from cil_jax.schedules import SGD
+from cil_jax.settings.config import Config
+from cil_jax.training.engine import Engine
 
 N_OLD, N_SEEN, ROOM = 3, 5, 8
 

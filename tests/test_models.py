@@ -9,7 +9,7 @@ import pytest
 from jax import lax
 
 from cil_jax import models
-from cil_jax.config import UserError
+from cil_jax.errors import UserError
 from cil_jax.models import convolution, normalization
 
 IMAGES = jnp.zeros((2, 32, 32, 3))

@@ -5,9 +5,10 @@ import dataclasses
 import pytest
 from conftest import small_config, write_run
 
-from cil_jax import launch, members
-from cil_jax.config import UserError
-from cil_jax.record import RunFolder
+from cil_jax.app import launch
+from cil_jax.errors import UserError
+from cil_jax.storage import replicates
+from cil_jax.storage.run_folder import RunFolder
 
 
 @pytest.mark.parametrize(
@@ -41,7 +42,7 @@ def test_only_the_place_of_data_may_change(tmp_path, before, after, is_refused):
 def test_members_that_are_done_are_checked_against_the_moved_data(tmp_path, monkeypatch, capsys):
     """They are resumed, which compares the data and has nothing to train."""
     config = small_config("icarl", tmp_path, dataset="npz:/a/x.npz")
-    (member,) = members.member_configs(config, [0], 1)
+    (member,) = replicates.member_configs(config, [0], 1)
     write_run(member.folder(), config=member)
     resumed = []
 

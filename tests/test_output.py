@@ -6,8 +6,8 @@ import sys
 import pytest
 from rich.console import Console
 
-from cil_jax import output
-from cil_jax.cli import FAILED, guarded
+from cil_jax.app import output
+from cil_jax.app.flags import FAILED, guarded
 
 
 @pytest.fixture

@@ -22,12 +22,13 @@ from PIL import Image
 
 import cil_jax
 from cil_jax import data
-from cil_jax.cli import guarded
-from cil_jax.config import Config, UserError
+from cil_jax.app.flags import guarded
 from cil_jax.data import own, pictures
 from cil_jax.data.own import Problems, Reading
 from cil_jax.data.tfds import newest_version
-from cil_jax.record import RunFolder
+from cil_jax.errors import UserError
+from cil_jax.settings.config import Config
+from cil_jax.storage.run_folder import RunFolder
 
 SECONDS = 60  # after which a test is said to hang
 

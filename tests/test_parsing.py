@@ -2,9 +2,10 @@
 
 import pytest
 
-from cil_jax import parsing, recipes
-from cil_jax.config import UserError
-from cil_jax.record import RunFolder
+from cil_jax.errors import UserError
+from cil_jax.files import reading
+from cil_jax.settings import loading
+from cil_jax.storage.run_folder import RunFolder
 
 BOMB = "a: &a [1, 1, 1, 1, 1, 1, 1, 1, 1]\n" + "".join(
     f"{name}: &{name} [{', '.join([f'*{below}'] * 9)}]\n"
@@ -29,14 +30,14 @@ BOMB = "a: &a [1, 1, 1, 1, 1, 1, 1, 1, 1]\n" + "".join(
         ("memory: \x00", "is no text"),
         ("? [1, 2]\n: 3", "line 1"),
         ("epochs: [", "is no YAML: line 1"),
-        ("a" * (parsing.LARGEST_YAML + 1), "more than 1,048,576 bytes"),
+        ("a" * (reading.LARGEST_YAML + 1), "more than 1,048,576 bytes"),
     ],
 )
 def test_yaml_that_is_hostile_is_refused_with_its_line(tmp_path, text, said):
     file = tmp_path / "config.yaml"
     file.write_text(text)
     with pytest.raises(UserError) as error:
-        recipes.read(file)
+        loading.read(file)
     assert said in str(error.value) and str(file) in str(error.value)
     with pytest.raises(UserError) as error:
         RunFolder(tmp_path).settings()
@@ -52,7 +53,7 @@ def test_a_value_that_is_no_setting_is_refused_by_its_name(tmp_path):
 def test_settings_are_read_as_they_were(tmp_path):
     file = tmp_path / "mine.yaml"
     file.write_text("epochs: 3\nrate-steps: [0.5, 0.8]\n".replace("rate-steps", "rate_steps"))
-    assert recipes.read(file) == {"epochs": 3, "rate_steps": (0.5, 0.8)}
+    assert loading.read(file) == {"epochs": 3, "rate_steps": (0.5, 0.8)}
 
 
 def test_a_file_larger_than_its_bound_is_not_read_to_its_end(tmp_path):
@@ -60,18 +61,18 @@ def test_a_file_larger_than_its_bound_is_not_read_to_its_end(tmp_path):
     with file.open("wb") as out:
         out.truncate(10**12)  # on no disk
     with pytest.raises(UserError, match="more than 100 bytes"):
-        parsing.read_bytes(file, 100)
+        reading.read_bytes(file, 100)
 
 
 def test_the_field_that_is_wrong_is_named(tmp_path):
     value = {"good": [{"a": 1}], "bad": [{"a": 1}, {"a": 1, "b": "text"}]}
     with pytest.raises(UserError, match=r"^x is damaged: bad\[1\]\.b: Expected `int`, got `str`$"):
-        parsing.converted(value, dict[str, list[dict[str, int]]], "x")
+        reading.converted(value, dict[str, list[dict[str, int]]], "x")
 
 
 def test_numbers_that_json_does_not_have_are_numbers():
-    assert parsing.from_json('{"a": Infinity}', dict[str, float], "x") == {"a": float("inf")}
+    assert reading.from_json('{"a": Infinity}', dict[str, float], "x") == {"a": float("inf")}
 
 
 def test_what_cannot_be_printed_is_shown_as_escapes():
-    assert parsing.printable("a\0b\x1b[31mc") == "a\\x00b\\x1b[31mc"
+    assert reading.printable("a\0b\x1b[31mc") == "a\\x00b\\x1b[31mc"

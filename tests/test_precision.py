@@ -9,10 +9,11 @@ from conftest import small_config
 from jax import lax
 
 from cil_jax import models
-from cil_jax.config import Config, UserError
-from cil_jax.observer import Callback
-from cil_jax.protocol import Run
-from cil_jax.record import RunFolder
+from cil_jax.errors import UserError
+from cil_jax.settings.config import Config
+from cil_jax.storage.run_folder import RunFolder
+from cil_jax.training.callbacks import Callback
+from cil_jax.training.loop import Run
 
 
 def distance(tree, other):

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cil_jax import programs
 from cil_jax.models.convolution import cpu_convolution
+from cil_jax.training import compilation
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,7 +18,7 @@ class Layer:
     fast: bool
     stride: int = 1
 
-    @programs.FastProgram
+    @compilation.FastProgram
     def gradients(self, images, kernel):
         def loss(images, kernel):
             strides, pads = (self.stride, self.stride), [(1, 1), (1, 1)]
@@ -30,8 +30,8 @@ class Layer:
 @pytest.fixture
 def asked_again():
     yield
-    programs.accepts.cache_clear()
-    programs.has_onednn.cache_clear()
+    compilation.accepts.cache_clear()
+    compilation.has_onednn.cache_clear()
 
 
 def random_numbers(options):
@@ -39,7 +39,7 @@ def random_numbers(options):
 
     @dataclasses.dataclass(frozen=True)
     class Random:
-        @functools.partial(programs.Program, static_argnames=("n",), options=options)
+        @functools.partial(compilation.Program, static_argnames=("n",), options=options)
         def numbers(self, key, n):
             return jax.random.normal(key, (n,))
 
@@ -49,7 +49,7 @@ def random_numbers(options):
 def test_options_reach_the_compiler_of_the_cpu_only(monkeypatch):
     effort = {"xla_backend_optimization_level": "high"}  # it is a number: this can't be compiled
     owner, numbers = random_numbers(effort)
-    monkeypatch.setattr(programs, "accepts", lambda **_: True)
+    monkeypatch.setattr(compilation, "accepts", lambda **_: True)
     with pytest.raises(Exception, match="xla_backend_optimization_level"):
         owner.numbers(jax.random.key(0), n=1000)
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
@@ -57,16 +57,16 @@ def test_options_reach_the_compiler_of_the_cpu_only(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "options", [programs.LESS_EFFORT, programs.ALL_CORES, {"xla_cpu_no_such_option": True}]
+    "options", [compilation.LESS_EFFORT, compilation.ALL_CORES, {"xla_cpu_no_such_option": True}]
 )
 def test_options_change_no_random_number_and_unknown_ones_are_left_out(options):
     owner, numbers = random_numbers(options)
     chex.assert_trees_all_equal(owner.numbers(jax.random.key(0), n=1000), numbers)
-    assert programs.accepts(**options) == ("xla_cpu_no_such_option" not in options)
+    assert compilation.accepts(**options) == ("xla_cpu_no_such_option" not in options)
 
 
 def test_a_program_is_compiled_once():
-    owner, _ = random_numbers(programs.ALL_CORES)
+    owner, _ = random_numbers(compilation.ALL_CORES)
     for seed in range(2):
         owner.numbers(jax.random.key(seed), n=1000)
     assert type(owner).numbers._cache_size() == 1
@@ -91,7 +91,7 @@ def everything_is_saved():
 
 @pytest.mark.usefixtures("everything_is_saved")
 def test_a_fast_program_is_compiled_once_and_not_saved():
-    if not programs.has_onednn():
+    if not compilation.has_onednn():
         pytest.skip("this JAX has no convolutions of oneDNN")
     program = Layer.__dict__["gradients"].with_onednn
     images, kernel = jnp.ones((3, 8, 8, 16)), jnp.ones((3, 3, 16, 48))
@@ -103,8 +103,8 @@ def test_a_fast_program_is_compiled_once_and_not_saved():
 
 
 def test_options_that_the_compiler_does_not_know_leave_the_plain_program(monkeypatch, asked_again):
-    monkeypatch.setitem(programs.ONEDNN, "xla_cpu_no_such_option", True)
-    programs.has_onednn.cache_clear()
-    assert not programs.has_onednn()
+    monkeypatch.setitem(compilation.ONEDNN, "xla_cpu_no_such_option", True)
+    compilation.has_onednn.cache_clear()
+    assert not compilation.has_onednn()
     images, kernel = np.ones((12, 8, 8, 16), np.float32), np.ones((3, 3, 16, 16), np.float32)
     chex.assert_tree_all_finite(Layer(True).gradients(images, kernel))

@@ -13,9 +13,10 @@ import pytest
 from conftest import results_of, write_run
 from rich.console import Console
 
-from cil_jax import members, report
+from cil_jax import report
 from cil_jax.confusion import Confusion
 from cil_jax.report import figures, thumbnails
+from cil_jax.storage import replicates
 
 NAMES = ["apple", "bear", "cloud", "dove", "<b>elm"]
 
@@ -70,7 +71,7 @@ def test_the_page_of_a_run_that_goes_on_says_how_far_it_is(tmp_path):
 
 def test_the_page_and_the_figures_need_no_jax(folder):
     code = (
-        "import sys; from cil_jax import report; from cil_jax.record import RunFolder;"
+        "import sys; from cil_jax import report; from cil_jax.storage.run_folder import RunFolder;"
         "folder = RunFolder(sys.argv[1]); report.draw(folder); report.write_page(folder);"
         "assert 'jax' not in sys.modules"
     )
@@ -174,7 +175,7 @@ def test_a_caption_says_whose_numbers_they_are():
         *("7, then 5 epochs a task", "20 exemplars", "order seeded 1993, seed 0", "n = 1"),
     ):
         assert words in said
-    group = members.summarize([results_of(), {**results_of(), "order": "seeded 1994"}])
+    group = replicates.summarize([results_of(), {**results_of(), "order": "seeded 1994"}])
     said = report.caption(group)
     assert "order seeded 1993, seeded 1994;" in said and "n = 2 orders" in said
 
@@ -186,7 +187,7 @@ def test_a_caption_names_what_was_changed_of_the_preset():
     said = "icarl (paper, with selection random, distill none) on "
     one = results_of(changed=changed)
     assert report.caption(one).startswith(said)
-    assert report.caption(members.summarize([one, one])).startswith(said)
+    assert report.caption(replicates.summarize([one, one])).startswith(said)
     others = {"rate-steps 0.5 0.75": {"rate_steps": [0.5, 0.75]}, "lambda 0": {"lambda": 0.0}}
     others |= {"no-last-relu": {"last_relu": False}, "weight-decay 2e-05": {"weight_decay": 2e-5}}
     for words, changed in others.items():
@@ -202,7 +203,7 @@ def test_a_caption_names_a_seed_of_the_data_that_is_another():
     other = results_of(seeds={"order": 1993, "init": 2, "data": 1})
     assert "seed 1; " in report.caption(one) and "data seed" not in report.caption(one)
     assert "seed 2, data seed 1; " in report.caption(other)
-    assert ", data seed 1; " in report.caption(members.summarize([one, other]))
+    assert ", data seed 1; " in report.caption(replicates.summarize([one, other]))
 
 
 def test_the_page_and_the_figures_name_what_was_changed(tmp_path):

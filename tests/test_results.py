@@ -5,19 +5,19 @@ import jax.numpy as jnp
 import pytest
 from conftest import small_config
 
-from cil_jax import reproduction
-from cil_jax.config import Config
-from cil_jax.observer import Callback
-from cil_jax.protocol import Run
-from cil_jax.recipes import preset
-from cil_jax.record import RunFolder
-from cil_jax.results import changed, results_of
+from cil_jax.report import published_results
+from cil_jax.settings.config import Config
+from cil_jax.settings.loading import preset
+from cil_jax.storage.run_folder import RunFolder
+from cil_jax.training.callbacks import Callback
+from cil_jax.training.loop import Run
+from cil_jax.training.outcome import changed, results_of
 
 
-@pytest.mark.parametrize("protocol", reproduction.PROTOCOLS)
+@pytest.mark.parametrize("protocol", published_results.PROTOCOLS)
 def test_runs_as_published_and_the_reduced_protocol_change_nothing(protocol):
-    for row in reproduction.rows(protocol=protocol):
-        assert changed(reproduction.config(row, protocol, "")) == {}
+    for row in published_results.rows(protocol=protocol):
+        assert changed(published_results.config(row, protocol, "")) == {}
 
 
 def test_what_captions_tell_anyway_is_no_change():

@@ -12,14 +12,15 @@ import yaml
 from conftest import PRESETS, small_config
 
 import cil_jax
-from cil_jax import cli, protocol
-from cil_jax.checkpoint import Checkpoints
-from cil_jax.config import UserError
-from cil_jax.engine import Engine
-from cil_jax.observer import Callback
-from cil_jax.protocol import Run
-from cil_jax.record import RunFolder
-from cil_jax.signals import Stopped
+from cil_jax.app import flags
+from cil_jax.errors import UserError
+from cil_jax.storage.checkpoint import Checkpoints
+from cil_jax.storage.run_folder import RunFolder
+from cil_jax.training import loop
+from cil_jax.training.callbacks import Callback
+from cil_jax.training.engine import Engine
+from cil_jax.training.loop import Run
+from cil_jax.training.signals import Stopped
 
 METHODS = sorted(PRESETS)
 PROGRAMS = ("create", "begin_task", "pool", "train", "end_task", "feature_sums", "evaluate")
@@ -62,7 +63,7 @@ def sizes_of_program_caches():
 
 
 def resumed(config):
-    return cil_jax.config.Config(**{**vars(config), "resume": True})
+    return cil_jax.settings.config.Config(**{**vars(config), "resume": True})
 
 
 @pytest.fixture(scope="module", params=METHODS)
@@ -195,7 +196,7 @@ def test_a_resumed_run_ends_bit_for_bit_like_an_uninterrupted_one(
     }[stop[0]]
     again = small_config(config.method, tmp_path / "run")
     with monkeypatch.context() as patch, pytest.raises(Stopped, match=said):
-        patch.setattr(protocol, "SECONDS_A_CALL", 0.0)  # steps one by one, until it stops
+        patch.setattr(loop, "SECONDS_A_CALL", 0.0)  # steps one by one, until it stops
         cil_jax.run(again, Stopper(*stop))
     assert without_times(cil_jax.run(resumed(again))) == without_times(results)
     # A restored learner is, to the compiler, what a new one is.
@@ -285,7 +286,7 @@ def test_results_repeat_and_seeds_matter(uninterrupted, tmp_path):
 def test_the_config_of_a_run_repeats_it_bit_for_bit(uninterrupted, tmp_path):
     config, results, _ = uninterrupted
     given = {"out": str(tmp_path / "again")}
-    again = cli.settings("icarl", "hybrid2", given, RunFolder(config.folder()).config_file)
+    again = flags.settings("icarl", "hybrid2", given, RunFolder(config.folder()).config_file)
     assert without_times(cil_jax.run(again)) == without_times(results)
     chex.assert_trees_all_equal(final_learner(again), final_learner(config))
 

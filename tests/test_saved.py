@@ -22,13 +22,14 @@ from test_cli import content
 from test_run import Stopper, resumed
 
 import cil_jax
-from cil_jax import assemble, data, report
-from cil_jax.config import UserError
+from cil_jax import data, report
 from cil_jax.data.scenario import create
+from cil_jax.errors import UserError
 from cil_jax.methods import METHODS
-from cil_jax.record import RunFolder
-from cil_jax.saved import Answers
-from cil_jax.signals import Stopped
+from cil_jax.storage.run_folder import RunFolder
+from cil_jax.trained.saved_learner import Answers
+from cil_jax.training import build
+from cil_jax.training.signals import Stopped
 from experiments import export, predict
 
 DIGITS = data.load("digits")
@@ -47,8 +48,8 @@ def no_data_set(monkeypatch):
     def read(*_, **__):
         raise AssertionError("the data set was read")
 
-    monkeypatch.setattr(assemble, "dataset_of", read)
-    monkeypatch.setattr("cil_jax.protocol.dataset_of", read)
+    monkeypatch.setattr(build, "dataset_of", read)
+    monkeypatch.setattr("cil_jax.training.loop.dataset_of", read)
 
 
 def scenario():
@@ -58,7 +59,7 @@ def scenario():
 def run(config, stop=None):
     """Runs until an event, or to the end."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("cil_jax.protocol.dataset_of", lambda _: DIGITS)
+        patch.setattr("cil_jax.training.loop.dataset_of", lambda _: DIGITS)
         with contextlib.suppress(Stopped):
             cil_jax.run(config, Stopper(*stop) if stop else None)
 

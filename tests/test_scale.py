@@ -10,12 +10,12 @@ from conftest import results_of, write_run
 
 from cil_jax import report
 from cil_jax.classifiers import Counts
-from cil_jax.config import UserError
 from cil_jax.confusion import Confusion
-from cil_jax.evaluation import Evaluation
-from cil_jax.protocol import Run
-from cil_jax.record import RunFolder
+from cil_jax.errors import UserError
 from cil_jax.report import figures, thinning, thumbnails
+from cil_jax.storage.run_folder import RunFolder
+from cil_jax.training.evaluation import Evaluation
+from cil_jax.training.loop import Run
 
 N_TASKS = 10
 

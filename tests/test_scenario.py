@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cil_jax import data
-from cil_jax.config import UserError
 from cil_jax.data import scenario
 from cil_jax.data.augment import Augmentation
+from cil_jax.errors import UserError
 
 
 def test_the_default_order_is_the_published_one():

@@ -6,8 +6,8 @@ import optax
 import pytest
 
 from cil_jax import schedules
-from cil_jax.assemble import schedule_of
-from cil_jax.recipes import preset
+from cil_jax.settings.loading import preset
+from cil_jax.training.build import schedule_of
 
 
 def test_the_papers_rate_falls_after_epochs_49_and_63():

@@ -25,12 +25,14 @@ from conftest import small_config
 from test_run import Stopper
 
 import cil_jax
-from cil_jax import checkpoint, protocol, report, signals, stream
-from cil_jax.checkpoint import Checkpoints
-from cil_jax.config import UserError
-from cil_jax.observer import Callback
-from cil_jax.protocol import Run
-from cil_jax.record import RunFolder
+from cil_jax import report
+from cil_jax.errors import UserError
+from cil_jax.storage import checkpoint
+from cil_jax.storage.checkpoint import Checkpoints
+from cil_jax.storage.run_folder import RunFolder
+from cil_jax.training import loop, signals, streaming
+from cil_jax.training.callbacks import Callback
+from cil_jax.training.loop import Run
 
 ROOT = Path(__file__).parents[1]
 # What TensorStore still had to write to a disk that is full ends after its event loop, at any time.
@@ -60,7 +62,7 @@ def finished(tmp_path_factory):
     """The folder of a run of two tasks, its results, and an untaught learner of its shapes."""
     config = small(tmp_path_factory.mktemp("stopping") / "run")
     with pytest.MonkeyPatch.context() as patch:  # a checkpoint for each task, however long it takes
-        patch.setattr(protocol, "SECONDS_UNSAVED", np.inf)
+        patch.setattr(loop, "SECONDS_UNSAVED", np.inf)
         results = cil_jax.run(config)
     run = Run(config, RunFolder(config.folder()), Callback())
     return Path(config.folder()), results, run.new_learner()
@@ -181,7 +183,7 @@ def test_a_run_that_goes_on_elsewhere_says_so_in_one_line(copied):
 
 def test_results_tell_no_more_tasks_than_a_checkpoint_that_is_taken(tmp_path, monkeypatch):
     """The checkpoint after the first task is damaged, the one before it is within that task."""
-    monkeypatch.setattr(protocol, "SECONDS_A_CALL", 0.0)
+    monkeypatch.setattr(loop, "SECONDS_A_CALL", 0.0)
     out = tmp_path / "run"
     for config, stop in ((small(out), ("trained", 0, 0)), (resumed(out), ("task_done", 0))):
         with pytest.raises(signals.Stopped):
@@ -309,11 +311,11 @@ def test_a_streamed_run_stops_within_an_epoch_and_ends_the_same(finished, tmp_pa
         def trained(self, run, position):
             run.stop_asked = lambda: signal.SIGINT if position.step == 3 else 0
 
-    monkeypatch.setattr(stream, "CHUNK_STEPS", 3)
+    monkeypatch.setattr(streaming, "CHUNK_STEPS", 3)
     with pytest.raises(signals.Stopped, match="in task 1, after epoch 0 and step 3") as stopped:
         cil_jax.run(small(tmp_path / "run", stream=True), Stop())
     assert signals.exit_code(stopped.value) == 130
-    monkeypatch.setattr(stream, "CHUNK_STEPS", 2)
+    monkeypatch.setattr(streaming, "CHUNK_STEPS", 2)
     again = cil_jax.run(resumed(tmp_path / "run", stream=True))
     assert decided(again) == decided(results)
     one, other = (Checkpoints(f / "checkpoints") for f in (folder, tmp_path / "run"))
@@ -327,16 +329,16 @@ def test_it_is_saved_when_it_is_time(tmp_path, monkeypatch):
     """After every update if no second may be lost, and at the ends of tasks anyway."""
     saved = []
     monkeypatch.setattr(Checkpoints, "save", lambda _, learner, __: saved.append(learner))
-    monkeypatch.setattr(protocol, "SECONDS_A_CALL", 0.0)
+    monkeypatch.setattr(loop, "SECONDS_A_CALL", 0.0)
 
     def places(name, seconds):
         saved.clear()
-        monkeypatch.setattr(protocol, "SECONDS_UNSAVED", seconds)
+        monkeypatch.setattr(loop, "SECONDS_UNSAVED", seconds)
         cil_jax.run(small(tmp_path / name))
-        return [protocol.place(learner) for learner in saved]
+        return [loop.place(learner) for learner in saved]
 
     assert places("seldom", 1000.0) == ["after task 1", "after task 2"]
-    monkeypatch.setattr(protocol, "SAVING_SHARE", np.inf)
+    monkeypatch.setattr(loop, "SAVING_SHARE", np.inf)
     often = places("often", 0.0)
     in_task = [f"in task 2, after epoch 0 and step {s}" for s in range(1, 10)]
     assert [p for p in often if p in in_task] == in_task
@@ -345,8 +347,8 @@ def test_it_is_saved_when_it_is_time(tmp_path, monkeypatch):
 
 WAITER = """
 import hashlib, os, sys
-from cil_jax import signals
-from cil_jax.cli import guarded, leave
+from cil_jax.training import signals
+from cil_jax.app.flags import guarded, leave
 
 def wait():
     with signals.noted("heard") as asked:
@@ -461,7 +463,7 @@ def test_a_folder_in_use_is_refused(copied):
 
 def test_the_lock_of_a_killed_process_holds_nobody_up(tmp_path):
     code = (
-        "import sys, time; from cil_jax.record import RunFolder\n"
+        "import sys, time; from cil_jax.storage.run_folder import RunFolder\n"
         "with RunFolder(sys.argv[1]).locked(): print('locked', flush=True); time.sleep(60)"
     )
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
@@ -484,7 +486,7 @@ FLOCKLESS = """
 import errno, fcntl, os, sys
 from conftest import small_config
 import cil_jax
-from cil_jax.observer import Callback
+from cil_jax.training.callbacks import Callback
 
 def flock(*_):
     raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))

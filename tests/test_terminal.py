@@ -11,10 +11,11 @@ import pytest
 from conftest import small_config
 from rich.console import Console
 
-from cil_jax import machine, terminal
-from cil_jax.observer import Position
-from cil_jax.pace import TimeLeft
-from cil_jax.terminal import Standing, Terminal
+from cil_jax.platform import machine
+from cil_jax.report import terminal
+from cil_jax.report.terminal import Standing, Terminal
+from cil_jax.report.time_left import TimeLeft
+from cil_jax.training.callbacks import Position
 
 
 class Clock:

@@ -12,11 +12,12 @@ import pytest
 from conftest import write_run
 from rich.table import Table
 
-from cil_jax import launch, lessons, reproduction, text
-from cil_jax.config import UserError
+from cil_jax.app import launch
 from cil_jax.data import pictures
-from cil_jax.report import comparison, draw, figures, fonts
-from cil_jax.report.compare import compare
+from cil_jax.errors import UserError
+from cil_jax.report import comparison, draw, escaping, figures, fonts, published_results
+from cil_jax.report.groups import compare
+from cil_jax.trained import teaching
 from experiments import report
 
 NAMES = ["$x_{$", "[red]", "=cmd()", "a|b", "\u65e5\u672c"]
@@ -59,7 +60,7 @@ def test_the_console_prints_brackets_and_colons_as_they_are(capsys):
     table = Table(title="[red]a :cat:")
     table.add_column("[bold]b")
     table.add_row("[/red]c, and more that makes the table wide")
-    console = text.console(width=80)
+    console = escaping.console(width=80)
     console.print(table)
     console.print("runs/[/red]out")
     shown = capsys.readouterr().out
@@ -84,8 +85,8 @@ def test_the_command_to_try_again_is_quoted(named, capsys, monkeypatch):
 
 
 def test_commands_of_published_rows_are_quoted():
-    row = reproduction.rows()[0]
-    command = reproduction.command(row, "reduced", "a b")
+    row = published_results.rows()[0]
+    command = published_results.command(row, "reduced", "a b")
     assert shlex.split(command)[-1] == f"a b/reduced/{row.run}"
 
 
@@ -115,11 +116,11 @@ def test_tables_in_files_hold_names_that_nothing_interprets(named):
     ],
 )
 def test_a_cell_of_csv_is_no_formula(cell, written):
-    assert text.csv_table([[cell]]) == f"{written}\n"
+    assert escaping.csv_table([[cell]]) == f"{written}\n"
 
 
 def test_markdown_is_escaped_in_one_line():
-    assert text.markdown("a|b`*_[x](y)<i>\\~$\n2") == r"a\|b\`\*\_\[x\](y)\<i\>\\\~\$ 2"
+    assert escaping.markdown("a|b`*_[x](y)<i>\\~$\n2") == r"a\|b\`\*\_\[x\](y)\<i\>\\\~\$ 2"
 
 
 def test_pictures_are_files_and_neither_pipes_nor_devices(tmp_path):
@@ -136,11 +137,11 @@ def test_names_that_cannot_be_saved_are_not_learned():
     images, labels = np.zeros((2, 8, 8, 1), np.uint8), np.array([0, 1])
     for names in (["a", ""], ["a", 3], ["a", "\x07"], ["a", None], "ab", ["a", "a"]):
         with pytest.raises(UserError):
-            lessons.checked(method, [], images, labels, names)
-    assert lessons.checked(method, [], images, labels, ["a", "b"]).class_names == ("a", "b")
+            teaching.checked(method, [], images, labels, names)
+    assert teaching.checked(method, [], images, labels, ["a", "b"]).class_names == ("a", "b")
 
 
 @pytest.mark.parametrize("seed", [-1, 2**32, 0.5, "1"])
 def test_a_seed_that_is_none_is_refused_before_training(seed):
     with pytest.raises(UserError, match="seed is"):
-        lessons.taught(None, None, None, None, seed=seed)
+        teaching.taught(None, None, None, None, seed=seed)

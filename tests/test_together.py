@@ -10,13 +10,16 @@ import pytest
 from conftest import small_config
 
 import cil_jax
-from cil_jax import cli, launch, members, together
-from cil_jax.config import Config, UserError
-from cil_jax.engine import Engine
-from cil_jax.observer import Callback
-from cil_jax.protocol import Run
-from cil_jax.record import RunFolder
-from cil_jax.signals import Stopped
+from cil_jax.app import launch
+from cil_jax.errors import UserError
+from cil_jax.settings.config import Config
+from cil_jax.storage import replicates
+from cil_jax.storage.run_folder import RunFolder
+from cil_jax.training import lockstep
+from cil_jax.training.callbacks import Callback
+from cil_jax.training.engine import Engine
+from cil_jax.training.loop import Run
+from cil_jax.training.signals import Stopped
 
 
 class PiecesOf(Run):
@@ -102,7 +105,7 @@ def assert_as_alone(configs, alone):
 def test_the_seconds_of_updates_are_added_up_until_all_are_made(monkeypatch):
     """One asks for 2 updates and then for 1, the other for 3: each call takes a second."""
     ticks = itertools.count()
-    monkeypatch.setattr(together, "time", SimpleNamespace(perf_counter=lambda: next(ticks)))
+    monkeypatch.setattr(lockstep, "time", SimpleNamespace(perf_counter=lambda: next(ticks)))
     answers = SimpleNamespace(train_together=lambda members, n: [("learner", "sums")] * 2)
     heard = []
 
@@ -113,12 +116,12 @@ def test_the_seconds_of_updates_are_added_up_until_all_are_made(monkeypatch):
         def steps(self):
             for n in self.wanted:
                 learner = SimpleNamespace(step=0)
-                trained = yield together.TrainRequest(learner, None, None, None, None, n)
+                trained = yield lockstep.TrainRequest(learner, None, None, None, None, n)
                 heard.append((self.name, trained.seconds))
             return {}
 
-    members = [together._Member(Asking("first", 2, 1)), together._Member(Asking("second", 3))]
-    together._go_through(members, answers)
+    members = [lockstep._Member(Asking("first", 2, 1)), lockstep._Member(Asking("second", 3))]
+    lockstep._go_through(members, answers)
     assert heard == [("first", 1.0), ("first", 1.0), ("second", 2.0)]
 
 
@@ -127,7 +130,7 @@ def test_members_that_are_trained_together_are_what_they_are_alone(alone, tmp_pa
     """Bit for bit, on a CPU; they ask for 2 and for 3 updates at once."""
     configs = {name: settings(tmp_path / name, **MEMBERS[name]) for name in ("first", other)}
     runs = [PiecesOf(c, n) for c, n in zip(configs.values(), (2, 3), strict=True)]
-    results = together.go(runs)
+    results = lockstep.go(runs)
     assert_as_alone(configs, alone)
     assert results == [RunFolder(c.folder()).results() for c in configs.values()]
     assert alone["first"][1] != alone[other][1]
@@ -139,7 +142,7 @@ def test_a_member_may_stand_elsewhere(alone, tmp_path):
     with pytest.raises(InterruptedError):
         cil_jax.run(configs["first"], Raise(InterruptedError()))
     configs["first"] = again(configs["first"])
-    together.go([PiecesOf(config, 4) for config in configs.values()])
+    lockstep.go([PiecesOf(config, 4) for config in configs.values()])
     assert_as_alone(configs, alone)
 
 
@@ -154,11 +157,11 @@ def test_an_interrupt_of_one_ends_the_others_when_they_have_got_their_updates(
     watchers = Raise(), Raise(KeyboardInterrupt(), "trained", 0)
     before = Engine.train_together._cache_size()
     with pytest.raises(KeyboardInterrupt):
-        together.go(list(map(PiecesOf, configs.values(), sizes, watchers)))
+        lockstep.go(list(map(PiecesOf, configs.values(), sizes, watchers)))
     assert [watcher.n_trained for watcher in watchers] == n_trained
     assert Engine.train_together._cache_size() <= before + 1  # none for the one that was left
     configs = {name: again(config) for name, config in configs.items()}
-    together.go([PiecesOf(config, 9) for config in configs.values()])
+    lockstep.go([PiecesOf(config, 9) for config in configs.values()])
     assert_as_alone(configs, alone)
 
 
@@ -168,11 +171,11 @@ def test_a_signal_stops_each_where_it_has_got_its_updates(alone, tmp_path):
     for run in runs:
         run.stop_asked = lambda: signal.SIGTERM
     with pytest.raises(Stopped, match="saved in task 1, after epoch 0 and step 2"):
-        together.go(runs)
+        lockstep.go(runs)
     learners = [Run(c, RunFolder(c.folder()), Callback()).saved_learner() for c in configs.values()]
     assert [int(learner.step) for learner in learners] == [3, 2]
     configs = {name: again(config) for name, config in configs.items()}
-    together.go([PiecesOf(config, 9) for config in configs.values()])
+    lockstep.go([PiecesOf(config, 9) for config in configs.values()])
     assert_as_alone(configs, alone)
 
 
@@ -180,18 +183,18 @@ def test_one_that_fails_leaves_the_others_what_they_saved(alone, tmp_path):
     configs = {name: settings(tmp_path / name, **MEMBERS[name]) for name in ("first", "other seed")}
     watchers = Raise(UserError("no more")), Raise()
     with pytest.raises(UserError, match="no more"):
-        together.go(list(map(PiecesOf, configs.values(), (9, 9), watchers)))
+        lockstep.go(list(map(PiecesOf, configs.values(), (9, 9), watchers)))
     saved = [line["kind"] for line in RunFolder(configs["other seed"].folder()).measurements()]
     assert saved[:3] == ["epoch", "epoch", "evaluation"]
     configs = {name: again(config) for name, config in configs.items()}
-    together.go([PiecesOf(config, 9) for config in configs.values()])
+    lockstep.go([PiecesOf(config, 9) for config in configs.values()])
     assert_as_alone(configs, alone)
 
 
 def test_runs_of_other_settings_are_not_trained_together(tmp_path):
     runs = [PiecesOf(settings(tmp_path / str(n), batch_size=n), 9) for n in (16, 32)]
     with pytest.raises(ValueError, match="nothing but seeds"):
-        together.go(runs)
+        lockstep.go(runs)
 
 
 def test_the_command_runs_members_in_groups_and_says_whose_lines_are_whose(tmp_path, capsys):
@@ -202,7 +205,7 @@ def test_the_command_runs_members_in_groups_and_says_whose_lines_are_whose(tmp_p
     for seed in (0, 1):
         assert f"order1993-seed{seed}  task 1/2  epoch 1/1" in said
     assert "seed2  task" not in said and "\ntask 1/2  epoch 1/1" in said  # the last is alone
-    folder = members.group_folder(config)
+    folder = replicates.group_folder(config)
     assert all((folder / f"order1993-seed{s}/report.html").exists() for s in (0, 1, 2))
 
 
@@ -216,6 +219,6 @@ def test_the_command_runs_members_in_groups_and_says_whose_lines_are_whose(tmp_p
 def test_members_at_once_that_make_no_sense_are_refused(flags, said, capsys, monkeypatch):
     monkeypatch.setattr("sys.argv", ["icarl", *flags])
     with pytest.raises(SystemExit) as end:
-        cli.main("icarl", "paper")
-    assert end.value.code == cli.FAILED
+        flags.main("icarl", "paper")
+    assert end.value.code == flags.FAILED
     assert said in capsys.readouterr().err

@@ -14,12 +14,12 @@ import pytest
 from cil_jax import losses, models, schedules
 from cil_jax.classifiers import class_means, nearest_mean
 from cil_jax.data.augment import Augmentation
-from cil_jax.engine import Engine
 from cil_jax.learner import Normalizer, Weights, embed
 from cil_jax.memory import Pool
 from cil_jax.methods import build
-from cil_jax.recipes import preset
 from cil_jax.selection import herding, unit
+from cil_jax.settings.loading import preset
+from cil_jax.training.engine import Engine
 
 torch = pytest.importorskip("torch")
 F = torch.nn.functional

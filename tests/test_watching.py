@@ -8,10 +8,11 @@ import pytest
 from conftest import small_config
 from rich.console import Console
 
-from cil_jax import launch, report
-from cil_jax.observer import Callback
-from cil_jax.protocol import Run
-from cil_jax.record import RunFolder
+from cil_jax import report
+from cil_jax.app import launch
+from cil_jax.storage.run_folder import RunFolder
+from cil_jax.training.callbacks import Callback
+from cil_jax.training.loop import Run
 
 
 @pytest.fixture(scope="module")

@@ -11,16 +11,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cil_jax import machine
 from cil_jax.benchmark import scale
 from cil_jax.benchmark.pytorch import COMPILED, EAGER, PyTorch
 from cil_jax.benchmark.rounds import Spread, Times, alternate, ratio
 from cil_jax.benchmark.settings import PROGRAMS, Settings
 from cil_jax.benchmark.workbench import Place, Workbench, small_run, small_run_config, step_flop
 from cil_jax.learner import n_bytes
-from cil_jax.observer import Callback
-from cil_jax.protocol import SECONDS_A_CALL, Run
-from cil_jax.record import RunFolder
+from cil_jax.platform import machine
+from cil_jax.storage.run_folder import RunFolder
+from cil_jax.training.callbacks import Callback
+from cil_jax.training.loop import SECONDS_A_CALL, Run
 
 OURS, MATMUL = "ours", "matrix product"
 
@@ -69,7 +69,7 @@ class Bench:
       ratios: ratios between two of our own times, by a description.
       notes: remarks to show below the table.
       learner_bytes: `cil_jax.learner.n_bytes` of the learner, once a part has used one.
-      machine: `cil_jax.machine.describe()` before the first measurement.
+      machine: `cil_jax.platform.machine.describe()` before the first measurement.
       best_matmul: the highest speed of a matrix product so far, in operations per second.
     """
 
@@ -273,7 +273,7 @@ def first_call(part: str, settings: Settings) -> dict[str, Any]:
     Returns:
       "compile_seconds", the time of the first call minus that of the second: tracing, and compiling
       or reading compiled programs from the cache; and "peak_bytes", see
-      `cil_jax.machine.peak_memory`.
+      `cil_jax.platform.machine.peak_memory`.
     """
     call = _first_calls(settings)[PROGRAMS[part]]()
     seconds = []

@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Any
 import jax
 import numpy as np
 
-from cil_jax import assemble, models
+from cil_jax import models
 from cil_jax.benchmark.settings import Settings
 from cil_jax.benchmark.workbench import Place
-from cil_jax.config import Config
 from cil_jax.data import Dataset
 from cil_jax.data.augment import Augmentation
-from cil_jax.protocol import Run
+from cil_jax.settings.config import Config
+from cil_jax.training import build
+from cil_jax.training.loop import Run
 from cil_jax.typing import Array
 
 if TYPE_CHECKING:
@@ -103,7 +104,7 @@ class PyTorch:
         from cil_jax.benchmark import peer
 
         config, scenario = run.config, run.scenario
-        schedule, n_classes = assemble.schedule_of(config, 0), sum(scenario.task_sizes)
+        schedule, n_classes = build.schedule_of(config, 0), sum(scenario.task_sizes)
         tasks = [scenario.task(t) for t in range(len(scenario.task_sizes))]
         mean_and_std = scenario.dataset.pixel_statistics(config.normalization)
 

@@ -7,13 +7,15 @@ from typing import Any
 
 import numpy as np
 
-from cil_jax import logs, machine, report
+from cil_jax import report
 from cil_jax.benchmark.settings import Settings
-from cil_jax.config import Config
-from cil_jax.observer import Callback, CallbackList
-from cil_jax.protocol import Run
-from cil_jax.recipes import preset
-from cil_jax.record import RunFolder
+from cil_jax.platform import machine
+from cil_jax.report import trackers
+from cil_jax.settings.config import Config
+from cil_jax.settings.loading import preset
+from cil_jax.storage.run_folder import RunFolder
+from cil_jax.training.callbacks import Callback, CallbackList
+from cil_jax.training.loop import Run
 
 SIDE, TRAIN_IMAGES, TEST_IMAGES = 8, 10, 2  # pixels; images per class
 
@@ -62,7 +64,7 @@ def measure(settings: Settings, n_classes: int) -> Scale:
     with tempfile.TemporaryDirectory() as place:
         config = _config(settings, n_classes, Path(place))
         folder, laps = RunFolder(config.folder()), _Laps()
-        with logs.opened(config, print) as others:
+        with trackers.opened(config, print) as others:
             Run(config, folder, CallbackList([laps, *others])).go()
         report.write_page(folder)
         seconds, lines = np.diff(laps.times), np.diff(laps.sizes, prepend=0)

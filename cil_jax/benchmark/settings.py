@@ -2,7 +2,8 @@
 
 import dataclasses
 
-from cil_jax.config import UserError, flag
+from cil_jax.errors import UserError
+from cil_jax.settings.config import flag
 
 # The parts, and for each the program whose first call in a process is timed.
 PROGRAMS = {"step": "train", "epoch": "train", "herding": "herd", "nme": "evaluate", "run": "run"}
@@ -16,7 +17,8 @@ class Settings:
     Attributes:
       backbone: a key of `cil_jax.models.BACKBONES`.
       batch_size: images per update.
-      fast: whether updates use the faster convolutions of `cil_jax.programs`, if available.
+      fast: whether updates use the faster convolutions of `cil_jax.training.compilation`, if
+        available.
       repeat: the number of rounds. Each contestant is timed once per round.
       limit: seconds after which a part starts no new round.
       torch: whether to measure PyTorch, if it is installed.

@@ -7,10 +7,10 @@ from typing import Any
 
 from rich.table import Table
 
-from cil_jax import record
 from cil_jax.benchmark.parts import Bench
 from cil_jax.benchmark.rounds import Spread
 from cil_jax.benchmark.settings import PROGRAMS
+from cil_jax.platform.versions import versions
 
 COLUMNS = (
     *("work", "time", "images/s", "GFLOP/s", "of peak", "PyTorch", "PyTorch / ours", "n"),
@@ -53,7 +53,7 @@ def report(bench: Bench, first_calls: Mapping[str, Mapping[str, Any]]) -> dict[s
         rows.append(line)
     return {
         "machine": {**bench.machine, "environment": environment},
-        "versions": {**record.versions(), "torch": bench.torch_version},
+        "versions": {**versions(), "torch": bench.torch_version},
         "dtype": "float32, each library's default precision",
         "settings": dataclasses.asdict(bench.settings),
         "matmul_flop_per_second": bench.best_matmul,

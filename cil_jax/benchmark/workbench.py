@@ -12,18 +12,22 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cil_jax import assemble, models, protocol
+from cil_jax import models
 from cil_jax.benchmark import flops
 from cil_jax.benchmark.settings import Settings
 from cil_jax.classifiers import Counts, nearest_mean
-from cil_jax.config import Config
 from cil_jax.data import Dataset
-from cil_jax.engine import Engine
 from cil_jax.learner import Learner, Normalizer
 from cil_jax.memory import Memory, Pool
 from cil_jax.methods import Batch
-from cil_jax.recipes import preset
 from cil_jax.selection import herding, herding_of_classes, unit
+from cil_jax.settings.config import Config
+from cil_jax.settings.loading import preset
+from cil_jax.storage.run_folder import RunFolder
+from cil_jax.training import build
+from cil_jax.training.callbacks import Callback
+from cil_jax.training.engine import Engine
+from cil_jax.training.loop import Run
 from cil_jax.typing import Array
 
 
@@ -50,8 +54,8 @@ class Workbench:
             task_size=settings.task_size,
         )
         dataset = random_dataset(settings)
-        self.scenario = assemble.scenario_of(self.config, dataset)
-        self.engine = assemble.engine_of(self.config, dataset)
+        self.scenario = build.scenario_of(self.config, dataset)
+        self.engine = build.engine_of(self.config, dataset)
         images, labels, _ = self.scenario.test_set()
         self.test_images, self.test_labels = jnp.asarray(images), jnp.asarray(labels)
 
@@ -229,4 +233,5 @@ def small_run_config(settings: Settings) -> Config:
 def small_run(config: Config) -> dict[str, Any]:
     """Runs it in a temporary folder and returns the contents of results.json."""
     with tempfile.TemporaryDirectory() as folder:
-        return protocol.run(dataclasses.replace(config, out=f"{folder}/run"))
+        config = dataclasses.replace(config, out=f"{folder}/run")
+        return Run(config, RunFolder(config.folder()), Callback()).go()

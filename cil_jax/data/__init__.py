@@ -2,13 +2,14 @@
 
 from collections.abc import Callable
 
-from cil_jax.config import UserError, flag, nearest_name
 from cil_jax.data import cifar100, digits, folder, npz, tfds
 from cil_jax.data.augment import Augmentation
 from cil_jax.data.dataset import Dataset
 from cil_jax.data.folder import read_folder
 from cil_jax.data.own import Reading
 from cil_jax.data.scenario import Scenario, Task
+from cil_jax.errors import UserError, nearest_name
+from cil_jax.settings.config import flag
 
 __all__ = ["DATASETS", "Augmentation", "Dataset", "Scenario", "Task", "load", "read_folder"]
 

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from cil_jax import files
-from cil_jax.config import cache_dir
-from cil_jax.data.stored import opened, read_array
+from cil_jax.files import writing
+from cil_jax.files.npz import opened, read_array
+from cil_jax.settings.config import cache_dir
 
 Arrays = dict[str, np.ndarray]
 _LEFT = re.compile(r"tmp[a-z0-9_]{8}\.tmp")  # by a killed writer of an older version
@@ -60,17 +60,17 @@ def state_of(pictures: Iterable[Path], source: Path) -> list[tuple[str, int, int
 
 def _sweep(folder: Path) -> None:
     """Removes what killed writers left, older versions of this package included."""
-    files.sweep(folder)
+    writing.sweep(folder)
     with contextlib.suppress(OSError):
         for name in filter(_LEFT.fullmatch, os.listdir(folder)):
             with (folder / name).open("rb") as content:
                 is_ours = b".npy" in content.read(100)  # the folder may not be ours alone
             if is_ours:
-                files.remove_if_left(folder / name)
+                writing.remove_if_left(folder / name)
 
 
 def _write(file: Path, arrays: Arrays) -> None:
     with contextlib.suppress(OSError):  # a cache that can't be written costs time, not results
-        files.make_folder(file.parent)
-        with files.replaced(file) as out:
+        writing.make_folder(file.parent)
+        with writing.replaced(file) as out:
             np.savez(out, **arrays)

@@ -6,10 +6,10 @@ Decoding 60,000 PNGs takes a while, so the arrays are kept in one file in the us
 import shlex
 from pathlib import Path
 
-from cil_jax.config import UserError
 from cil_jax.data import tfds
 from cil_jax.data.cache import Arrays, cached, state_of
 from cil_jax.data.dataset import Dataset
+from cil_jax.errors import UserError
 
 NAME = "cifar100"
 

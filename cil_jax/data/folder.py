@@ -17,7 +17,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cil_jax.config import UserError
 from cil_jax.data import pictures
 from cil_jax.data.cache import cached, state_of
 from cil_jax.data.dataset import Dataset
@@ -32,6 +31,7 @@ from cil_jax.data.own import (
     look_alike,
     refuse_split,
 )
+from cil_jax.errors import UserError
 
 
 def _split_name(stem: str) -> re.Pattern:

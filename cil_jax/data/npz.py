@@ -14,7 +14,6 @@ from pathlib import Path
 import numpy as np
 from numpy.lib.npyio import NpzFile
 
-from cil_jax.config import UserError, nearest_name
 from cil_jax.data.dataset import Dataset
 from cil_jax.data.own import (
     Problems,
@@ -27,7 +26,8 @@ from cil_jax.data.own import (
     hold_out,
     refuse_split,
 )
-from cil_jax.data.stored import HoldsObjects, UnreadableArray, opened, read_array
+from cil_jax.errors import UserError, nearest_name
+from cil_jax.files.npz import HoldsObjects, UnreadableArray, opened, read_array
 
 IMAGES = "uint8 [N, H, W] or [N, H, W, C] with 1 or 3 channels, pixels 0..255"
 LABELS = "integers [N], one for each image"

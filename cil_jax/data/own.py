@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from cil_jax.config import UserError
 from cil_jax.data.dataset import Dataset
+from cil_jax.errors import UserError
 
 TEST_SHARE = 0.2
 UNPRINTABLE = ("Cc", "Cs", "Zl", "Zp")  # Unicode categories: control, surrogate, line separators

@@ -13,7 +13,7 @@ import PIL
 from PIL import ExifTags, Image, ImageOps
 
 from cil_jax.data.own import Problems, check_memory
-from cil_jax.parsing import is_regular
+from cil_jax.files.reading import is_regular
 
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP", "PPM")
 DECODER = ("pictures 2", PIL.__version__)  # what an array depends on, beside its file

@@ -19,9 +19,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from cil_jax import files
-from cil_jax.config import UserError
 from cil_jax.data import cifar100
+from cil_jax.errors import UserError
+from cil_jax.files import writing
 
 CHUNK = 1 << 20
 TIMEOUT = 30  # seconds without a byte
@@ -83,9 +83,9 @@ def prepare(
     for taken in data_dir.glob(f"{cifar100.NAME}/[0-9]*"):
         raise UserError(f"{taken} is there already, but not as ArrayRecord: move it away")
     try:
-        files.make_folder(data_dir)
+        writing.make_folder(data_dir)
         # Everything is made beside the target and moved there whole.
-        with files.scratch_folder(data_dir) as scratch:
+        with writing.scratch_folder(data_dir) as scratch:
             file = Path(archive_file) if archive_file else scratch / Path(archive.url).name
             if not archive_file:
                 fetch(archive, file, progress)
@@ -93,8 +93,8 @@ def prepare(
             _unpack(file, scratch / CONTENT)
             made = _build(scratch / CONTENT, scratch / MADE)
             target = data_dir / made.relative_to(scratch / MADE)
-            files.make_folder(target.parent)
-            files.move(made, target)
+            writing.make_folder(target.parent)
+            writing.move(made, target)
             return target
     except OSError as error:
         raise UserError(f"can't prepare CIFAR-100 in {data_dir}: {error}") from error
@@ -102,12 +102,12 @@ def prepare(
 
 def _sweep(data_dir: Path, archive: Archive) -> None:
     """Removes what killed processes left, those of older versions of this package included."""
-    files.sweep(data_dir)
+    writing.sweep(data_dir)
     for folder in data_dir.glob(".prepare-*"):
         with contextlib.suppress(OSError):
             there = {file.name for file in folder.iterdir()}
             if _LEFT.fullmatch(folder.name) and there <= {Path(archive.url).name, CONTENT, MADE}:
-                files.remove_if_left(folder)
+                writing.remove_if_left(folder)
 
 
 def fetch(archive: Archive, file: Path, progress: Progress) -> None:

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from cil_jax.config import UserError
 from cil_jax.data.dataset import Dataset
+from cil_jax.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)

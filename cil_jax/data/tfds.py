@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 from array_record.python.array_record_module import ArrayRecordReader
 
-from cil_jax.config import UserError
 from cil_jax.data import pictures
 from cil_jax.data.cache import Arrays, cached, state_of
 from cil_jax.data.dataset import Dataset
 from cil_jax.data.own import Problems, Reading, check_classes, check_names, dataset
+from cil_jax.errors import UserError
 
 TEST_SPLITS = ("test", "validation")
 INFO = "dataset_info.json"

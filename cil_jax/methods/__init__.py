@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from cil_jax.config import Config, UserError, nearest_name
+from cil_jax.errors import UserError, nearest_name
 from cil_jax.methods.base import Batch, Classifier, LossResult, Method
 from cil_jax.methods.finetune import Finetune
 from cil_jax.methods.fixed import FixedRepresentation
@@ -10,6 +10,7 @@ from cil_jax.methods.icarl import ICaRL
 from cil_jax.methods.joint import Joint
 from cil_jax.methods.lwf import LwF
 from cil_jax.methods.replay import Replay
+from cil_jax.settings.config import Config
 from cil_jax.typing import Backbone
 
 __all__ = [

@@ -14,9 +14,9 @@ from flax import struct
 
 from cil_jax import heads
 from cil_jax.classifiers import PROBABILITY, Scale
-from cil_jax.config import Config
 from cil_jax.learner import SPARE, Learner, Output, Weights, forward
 from cil_jax.memory import Memory, Pool
+from cil_jax.settings.config import Config
 from cil_jax.typing import Array, Backbone, Key, Params
 
 Classifier = Callable[[Learner, Array], Array]  # (learner, features [B, D]) -> scores [B, room]

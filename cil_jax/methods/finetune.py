@@ -7,9 +7,9 @@ import jax
 
 from cil_jax import heads, losses
 from cil_jax.classifiers import PROBABILITY, PROBABILITY_EACH, Scale
-from cil_jax.config import Config
 from cil_jax.learner import Learner
 from cil_jax.methods.base import Batch, LossResult, Method
+from cil_jax.settings.config import Config
 from cil_jax.typing import Array, Key, Params
 
 

@@ -10,10 +10,10 @@ from typing import ClassVar
 import jax.numpy as jnp
 
 from cil_jax import heads, losses
-from cil_jax.config import Config
 from cil_jax.learner import Learner
 from cil_jax.methods.base import Batch, LossResult, zero_in_first_task
 from cil_jax.methods.finetune import Finetune
+from cil_jax.settings.config import Config
 from cil_jax.typing import Array, Key, Params
 
 

@@ -4,7 +4,7 @@ from typing import Any
 
 from jax import lax
 
-from cil_jax.config import UserError, nearest_name
+from cil_jax.errors import UserError, nearest_name
 from cil_jax.models.convolution import cpu_convolution
 from cil_jax.models.normalization import BatchNorm
 from cil_jax.models.resnet import BasicBlock, BottleneckBlock, Layers, ResNet

@@ -7,12 +7,12 @@ from typing import Any
 
 from rich.table import Table
 
-from cil_jax import files
-from cil_jax.report.compare import Comparison, Group, published, published_lines, source_of
+from cil_jax.files import writing
+from cil_jax.report.escaping import csv_table, latex, markdown
+from cil_jax.report.groups import Comparison, Group, published, published_lines, source_of
 from cil_jax.report.page import render
+from cil_jax.report.published_results import sources
 from cil_jax.report.tables import column_name, published_pair, sample, training
-from cil_jax.reproduction import sources
-from cil_jax.text import csv_table, latex, markdown
 
 NUMBERS = {
     "average": "average_incremental_accuracy",
@@ -140,7 +140,7 @@ def write_comparison(comparison: Comparison, file: Path, arguments: Sequence[str
         differing=_differing(comparison.groups),
         data=_data(comparison),
     )
-    files.replace_text(Path(file), page)
+    writing.replace_text(Path(file), page)
 
 
 def _cells(comparison: Comparison) -> tuple[tuple[str, ...], list[tuple[list[str], bool]]]:

@@ -14,12 +14,12 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from cil_jax import files
 from cil_jax.confusion import Confusion
-from cil_jax.record import RunFolder
+from cil_jax.files import writing
 from cil_jax.report.fonts import drawable, families
 from cil_jax.report.tables import caption, column_name, protocol, sample, training_parts
 from cil_jax.report.thinning import groups
+from cil_jax.storage.run_folder import RunFolder
 
 # Okabe and Ito's colours, which people with any colour vision can tell apart.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
@@ -67,7 +67,7 @@ def draw(folder: RunFolder, warn: Callable[[str], None] = lambda line: None) -> 
     """
     results = folder.results()
     epochs, confusions = folder.epochs(results), folder.confusions(results)
-    files.make_folder(folder.figures)
+    writing.make_folder(folder.figures)
     made = []
     text = _text(results)
     if unknown := families(text)[1]:
@@ -77,7 +77,7 @@ def draw(folder: RunFolder, warn: Callable[[str], None] = lambda line: None) -> 
         drawn = {**_of_task(results, confusions), "curves": curves(results, epochs)}
         for name, figure in drawn.items():
             file = folder.figures / f"{name}.png"
-            with files.replaced(file) as out:
+            with writing.replaced(file) as out:
                 figure.savefig(out, format="png", bbox_inches="tight")
             made.append(file)
     return made
@@ -162,7 +162,7 @@ def comparison(
     """Accuracy on all classes seen of several runs, each by its own classifier.
 
     Args:
-      runs: what `cil_jax.members.summarize` makes of them, by the name to show; all of one
+      runs: summaries from `cil_jax.storage.replicates.summarize`, by the name to show; all of one
         protocol. A band is one standard deviation over members.
       published: for some of these names lines with label, x and y in percent.
     """

@@ -10,11 +10,9 @@ import markupsafe
 import numpy as np
 import yaml
 
-from cil_jax import files
-from cil_jax.config import Config, UserError
 from cil_jax.confusion import Confusion
-from cil_jax.recipes import command, from_plain, without_others
-from cil_jax.record import RunFolder
+from cil_jax.errors import UserError
+from cil_jax.files import writing
 from cil_jax.report.tables import (
     LAST_ROWS,
     SUMMARY_ROWS,
@@ -27,6 +25,9 @@ from cil_jax.report.tables import (
 )
 from cil_jax.report.thinning import MOST, Groups, groups, n_tasks, spread
 from cil_jax.report.thumbnails import SHOWN, strips
+from cil_jax.settings.config import Config
+from cil_jax.settings.loading import command, from_plain, without_others
+from cil_jax.storage.run_folder import RunFolder
 
 SECTIONS = {
     "seen": "Seen",
@@ -96,7 +97,7 @@ def write_page(folder: RunFolder) -> Path:
         settings=yaml.safe_dump(settings, sort_keys=False),
         data=_data(results, epochs, confusions, together, seen),
     )
-    files.replace_text(folder.report_file, page)
+    writing.replace_text(folder.report_file, page)
     return folder.report_file
 
 
@@ -104,7 +105,7 @@ def render(template: str, **values: Any) -> str:
     """A page of this folder, with the style and the charts that all have in common."""
 
     def text(name):
-        return (resources.files("cil_jax") / "report" / name).read_text(encoding="utf-8")
+        return (resources.files("cil_jax.report") / name).read_text(encoding="utf-8")
 
     environment = jinja2.Environment(
         loader=jinja2.FunctionLoader(text),

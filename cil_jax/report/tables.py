@@ -7,11 +7,11 @@ import numpy as np
 from rich import box
 from rich.table import Table
 
-from cil_jax.config import flag
-from cil_jax.members import n_learned
 from cil_jax.metrics import USES_ALL_DATA
-from cil_jax.reproduction import sources, tasks
-from cil_jax.text import markdown
+from cil_jax.report.escaping import markdown
+from cil_jax.report.published_results import sources, tasks
+from cil_jax.settings.config import flag
+from cil_jax.storage.replicates import n_learned
 
 LAST_ROWS = (
     ("  old classes", "old_accuracy"),
@@ -46,7 +46,7 @@ def selection(rows: Sequence[Any], results: dict[str, Any]) -> Table:
     """Accuracy with herded and with random exemplars, a row for each number of them.
 
     Args:
-      rows: of `cil_jax.analysis.selection_by_count`.
+      rows: of `cil_jax.trained.analysis.selection_by_count`.
       results: what results.json holds, of the run whose network it is.
     """
     n = len(rows[0].random)
@@ -76,7 +76,7 @@ def group_summary(summary: dict[str, Any]) -> Table:
     """The same of several members: means and standard deviations.
 
     Args:
-      summary: of `cil_jax.members.summarize`.
+      summary: of `cil_jax.storage.replicates.summarize`.
     """
 
     def cell(value, t=None):
@@ -206,8 +206,8 @@ def reproduction(lines: Sequence[tuple[Any, Any, bool | None]], about: str) -> T
     """Published rows beside ours.
 
     Args:
-      lines: for each row a `cil_jax.reproduction` Row, its Outcome, and whether it lies in its
-        band (None: has none, or is not to be compared).
+      lines: for each row a `Row` of `cil_jax.report.published_results`, its Outcome, and whether it
+        lies in its band (None: it has none, or is not to be compared).
       about: the protocol of our runs.
     """
     title = f"{REPRODUCTION_HEAD}\npublished: {PUBLISHED_ABOUT}\nours: {about}"
@@ -259,7 +259,7 @@ def published_pair(row: Any) -> str:
 
 
 def published_value(row: Any, which: str) -> str:
-    """The "average" or "last" accuracy of a `cil_jax.reproduction` Row in percent, '-' for none.
+    """The published "average" or "last" accuracy of a row in percent, '-' for none.
 
     What was read off a figure is "about" so much.
     """

@@ -1,0 +1,1 @@
+"""The ways in: flags, launching a command, choosing the accelerator."""

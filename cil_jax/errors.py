@@ -1,0 +1,36 @@
+"""What goes wrong that the user can put right, and how it is said."""
+
+import difflib
+from collections.abc import Iterable, Sequence
+
+
+class UserError(Exception):
+    """An error that the user can fix.
+
+    Args:
+      message: one line that says what is wrong and what to do.
+      details: further lines, one for each problem, if there are several.
+
+    Attributes:
+      lines: the message and the details.
+    """
+
+    def __init__(self, message: str, details: Sequence[str] = ()):
+        self.lines = (message, *details)
+        super().__init__("\n  ".join(self.lines))
+
+
+def nearest_name(name: str, known: Iterable[str]) -> str:
+    """The end of an error message about an unknown name: the closest known name, and all choices.
+
+    Args:
+      name: the unknown name.
+      known: the names that exist. More than 12 are not listed.
+    """
+    known = list(known)
+    close = difflib.get_close_matches(name, known, n=1)
+    guess = f": did you mean {close[0]!r}?" if close else ""
+    if len(known) > 12:
+        return guess or "; see --help for the known ones"
+    choices = ", ".join(known)
+    return f"{guess} The choices are {choices}" if guess else f": choose from {choices}"

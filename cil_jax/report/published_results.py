@@ -1,0 +1,208 @@
+"""Published results, the runs that reproduce them, and how close those come."""
+
+import dataclasses
+import functools
+import os
+import shlex
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from cil_jax.errors import UserError, nearest_name
+from cil_jax.settings.config import Config, flag
+from cil_jax.settings.loading import preset
+from cil_jax.storage import replicates
+
+FULL: dict[str, Any] = {}
+REDUCED = {"backbone": "resnet8", "epochs": 10}
+N_CLASSES = 100  # of CIFAR-100
+PROTOCOLS = {"full": FULL, "reduced": REDUCED}
+ABOUT = {
+    "full": "as published: ResNet-32, the epochs of the preset, and 10 tasks of 10 classes unless "
+    "the row names others",
+    "reduced": "ResNet-8, 10 tasks of 10 classes, 10 epochs per task, learning-rate milestones "
+    "scaled; not comparable with the published numbers",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """A published result.
+
+    Attributes:
+      method, preset: the method and preset of the run that reproduces it.
+      classifier: the classifier with these accuracies: "linear", "nme" or "ncm".
+      source: where it was published, a key of `sources()`.
+      settings: fields of Config in which the run differs from the preset.
+      average, last: average incremental accuracy and last accuracy in percent; None if not
+        published.
+      band: the lowest and highest "average" or "last" that counts as reproduced, in percent.
+      note: a remark to show with the row.
+      curve: accuracy on all classes seen after each task, in percent; None if not published.
+      about: which of "average" and "last" were read off a figure.
+      variant: the last part of the run's name if its tasks have another size, such as
+        "tasks-of-2". The reduced protocol leaves these rows out.
+    """
+
+    method: str
+    preset: str
+    classifier: str
+    source: str
+    settings: dict[str, Any]
+    average: float | None = None
+    last: float | None = None
+    band: dict[str, tuple[float, float]] = dataclasses.field(default_factory=dict)
+    note: str = ""
+    curve: tuple[float, ...] | None = None
+    about: tuple[str, ...] = ()
+    variant: str = ""
+
+    @property
+    def run(self) -> str:
+        """The name of the run. Several rows may share a run."""
+        return "-".join(filter(None, (self.method, self.preset, self.variant)))
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """Our values for a row, over the finished members, in percent.
+
+    Attributes:
+      n: the number of class orders or seeds; 0 if not run.
+      average, last: mean and standard deviation (None for n = 1); None if not run.
+      over: "orders" or "seeds", see `cil_jax.storage.replicates.summarize`.
+      orders: the class orders of the members.
+      others: folders of runs with other settings, which are not members.
+    """
+
+    n: int
+    average: tuple[float, float | None] | None = None
+    last: tuple[float, float | None] | None = None
+    over: str = "seeds"
+    orders: tuple[str, ...] = ()
+    others: tuple[Path, ...] = ()
+
+
+def rows(names: Sequence[str] = (), protocol: str = "full") -> list[Row]:
+    """The published rows of a protocol.
+
+    Args:
+      names: the names of their runs (default: all).
+      protocol: "full" or "reduced".
+
+    Raises:
+      UserError: if there is no run of that name.
+    """
+    published = _published()
+    known = dict.fromkeys(row.run for row in published)
+    for name in names:
+        if name not in known:
+            raise UserError(f"unknown row {name!r}{nearest_name(name, known)}")
+    named = [row for row in published if not names or row.run in names]
+    return [row for row in named if protocol == "full" or not row.variant]
+
+
+def sources() -> dict[str, str]:
+    """The publications, by the short names in `Row.source`."""
+    return dict(_file()["sources"])
+
+
+@functools.cache
+def _file() -> dict[str, Any]:
+    return yaml.safe_load((resources.files("cil_jax.report") / "published.yaml").read_text())
+
+
+@functools.cache
+def _published() -> tuple[Row, ...]:
+    """All rows of published.yaml."""
+    published = []
+    for entry in _file()["rows"]:
+        (method, name), settings = entry["run"], entry.get("settings", {})
+        rest = {key: entry[key] for key in entry if key not in ("run", "settings")}
+        for key in {"curve", "about"} & rest.keys():
+            rest[key] = tuple(rest[key])
+        published.append(Row(method, name, settings=settings, **rest))
+    return tuple(published)
+
+
+def settings(row: Row, protocol: str) -> dict[str, Any]:
+    """The fields of Config in which a row's run differs from its preset, under a protocol."""
+    # The nearest class mean of all data takes time: only runs with a published value compute it.
+    ncm = any(other.classifier == "ncm" and other.run == row.run for other in _published())
+    return {**row.settings, **PROTOCOLS[protocol], **({} if ncm else {"ncm": False})}
+
+
+def config(row: Row, protocol: str, folder: str | os.PathLike[str], **overrides: Any) -> Config:
+    """The settings of a row's run.
+
+    Args:
+      row: the row.
+      protocol: "full" or "reduced".
+      folder: the folder of all runs.
+      **overrides: fields of Config that take precedence.
+    """
+    out = str(Path(folder) / protocol / row.run)
+    return preset(row.method, row.preset, **{**settings(row, protocol), "out": out, **overrides})
+
+
+def command(row: Row, protocol: str, folder: str | os.PathLike[str]) -> str:
+    """The command for a row's run, with one class order and seed 0."""
+    words = ["python", "-m", f"experiments.{row.method}", "--preset", row.preset]
+    for name, value in settings(row, protocol).items():
+        words += ["--no-ncm"] if name == "ncm" else [flag(name), str(value)]
+    out = str(Path(folder) / protocol / row.run)
+    return shlex.join([*words, "--seeds", "0", "--out", out])
+
+
+def outcome(row: Row, protocol: str, folder: str | os.PathLike[str]) -> Outcome:
+    """Our values for a row, over all finished members that report the row's classifier."""
+    finished, others = replicates.finished_results(config(row, protocol, folder))
+    finished = [results for results in finished if row.classifier in results["classifiers"]]
+    if not finished:
+        return Outcome(0, others=tuple(others))
+    summary = replicates.summarize(finished)
+    numbers = summary["classifiers"][row.classifier]
+
+    def percent(key: str) -> tuple[float, float | None]:
+        std = numbers[key]["std"]
+        return 100 * numbers[key]["mean"], None if std is None else 100 * std
+
+    return Outcome(
+        n=summary["n"],
+        over=summary["over"],
+        others=tuple(others),
+        average=percent("average_incremental_accuracy") if row.average or not row.last else None,
+        last=percent("last_accuracy"),
+        orders=tuple(summary["orders"]),
+    )
+
+
+def in_band(row: Row, ours: Outcome) -> bool | None:
+    """Whether all our values lie in the row's bands; None if it has no band or was not run."""
+    values = {"average": ours.average, "last": ours.last}
+    checks = [
+        low <= round(value[0], 1) <= high
+        for key, (low, high) in row.band.items()
+        if (value := values[key]) is not None
+    ]
+    return all(checks) if checks else None
+
+
+def tasks(row: Row) -> str:
+    """The number of tasks, and of classes per task, of a row's run, such as '10 x 10'."""
+    size = config(row, "full", "").task_size
+    return f"{N_CLASSES // size} x {size}"
+
+
+def outcomes(
+    chosen: Sequence[Row], protocol: str, folder: str | os.PathLike[str]
+) -> list[tuple[Row, Outcome, bool | None]]:
+    """Each row with our values, and whether they lie in its bands.
+
+    The bands are for the full protocol: under another one, the last item is None.
+    """
+    pairs = [(row, outcome(row, protocol, folder)) for row in chosen]
+    return [(row, ours, in_band(row, ours) if protocol == "full" else None) for row, ours in pairs]

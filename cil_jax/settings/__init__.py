@@ -1,0 +1,1 @@
+"""The settings of a run: fields, presets, files of settings. Nothing here imports JAX."""

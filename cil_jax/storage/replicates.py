@@ -1,0 +1,219 @@
+"""Groups of runs that differ only in their seeds, and the summary of their results.
+
+runs/NAME/
+  order1993-seed0/   the run folder of a member, one for each
+  summary.json       mean, standard deviation and values of every number, over the finished members
+"""
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cil_jax.errors import UserError
+from cil_jax.files import reading, writing
+from cil_jax.settings.config import Config
+from cil_jax.storage import schemas
+from cil_jax.storage.run_folder import RunFolder
+
+SUMMARY = "summary.json"
+NUMBERS = (
+    "average_incremental_accuracy",
+    "average_incremental_accuracy_without_first",
+    "last_accuracy",
+    "forgetting",
+    "backward_transfer",
+)
+SEEDS = ("seed", "data_seed", "order_seed")  # settings in which the members of a group differ
+ONLY_REPORTED = ("ncm", "fast")  # settings that do not change the method
+CURVES = ("seen_accuracy", "old_accuracy", "new_accuracy", "task_aware_accuracy", "top5_accuracy")
+
+
+def group_folder(config: Config) -> Path:
+    """The folder that holds the run folders of a group."""
+    return Path(config.out or f"runs/{config.label()}")
+
+
+def member_configs(
+    config: Config, seeds: Sequence[int] | None, n_orders: int | None
+) -> list[Config]:
+    """The settings of each member: every combination of a class order and a seed.
+
+    Args:
+      config: the settings that all members share.
+      seeds: seeds of the initial weights and the data (default: that of the config).
+      n_orders: the number of class orders, with seeds from `order_seed` on (default: 1).
+
+    Raises:
+      UserError: if several orders are asked for and the order is not seeded, or if the group's
+        folder is the folder of a single run.
+    """
+    if (n_orders or 1) > 1 and config.order != "seeded":
+        raise UserError(f"--orders {n_orders} needs --order seeded")
+    if n_orders is not None and n_orders < 1:
+        raise UserError(f"--orders is {n_orders}; it must be at least 1")
+    folder = group_folder(config)
+    if RunFolder(folder).holds_a_run:
+        raise UserError(
+            f"{folder} holds a single run: choose another --out for --seeds or --orders"
+        )
+    configs = []
+    for order_seed in range(config.order_seed, config.order_seed + (n_orders or 1)):
+        for seed in seeds or [config.seed]:
+            order = f"order{order_seed}" if config.order == "seeded" else config.order
+            out = folder / f"{order}-seed{seed}"
+            configs.append(
+                dataclasses.replace(
+                    config,
+                    order_seed=order_seed,
+                    seed=seed,
+                    out=str(out),
+                    resume=RunFolder(out).holds_a_run,  # continue a member that was interrupted
+                )
+            )
+    return configs
+
+
+def is_complete(folder: RunFolder) -> bool:
+    """Whether a run has learned all its tasks."""
+    if not folder.results_file.exists():
+        return False
+    results = folder.results()
+    return n_learned(results) == len(results["task_sizes"])
+
+
+def is_done(config: Config) -> bool:
+    """Whether a member need not be run: its folder holds a complete run of these settings.
+
+    That run may have another value of `fast`, and may report `ncm` although it is not asked for.
+    """
+    folder = RunFolder(config.folder())
+    if not (folder.holds_a_run and is_complete(folder)):
+        return False
+    differences = folder.differences(config)
+    lacks_ncm = differences.get("ncm") == (False, True)
+    return differences.keys() <= set(ONLY_REPORTED) and not lacks_ncm
+
+
+def finished_results(config: Config) -> tuple[list[dict[str, Any]], list[Path]]:
+    """The results of all finished members of a group, whichever command ran them.
+
+    Args:
+      config: the settings of any member. Members differ from it only in their seeds and in
+        settings that do not change the method, so some may report a classifier that others do not.
+
+    Returns:
+      The contents of results.json of each finished member, and the folders of finished runs with
+      other settings, which are not members.
+    """
+    results, others = [], []
+    for folder in map(RunFolder, sorted(group_folder(config).glob("*/"))):
+        if not folder.holds_a_run or not is_complete(folder):
+            continue
+        if folder.differences(config).keys() <= {*SEEDS, *ONLY_REPORTED}:
+            results.append(folder.results())
+        else:
+            others.append(folder.path)
+    return results, others
+
+
+def n_learned(results: dict[str, Any]) -> int:
+    """The number of tasks learned, from the contents of results.json or summary.json."""
+    seen = results["classifiers"][results["headline"]]["seen_accuracy"]
+    return len(seen["mean"] if isinstance(seen, dict) else seen)
+
+
+def summarize(results: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Mean and standard deviation over class orders or, if there is only one, over seeds.
+
+    The seeds of one order are averaged first, and the order counts once. Otherwise the standard
+    deviation would be neither that over orders nor that over seeds.
+
+    Args:
+      results: the contents of results.json of each member.
+
+    Returns:
+      The method and protocol as in the results of the first member; `over`, which is "orders" or
+      "seeds", and `n`, the number of those; `members`, the seeds of each; and `classifiers`: for
+      each classifier that all members have, the "mean", "std" (with n - 1; None for n = 1) and the
+      n "values" of every number. For a curve, such as seen_accuracy, these are lists over tasks.
+    """
+    first = results[0]
+    by_order: dict[str, list[dict[str, Any]]] = {}
+    for member in results:
+        by_order.setdefault(member["order"], []).append(member)
+    samples = list(by_order.values()) if len(by_order) > 1 else [[member] for member in results]
+
+    def over_samples(name: str, key: str) -> dict[str, Any]:
+        return mean_and_std(
+            [_mean([member["classifiers"][name][key] for member in sample]) for sample in samples]
+        )
+
+    shared = (
+        *("method", "preset", "dataset", "backbone", "epochs", "exemplars", "keeps_all_data"),
+        *("task_sizes", "headline", "uses_all_data", "parameters"),
+    )
+    return {
+        **{key: first[key] for key in shared},
+        "changed": first.get("changed", {}),  # missing in results of older versions
+        "orders": sorted(by_order),
+        "over": "seeds" if len(by_order) == 1 else "orders",
+        "n": len(samples),
+        "members": [member["seeds"] for member in results],
+        "classifiers": {
+            name: {key: over_samples(name, key) for key in (*NUMBERS, *CURVES)}
+            for name in first["classifiers"]
+            if all(name in member["classifiers"] for member in results)
+        },
+        "seconds": mean_and_std([sum(member["seconds"].values()) for member in results]),
+    }
+
+
+def _mean(values: Sequence[Any]) -> Any:
+    return values[0] if len(values) == 1 else mean_and_std(values)["mean"]
+
+
+def mean_and_std(values: Sequence[Any]) -> dict[str, Any]:
+    """The "mean", the sample standard deviation "std" and the "values" of a number.
+
+    Args:
+      values: floats, or lists of floats of one length, which are treated element by element.
+
+    Returns:
+      Floats, or lists of them. "std" is None for a single value; both are None if a value is None.
+    """
+    if isinstance(values[0], list):
+        columns = [mean_and_std(column) for column in zip(*values, strict=True)]
+        return {key: [column[key] for column in columns] for key in ("mean", "std", "values")}
+    if any(value is None for value in values):
+        return {"mean": None, "std": None, "values": list(values)}
+    std = float(np.std(values, ddof=1)) if len(values) > 1 else None
+    return {"mean": float(np.mean(values)), "std": std, "values": list(values)}
+
+
+def read_summary(folder: Path) -> schemas.GroupSummary:
+    """What summary.json holds.
+
+    Raises:
+      UserError: if it can't be read, or a field is missing or wrong.
+    """
+    file = folder / SUMMARY
+    summary = reading.read_json(file, schemas.GroupSummary)
+    if problem := schemas.problem_of_summary(summary):
+        raise reading.damaged(file, problem)
+    return summary
+
+
+def write_summary(folder: Path, summary: dict[str, Any]) -> Path:
+    """Writes summary.json, whole or not at all.
+
+    Raises:
+      UserError: if it can't be written.
+    """
+    file = folder / SUMMARY
+    with writing.writing(file):
+        writing.replace_text(file, json.dumps(summary, indent=1) + "\n")
+    return file

@@ -1,0 +1,1 @@
+"""How a run is trained: compiled programs, streaming, evaluation, the loop over tasks."""

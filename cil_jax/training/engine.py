@@ -1,0 +1,442 @@
+"""The compiled programs of a run.
+
+Each method of Engine marked as a `Program` is compiled by `jax.jit`. No argument that changes
+within a run is static, so each program is compiled once for any number of tasks. Engines with equal
+settings share their programs.
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, NamedTuple, TypeAlias, cast
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import export, lax
+
+from cil_jax import memory as memory_lib
+from cil_jax.classifiers import Counts, class_sums, nearest_class_mean
+from cil_jax.data.augment import Augmentation
+from cil_jax.learner import Learner, Normalizer, Purpose, Weights, create, embed, forward, views
+from cil_jax.memory import Chunk, Memory, Pool
+from cil_jax.methods.base import Batch, Classifier, Method
+from cil_jax.platform.devices import replicate, shard_batch, shard_members
+from cil_jax.schedules import SGD
+from cil_jax.training.compilation import LESS_EFFORT, FastProgram, Program
+from cil_jax.typing import Array, ImageShape, Key, Params
+
+Sums: TypeAlias = dict[str, Array]  # running sums over the steps of an epoch, by name
+
+# What an update changes: the weights, the optimizer state and the running sums.
+TrainState: TypeAlias = tuple[Weights, optax.OptState, Sums]
+
+
+class TrainRequest(NamedTuple):
+    """The arguments of `Engine.train`; a run yields them to whoever drives it."""
+
+    learner: Learner
+    pool: Pool | Chunk
+    sums: Sums
+    rate: Array
+    weight_decay: Array
+    stop: Array
+
+
+@dataclasses.dataclass(frozen=True)
+class Engine:
+    """A method with its update rule, augmentation and batch sizes.
+
+    Attributes:
+      method: the hooks.
+      optimizer: the update rule.
+      augmentation: of training images.
+      batch_size: images per update.
+      eval_batch_size: images per batch in evaluation.
+      fast: whether training may use faster convolutions, whose programs the compilation cache
+        cannot store; see `cil_jax.training.compilation`.
+    """
+
+    method: Method
+    optimizer: SGD
+    augmentation: Augmentation
+    batch_size: int
+    eval_batch_size: int = 500
+    fast: bool = False
+
+    @partial(Program, static_argnames=("image_shape", "n_classes"), options=LESS_EFFORT)
+    def create(
+        self,
+        image_shape: ImageShape,
+        n_classes: int,
+        normalizer: Normalizer,
+        init_key: Key,
+        data_key: Key,
+    ) -> Learner:
+        """Creates a learner that has seen no class; see `cil_jax.learner.create`."""
+        return self._new_learner(image_shape, n_classes, normalizer, init_key, data_key)
+
+    def blank(self, image_shape: ImageShape, n_classes: int, normalizer: Normalizer) -> Learner:
+        """Returns the shapes and types of the learner that `create` makes; allocates nothing."""
+        key = jax.random.key(0)
+
+        def new_learner(normalizer: Normalizer) -> Learner:
+            return self._new_learner(image_shape, n_classes, normalizer, key, key)
+
+        return jax.eval_shape(new_learner, normalizer)
+
+    def _new_learner(
+        self,
+        image_shape: ImageShape,
+        n_classes: int,
+        normalizer: Normalizer,
+        init_key: Key,
+        data_key: Key,
+    ) -> Learner:
+        return create(
+            self.method.backbone,
+            image_shape=image_shape,
+            n_classes=n_classes,
+            memory_size=self.method.memory_size or 0,
+            normalizer=normalizer,
+            optimizer=self.optimizer.direction(),
+            init_key=init_key,
+            data_key=data_key,
+        )
+
+    @Program
+    def begin_task(self, learner: Learner, n_new: Array) -> Learner:
+        """Begins a task of n_new classes with the method's `begin_task`; resets the momentum."""
+        learner = self.method.begin_task(learner, n_new, learner.key(Purpose.HEAD))
+        momentum = self.optimizer.direction().init(learner.weights.params)
+        return learner.replace(momentum=momentum)
+
+    @partial(Program, static_argnames=("task_room", "class_room"))
+    def pool(
+        self,
+        learner: Learner,
+        images: Array | None,
+        labels: Array,
+        task_room: int,
+        class_room: int,
+    ) -> Pool:
+        """Makes the pool of a task; see `cil_jax.memory.join`.
+
+        All tasks must give the same number of rows: pad smaller ones with rows of label -1.
+        """
+        return memory_lib.join(images, labels, learner.memory, task_room, class_room)
+
+    def n_steps(self, n_images: int) -> int:
+        """Returns the number of updates per epoch; a final partial batch is dropped."""
+        return max(1, n_images // self.batch_size)
+
+    def no_sums(self) -> Sums:
+        """Returns the running sums before the first step of an epoch."""
+        names = ("steps", "loss", "n_new", "n_new_right", "largest_gradient", *self.method.parts)
+        return {name: jnp.zeros(()) for name in names}
+
+    @FastProgram
+    def train(
+        self,
+        learner: Learner,
+        pool: Pool | Chunk,
+        sums: Sums,
+        rate: Array,
+        weight_decay: Array,
+        stop: Array,
+    ) -> tuple[Learner, Sums]:
+        """Makes the updates of steps learner.step .. stop - 1 of an epoch.
+
+        The random keys of an update depend only on its task, epoch and step, so the result is the
+        same however an epoch is split into calls.
+
+        Args:
+          learner: at the given epoch and step of a task.
+          pool: the images of the task, or the batches of these steps.
+          sums: the sums over the earlier steps of this epoch, or `no_sums()`.
+          rate: learning rate, float32 [].
+          weight_decay: L2 weight-decay coefficient, float32 [].
+          stop: int32 [], the step after the last one to make.
+
+        Returns:
+          The learner after the last step, and the sums over all steps of the epoch so far: "loss"
+          and its parts; "n_new", the images of new classes, and "n_new_right", those of them that
+          the head predicts right; and "steps", the steps with a finite loss. Once the loss is
+          non-finite, later values are undefined, and "largest_gradient" is the largest absolute
+          entry of that step's gradient; until then it is 0.
+        """
+        state = (learner.weights, learner.momentum, sums)
+        update = self._update_function(learner, pool, rate, weight_decay)
+        return _after_training(learner, stop, lax.fori_loop(learner.step, stop, update, state))
+
+    @FastProgram
+    def train_together(
+        self, members: tuple[TrainRequest, ...], n_steps: Array
+    ) -> tuple[tuple[Learner, Sums], ...]:
+        """Makes the next updates of several members, each as `train` would make them.
+
+        On a mesh, each device trains a share of the members if their number can be divided equally;
+        otherwise all devices train all members on a share of each batch. The members of a device
+        are unrolled in the body of one loop: `jax.vmap` would turn their convolutions into grouped
+        ones, which take several times as long on a CPU (BENCHMARKS.md).
+
+        Args:
+          members: the requests; their `stop` is ignored.
+          n_steps: int [], number of updates of each member.
+
+        Returns:
+          For each member the result of `train`.
+        """
+
+        def train(
+            members: tuple[TrainRequest, ...], n_steps: Array
+        ) -> tuple[tuple[Learner, Sums], ...]:
+            update_functions = [
+                self._update_function(
+                    request.learner, request.pool, request.rate, request.weight_decay
+                )
+                for request in members
+            ]
+
+            def update_all(i: Array, states: tuple[TrainState, ...]) -> tuple[TrainState, ...]:
+                return tuple(
+                    update(request.learner.step + i, state)
+                    for request, update, state in zip(
+                        members, update_functions, states, strict=True
+                    )
+                )
+
+            initial = tuple((m.learner.weights, m.learner.momentum, m.sums) for m in members)
+            states = lax.fori_loop(0, n_steps, update_all, initial)
+            return tuple(
+                _after_training(request.learner, request.learner.step + n_steps, state)
+                for request, state in zip(members, states, strict=True)
+            )
+
+        return shard_members(train, members, n_steps)
+
+    def _update_function(
+        self, learner: Learner, pool: Pool | Chunk, rate: Array, weight_decay: Array
+    ) -> Callable[[Array, TrainState], TrainState]:
+        """Returns a function that makes the update of a step; see `train` for the arguments."""
+        batch_of = pool.batches(learner.key(Purpose.SHUFFLE), self.batch_size)
+        direction = self.optimizer.direction(weight_decay)
+        trainable = self.method.trainable(learner)
+
+        def update(step: Array, state: TrainState) -> TrainState:
+            weights, momentum, sums = state
+            key, loss_key = jax.random.split(learner.key(Purpose.AUGMENT, step))
+            images, labels = map(shard_batch, batch_of(step))
+            batch = Batch(self.augmentation(key, images, learner.normalizer), labels)
+            now = learner.replace(weights=weights)
+            (loss, (parts, output)), grads = jax.value_and_grad(self.method.loss, has_aux=True)(
+                weights.params, now, batch, loss_key
+            )
+            updates, momentum = direction.update(grads, momentum, weights.params)
+            updates = jax.tree.map(lambda u: -rate * u, updates)
+            if trainable is not None:
+                updates = jax.tree.map(jnp.multiply, updates, trainable)
+            params = cast(Params, optax.apply_updates(weights.params, updates))
+            weights = Weights(params, output.batch_stats)
+
+            is_new = batch.labels >= learner.n_old
+            is_right = is_new & (output.logits.argmax(axis=1) == batch.labels)
+            new = {"loss": loss, "n_new": is_new.sum(), "n_new_right": is_right.sum(), **parts}
+            was_finite, is_finite = jnp.isfinite(sums["loss"]), jnp.isfinite(sums["loss"] + loss)
+            new["steps"] = 1.0 * is_finite
+            new["largest_gradient"] = lax.cond(
+                was_finite & ~is_finite, largest_entry, lambda _: 0.0, grads
+            )
+            return weights, momentum, jax.tree.map(jnp.add, sums, new)
+
+        return update
+
+    @Program
+    def end_task(self, learner: Learner, pool: Pool) -> Learner:
+        """Ends a task with the method's `end_task`; the learner then counts it as learned."""
+        learner = self.method.end_task(learner, pool, learner.key(Purpose.SELECT))
+        return _task_learned(learner)
+
+    # The parts of an epoch and of `end_task` for images on the host: `cil_jax.training.streaming`.
+
+    @Program
+    def order(self, learner: Learner, pool: Pool) -> tuple[Array, Array]:
+        """Returns the pool's rows in the order of this epoch, int [R], and its image count."""
+        return pool.shuffled(learner.key(Purpose.SHUFFLE)), pool.count()
+
+    @Program
+    def select(self, learner: Learner, pool: Pool, features: Array | None) -> tuple[Memory, Array]:
+        """Selects the new exemplars; see `Method.select`."""
+        return self.method.select(learner, pool, features, learner.key(Purpose.SELECT))
+
+    @Program
+    def keep(self, learner: Learner, after: Memory, new_images: Array) -> Learner:
+        """Stores the selected exemplars, see `Method.keep`; the task then counts as learned."""
+        return _task_learned(self.method.keep(learner, after, new_images))
+
+    @Program
+    def sum_features(self, learner: Learner, features: Array, labels: Array) -> Array:
+        """Returns the same as `feature_sums`, from features [N, D] instead of images."""
+        return class_sums(features, labels, learner.means.shape[0])
+
+    @partial(Program, static_argnames=("mirrored",))
+    def embed(self, learner: Learner, images: Array, mirrored: bool) -> Array:
+        """Computes features [N, D] of pixels uint8 [N, H, W, C]; see `cil_jax.learner.embed`."""
+        return embed(self.method.backbone, learner, images, mirrored=mirrored)
+
+    @partial(Program, static_argnames=("mirrored",))
+    def feature_sums(self, learner: Learner, images: Array, labels: Array, mirrored: bool) -> Array:
+        """Sums the unit-length features of each class.
+
+        Summed over all training data and scaled to unit length, they are the class means that
+        `evaluate` takes.
+
+        Args:
+          learner: its network computes the features.
+          images: uint8 [N, H, W, C].
+          labels: int32 [N]; rows with a negative label are ignored.
+          mirrored: whether to add the features of the mirror images.
+
+        Returns:
+          float32 [room, D].
+        """
+        sums = (
+            class_sums(features, labels, learner.means.shape[0])
+            for features in views(self.method.backbone, learner, images, mirrored)
+        )
+        return sum(sums, start=jnp.zeros(()))
+
+    @Program
+    def evaluate(
+        self,
+        learner: Learner,
+        images: Array,
+        labels: Array,
+        start: Array,
+        stop: Array,
+        all_data_means: Array,
+    ) -> tuple[dict[str, Counts], Array]:
+        """Applies all classifiers to test images start .. stop - 1 and computes the mean loss.
+
+        Args:
+          learner: the learner to evaluate.
+          images: uint8 [N, H, W, C].
+          labels: int32 [N].
+          start, stop: the first row to evaluate and the row after the last one.
+          all_data_means: float [room, D], class means of all training data for the classifier
+            "ncm", which is added to the method's own; see `feature_sums`. Pass zeros and ignore
+            "ncm" if you do not need it.
+
+        Returns:
+          Counts by classifier; and the mean of the method's loss, which is meaningful only for
+          images of the current task's classes.
+        """
+        n_images, batch_size = images.shape[0], min(self.eval_batch_size, images.shape[0])
+        classifiers = self._classifiers_with_ncm(all_data_means)
+
+        def add_batch(
+            i: Array, state: tuple[dict[str, Counts], Array]
+        ) -> tuple[dict[str, Counts], Array]:
+            counts, total_loss = state
+            rows = start + i * batch_size + jnp.arange(batch_size)
+            mask = rows < stop
+            rows = jnp.minimum(rows, n_images - 1)
+            batch = Batch(learner.normalizer(shard_batch(images[rows])), labels[rows])
+            losses, features = self._losses_and_features(learner, batch)
+            counts = {
+                name: counts[name].plus(
+                    score(learner, features), batch.labels, mask, learner.task_of
+                )
+                for name, score in classifiers.items()
+            }
+            return counts, total_loss + jnp.where(mask, losses, 0.0).sum()
+
+        no_counts = {name: Counts.none(learner.means.shape[0]) for name in classifiers}
+        n_batches = -(-(stop - start) // batch_size)
+        counts, total_loss = lax.fori_loop(0, n_batches, add_batch, (no_counts, jnp.zeros(())))
+        return replicate((counts, total_loss / (stop - start)))
+
+    def _classifiers_with_ncm(self, all_data_means: Array) -> dict[str, Classifier]:
+        """Returns the method's classifiers and "ncm", the nearest of the given class means."""
+
+        def ncm(learner: Learner, features: Array) -> Array:
+            return nearest_class_mean(features, all_data_means, learner.n_seen)
+
+        return {**self.method.classifiers(), "ncm": ncm}
+
+    def _losses_and_features(self, learner: Learner, batch: Batch) -> tuple[Array, Array]:
+        """Computes the loss [B] of each image alone, in evaluation mode, and features [B, D]."""
+
+        def of_image(image: Array, label: Array) -> tuple[Array, Array]:
+            single = Batch(image[None], label[None])
+            loss, (_, output) = self.method.loss(
+                learner.weights.params, learner, single, learner.data_key, train=False
+            )
+            return loss, output.features[0]
+
+        return jax.vmap(of_image)(batch.images, batch.labels)
+
+    # Predictions of a learner outside a run.
+
+    @Program
+    def answers(self, learner: Learner, images: Array) -> dict[str, tuple[Array, Array]]:
+        """Predicts the classes of images with each of the method's classifiers.
+
+        Args:
+          learner: the learner that predicts.
+          images: uint8 [N, H, W, C].
+
+        Returns:
+          For each classifier the predicted classes, int [N], and the scores as they are presented
+          to users, float32 [N, room]; columns n_seen and above are undefined.
+        """
+        return self._answers(learner, images)
+
+    def exported(self, learner: Learner, classifier: str, platforms: Sequence[str]) -> bytes:
+        """Exports the scores of one classifier as a program that contains the weights.
+
+        `jax.export.deserialize` loads it. It maps images uint8 [N, H, W, C], with any N, to scores
+        float32 [N, n_seen].
+
+        Args:
+          learner: the learner that predicts.
+          classifier: one of the method's.
+          platforms: where the program must run: any of "cpu", "cuda", "rocm" and "tpu". The layers
+            of the backbone must run on all of them; see `cil_jax.models.layers_for`.
+        """
+        n_seen = int(learner.n_seen)
+
+        def program(images: Array) -> Array:
+            # Not by `answers`: as an argument, the whole learner with its exemplars is exported.
+            _, scores = self._answers(learner, images)[classifier]
+            return scores[:, :n_seen]
+
+        shape = export.symbolic_shape("N, " + ", ".join(map(str, learner.image_shape)))
+        images = jax.ShapeDtypeStruct(shape, jnp.uint8)
+        return bytes(export.export(jax.jit(program), platforms=platforms)(images).serialize())
+
+    def _answers(self, learner: Learner, images: Array) -> dict[str, tuple[Array, Array]]:
+        method, images = self.method, learner.normalizer(images)
+        features = forward(method.backbone, learner.weights, images, learner.n_seen).features
+        scores = {name: score(learner, features) for name, score in method.classifiers().items()}
+        # The argmax is taken before scaling, which may round two scores to the same value.
+        return {
+            name: (values.argmax(axis=1), method.scale(name).apply(values))
+            for name, values in scores.items()
+        }
+
+
+def _after_training(learner: Learner, step: Array, state: TrainState) -> tuple[Learner, Sums]:
+    """Returns the learner with the new state at a step, and the sums."""
+    weights, momentum, sums = replicate(state)
+    return learner.replace(weights=weights, momentum=momentum, step=step), sums
+
+
+def largest_entry(tree: Any) -> Array:
+    """Returns the largest absolute value in a tree of arrays; NaN if any entry is NaN."""
+    return jnp.stack([jnp.abs(leaf).max() for leaf in jax.tree.leaves(tree)]).max()
+
+
+def _task_learned(learner: Learner) -> Learner:
+    """Counts the current task as learned and resets the epoch."""
+    return replicate(learner.replace(task=learner.task + 1, epoch=jnp.int32(0)))

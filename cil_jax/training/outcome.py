@@ -1,0 +1,98 @@
+"""The contents of results.json: the accuracies of a run, and what it takes to interpret them."""
+
+import dataclasses
+from typing import Any
+
+import jax
+
+from cil_jax import methods, metrics
+from cil_jax.data.scenario import Scenario
+from cil_jax.errors import UserError
+from cil_jax.learner import Learner, n_bytes
+from cil_jax.platform import environment
+from cil_jax.settings import loading
+from cil_jax.settings.config import Config
+from cil_jax.storage import replicates
+from cil_jax.training.build import data_seed, schedule_of
+from cil_jax.training.engine import Engine
+
+# Settings that have an entry of their own in results.json, or that do not change the method.
+NOT_CHANGES = (
+    *("dataset", "classes", "task_size", "first_task", "order", *replicates.SEEDS),
+    *("backbone", "epochs", "first_epochs", "memory", *replicates.ONLY_REPORTED),
+)
+
+
+def changed(config: Config) -> dict[str, Any]:
+    """The settings of a run that differ from its preset, under the names of their flags.
+
+    A run without a preset is compared with the defaults. Settings in `NOT_CHANGES` and settings
+    without effect on the method are left out.
+    """
+    try:
+        named = loading.preset(config.method, config.preset) if config.preset else None
+    except UserError:  # the name was given in Python, and is not that of a preset
+        return {}
+    settings, expected = config.decisive(), (named or Config(method=config.method)).decisive()
+    ignored = {*NOT_CHANGES, *(name.rstrip("_") for name in methods.unused_settings(config))}
+    differing = [key for key in settings if settings[key] != expected[key] and key not in ignored]
+    # A setting of all tasks, such as epochs, resets the preset's first_epochs: name the former.
+    keys = [key.removeprefix("first_") if settings[key] is None else key for key in differing]
+    return {key: settings[key] for key in keys}
+
+
+def results_of(
+    config: Config,
+    scenario: Scenario,
+    engine: Engine,
+    learner: Learner,
+    history: dict[str, Any],
+) -> dict[str, Any]:
+    """The contents of results.json after the tasks learned so far.
+
+    Args:
+      config: the settings of the run.
+      scenario: its tasks.
+      engine: its compiled programs and its method.
+      learner: the learner, between two tasks.
+      history: the record of the run so far: `scores` by classifier, `seconds` by kind of work,
+        `peak_bytes` of memory, and `data_sha256`.
+    """
+    method, n_seen, learner_bytes = engine.method, int(learner.n_seen), n_bytes(learner)
+    sizes = jax.tree.map(lambda x: x.size, learner.weights.params)
+    n_features = learner.means.shape[1]
+    n_images = [scenario.n_test_images(t) for t in range(len(scenario.task_sizes))]
+    return {
+        "method": config.method,
+        "preset": config.preset,
+        "changed": changed(config),
+        "dataset": config.dataset,
+        "data_sha256": history["data_sha256"],
+        "order": f"seeded {config.order_seed}" if config.order == "seeded" else config.order,
+        "backbone": config.backbone,
+        "epochs": [schedule_of(config, t).epochs for t in range(len(scenario.task_sizes))],
+        "exemplars": method.memory_size or 0,
+        "keeps_all_data": method.keeps_all_data,
+        "class_order": list(scenario.class_order),
+        "class_names": list(scenario.class_names),
+        "image_shape": list(learner.image_shape),
+        "augmentation": dataclasses.asdict(engine.augmentation),
+        "task_sizes": list(scenario.task_sizes),
+        "seeds": {"order": config.order_seed, "init": config.seed, "data": data_seed(config)},
+        "classifiers": {
+            name: metrics.summarize(
+                [evaluation["task_accuracy"] for evaluation in scores],
+                n_images,
+                task_aware=[evaluation["task_aware"] for evaluation in scores],
+                top5=[evaluation["top5"] for evaluation in scores],
+            )
+            for name, scores in history["scores"].items()
+        },
+        "headline": method.headline,
+        "uses_all_data": [name for name in metrics.USES_ALL_DATA if name in history["scores"]],
+        "memory_bytes": learner_bytes["exemplars"],
+        "memory": {**learner_bytes, "peak": history["peak_bytes"]},
+        "parameters": sum(jax.tree.leaves(sizes["backbone"])) + n_seen * (n_features + 1),
+        "seconds": {k: round(v, 3) for k, v in history["seconds"].items()},
+        "machine": environment.describe()["machine"],
+    }
