@@ -118,7 +118,7 @@ def test_the_seconds_of_updates_are_added_up_until_all_are_made(monkeypatch):
             return {}
 
     members = [together._Member(Asking("first", 2, 1)), together._Member(Asking("second", 3))]
-    together._go_through(members, answers)
+    together._drive(members, answers)
     assert heard == [("first", 1.0), ("first", 1.0), ("second", 2.0)]
 
 
