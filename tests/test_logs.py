@@ -228,7 +228,7 @@ def test_a_log_that_fails_says_so_once(tmp_path, fake, monkeypatch):
     assert said == ["--log wandb failed, the run goes on: OSError: no network"]
 
 
-def test_a_run_has_the_observers_that_are_asked_for(tmp_path):
+def test_a_run_has_the_callbacks_that_are_asked_for(tmp_path):
     both = small_config("icarl", tmp_path, log="tensorboard")
     with trackers.opened(both, print) as found:
         assert [type(one) for one in found] == [Pager, TensorBoard]
@@ -237,7 +237,7 @@ def test_a_run_has_the_observers_that_are_asked_for(tmp_path):
         assert found == []
 
 
-def test_several_observers_hear_all_that_one_hears():
+def test_several_callbacks_hear_all_that_one_hears():
     events = [name for name in vars(Callback) if not name.startswith("_")]
     assert len(events) == 5
     heard = []

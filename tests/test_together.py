@@ -121,7 +121,7 @@ def test_the_seconds_of_updates_are_added_up_until_all_are_made(monkeypatch):
             return {}
 
     members = [lockstep._Member(Asking("first", 2, 1)), lockstep._Member(Asking("second", 3))]
-    lockstep._go_through(members, answers)
+    lockstep._drive(members, answers)
     assert heard == [("first", 1.0), ("first", 1.0), ("second", 2.0)]
 
 

@@ -69,15 +69,15 @@ class Pager(Callback):
         folder, is_done = RunFolder(run.folder.path), line["n_seen"] == run.scenario.bounds[-1]
         self._late = None if is_done else folder
         if self._late and time.perf_counter() >= self._next:
-            self._write()
+            self._write(self._late)
 
     def end(self) -> None:
         """After the last that it is told."""
         if self._late:
-            self._write()
+            self._write(self._late)
 
-    def _write(self) -> None:
-        folder, self._late, self._next = self._late, None, math.inf
+    def _write(self, folder: RunFolder) -> None:
+        self._late, self._next = None, math.inf
 
         def work() -> None:
             start = time.perf_counter()

@@ -7,7 +7,7 @@ runs/NAME/
 
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -120,7 +120,7 @@ def finished_results(config: Config) -> tuple[list[dict[str, Any]], list[Path]]:
     return results, others
 
 
-def n_learned(results: dict[str, Any]) -> int:
+def n_learned(results: Mapping[str, Any]) -> int:
     """The number of tasks learned, from the contents of results.json or summary.json."""
     seen = results["classifiers"][results["headline"]]["seen_accuracy"]
     return len(seen["mean"] if isinstance(seen, dict) else seen)

@@ -65,7 +65,9 @@ class Evaluation:
         counts, _ = self._counts(learner, 0, self.bounds[n_tasks], means)
         sizes = self._scenario.task_sizes[:n_tasks]
         return {
-            name: Measured(metrics.scores(c, sizes), Confusion.of(c.confusion[:n_seen, :n_seen]))
+            name: Measured(
+                metrics.scores(c, sizes), Confusion.of(np.asarray(c.confusion)[:n_seen, :n_seen])
+            )
             for name, c in counts.items()
         }
 

@@ -224,7 +224,7 @@ class Run:
         if not (0 <= task < len(bounds) and min(epoch, step) >= 0):
             problem = f"it stands in task {task + 1}, epoch {epoch + 1}, step {step}"
         else:
-            sums = self.engine.no_sums() if step else ()
+            sums = tuple(self.engine.no_sums()) if step else ()
             problem = problem_of_record(record, self.evaluation.classifiers, task, sums)
         if problem:
             raise reading.damaged(f"the checkpoint in {self.folder.checkpoints}", problem)
