@@ -1,6 +1,6 @@
 # make demo: iCaRL on scikit-learn's digits.   make test: the whole test suite.
 # Both make .venv first, where everything is installed; PYTHON chooses the Python (3.11 or newer).
-# EXTRAS=test,bench also installs PyTorch, with which the tests compare.
+# make lint: style, format and types.   EXTRAS=test,bench also installs PyTorch, with which the tests compare.
 
 PYTHON ?= python3
 EXTRAS ?= test
@@ -13,13 +13,13 @@ demo: .venv/installed-$(EXTRAS)
 	$(RUN) -m experiments.icarl --dataset digits --task-size 2 --backbone resnet8 --epochs 20 \
 	  --batch-size 32 --memory 100 --out runs/demo
 
-test: .venv/installed-$(EXTRAS)
-	$(RUN) -m ruff check .
+test: lint
 	$(RUN) -m pytest -n 2 --dist loadfile
 
 lint: .venv/installed-$(EXTRAS)
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
+	$(RUN) -m basedpyright
 
 clean:
 	rm -rf .venv runs/demo
