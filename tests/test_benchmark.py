@@ -138,7 +138,7 @@ def test_scale_tells_what_a_task_takes_of_runs_of_some_classes():
     assert report["scales"] == [dataclasses.asdict(one)] and report["rows"] == []
     text = table.markdown(report)
     assert text.startswith("| classes | tasks |") and "| 4 | 2 | 8 |" in text
-    assert "Ever more classes" in text and "Peak" not in text
+    assert "More and more classes" in text and "Peak" not in text
     assert [len(shown.columns) for shown in table.tables(report)] == [10]
 
 

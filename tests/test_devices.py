@@ -287,6 +287,7 @@ engine = Engine(method, SGD(), Augmentation(1, True), batch_size=64, eval_batch_
 images, labels = jnp.zeros((128, 8, 8, 1), jnp.uint8), jnp.zeros(128, jnp.int32)
 number, rate = jnp.int32(2), jnp.float32(0.1)
 normalizer = Normalizer(jnp.zeros((1, 1, 1)), jnp.ones((1, 1, 1)))
+key = jax.random.key(0)
 matrices = tuple(jnp.ones((64, 64)) for _ in range(8))
 
 def squares(matrices):
@@ -294,7 +295,7 @@ def squares(matrices):
 
 def lowered(mesh):
     with devices.using(mesh):
-        learner = devices.copy_to_all(engine.blank((8, 8, 1), 4, normalizer))
+        learner = devices.copy_to_all(engine.create((8, 8, 1), 4, normalizer, key, key))
         pool = engine.pool(learner, images, labels, task_room=2, class_room=64)
         calls = {
             Engine.train: (engine, learner, pool, engine.no_sums(), rate, rate, number),
