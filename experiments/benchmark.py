@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from cil_jax.app.accelerator import start_accelerator, take_huge_pages
-from cil_jax.app.flags import Parser, check_writable, command_parser, guarded, leave
+from cil_jax.app.command_line import Parser, check_writable, command_parser, guarded, leave
 from cil_jax.benchmark.settings import PARTS, PROGRAMS, QUICK, Settings
 from cil_jax.errors import UserError, nearest_name
 from cil_jax.files import writing

@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from cil_jax.app.flags import check_writable, command_parser, guarded, leave
+from cil_jax.app.command_line import check_writable, command_parser, guarded, leave
 from cil_jax.errors import UserError
 from cil_jax.files import writing
 from cil_jax.report import comparison, escaping, figures

@@ -7,7 +7,7 @@ seen. The exemplars are chosen from all training images, which an incremental le
 """
 
 from cil_jax.app.accelerator import start_accelerator
-from cil_jax.app.flags import command_parser, guarded, leave, saved_settings
+from cil_jax.app.command_line import command_parser, guarded, leave, saved_settings
 from cil_jax.settings.config import help_of
 
 

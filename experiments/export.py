@@ -7,7 +7,7 @@ and example code that uses both. The program runs on CPUs, GPUs and TPUs.
 """
 
 from cil_jax.app.accelerator import start_accelerator
-from cil_jax.app.flags import command_parser, guarded, leave, warn
+from cil_jax.app.command_line import command_parser, guarded, leave, warn
 
 
 def main(arguments: list[str] | None = None) -> int:

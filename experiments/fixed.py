@@ -5,7 +5,7 @@ The full experiment is CIFAR-100 in 10 tasks of 10 classes, ResNet-32, 70 epochs
   python -m experiments.fixed --accelerator gpu
 """
 
-from cil_jax.app.flags import main
+from cil_jax.app.command_line import main
 
 if __name__ == "__main__":
     main("fixed", "paper", __doc__)

@@ -6,7 +6,7 @@ exemplars:
   python -m experiments.icarl --accelerator gpu
 """
 
-from cil_jax.app.flags import main
+from cil_jax.app.command_line import main
 
 if __name__ == "__main__":
     main("icarl", "paper", __doc__)

@@ -7,7 +7,7 @@ The full experiment is all 100 classes of CIFAR-100 in one task, ResNet-32, 70 e
 With smaller tasks, a new network is trained for each task, on the data of all tasks so far.
 """
 
-from cil_jax.app.flags import main
+from cil_jax.app.command_line import main
 
 if __name__ == "__main__":
     main("joint", "paper", __doc__)

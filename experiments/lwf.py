@@ -6,7 +6,7 @@ and 250 for each other one:
   python -m experiments.lwf --accelerator gpu
 """
 
-from cil_jax.app.flags import main
+from cil_jax.app.command_line import main
 
 if __name__ == "__main__":
     main("lwf", "pycil", __doc__)

@@ -16,7 +16,7 @@ import numpy as np
 
 from cil_jax.app import output
 from cil_jax.app.accelerator import start_accelerator
-from cil_jax.app.flags import command_parser, guarded, leave, warn
+from cil_jax.app.command_line import command_parser, guarded, leave, warn
 from cil_jax.errors import UserError
 from cil_jax.settings.config import ACCELERATORS, help_of
 

@@ -8,7 +8,7 @@ The experiments look for it in the same folder. TensorFlow is not needed.
 
 from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn
 
-from cil_jax.app.flags import command_parser, guarded, leave
+from cil_jax.app.command_line import command_parser, guarded, leave
 from cil_jax.data import prepare, tfds
 from cil_jax.settings.config import help_of
 

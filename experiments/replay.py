@@ -6,7 +6,7 @@ and 70 for each other one, 2000 exemplars:
   python -m experiments.replay --accelerator gpu
 """
 
-from cil_jax.app.flags import main
+from cil_jax.app.command_line import main
 
 if __name__ == "__main__":
     main("replay", "pycil", __doc__)

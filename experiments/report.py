@@ -5,7 +5,7 @@
 Everything is read from the run folders. The data set is not needed.
 """
 
-from cil_jax.app.flags import command_parser, guarded, leave, warn
+from cil_jax.app.command_line import command_parser, guarded, leave, warn
 from cil_jax.errors import UserError
 from cil_jax.files import writing
 from cil_jax.report import draw, write_page

@@ -12,7 +12,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cil_jax.app.flags import (
+from cil_jax.app.command_line import (
     Parser,
     add_member_flags,
     check_several,

@@ -18,7 +18,7 @@ from conftest import PRESETS
 from PIL import Image
 from test_environment import OTHERWISE
 
-from cil_jax.app import flags, launch
+from cil_jax.app import command_line, launch
 from cil_jax.settings import loading
 from cil_jax.settings.config import Config
 from cil_jax.storage import replicates
@@ -269,7 +269,7 @@ def refusal(monkeypatch, tmp_path, capsys):
     def of(method, *flags):
         monkeypatch.setattr(sys, "argv", [method, *SMALL, "--out", "runs/new", *flags])
         with pytest.raises(SystemExit) as ended:
-            flags.main(method, PRESETS[method])
+            command_line.main(method, PRESETS[method])
         out, error = capsys.readouterr()
         assert ended.value.code == 2 and out == ""
         assert error.startswith("error: ") and error.count("\n") == 1, error
@@ -326,21 +326,25 @@ def test_flags_with_an_effect_are_taken():
         ("joint", {"objective": "softmax", "softmax_over": "open"}),
         ("fixed", {"divisor": 10.0}),
     ):
-        flags.check_effect(flags.settings(method, PRESETS[method], dict(given)), given)
+        command_line.check_effect(
+            command_line.settings(method, PRESETS[method], dict(given)), given
+        )
 
 
 def test_defaults_preset_file_and_flags_are_laid_over_each_other_in_this_order(tmp_path, capsys):
     file = tmp_path / "mine.yaml"
     file.write_text("epochs: 3\nrate: 1\nmemory: 50\n")
     given = {"preset": "pycil", "memory": 30, "first_epochs": 9}
-    laid = flags.layers("icarl", "paper", given, str(file))
+    laid = command_line.layers("icarl", "paper", given, str(file))
     config = loading.config_of(laid)
     assert (config.preset, config.memory, config.rate, config.epochs) == ("pycil", 30, 1.0, 3)
     assert (config.weight_decay, config.task_size, config.first_epochs) == (2e-4, 10, 9)
     # What a layer says of all tasks sets aside what those below it say of the first.
-    assert flags.settings("icarl", "paper", {"preset": "pycil"}).first_epochs == 200
-    assert flags.settings("icarl", "paper", {"preset": "pycil"}, str(file)).first_epochs is None
-    assert flags.settings("lwf", "pycil", {"weight_decay": 0.1}).first_weight_decay is None
+    assert command_line.settings("icarl", "paper", {"preset": "pycil"}).first_epochs == 200
+    assert (
+        command_line.settings("icarl", "paper", {"preset": "pycil"}, str(file)).first_epochs is None
+    )
+    assert command_line.settings("lwf", "pycil", {"weight_decay": 0.1}).first_weight_decay is None
 
     shown = loading.commented(laid)
     lines = {line.split(":")[0]: line.split("# ")[1] for line in shown.splitlines()}
@@ -353,9 +357,9 @@ def test_defaults_preset_file_and_flags_are_laid_over_each_other_in_this_order(t
 
 def test_settings_are_printed_and_jax_is_not_started(tmp_path):
     code = (
-        "import sys; from cil_jax.app import flags;"
+        "import sys; from cil_jax.app import command_line;"
         "sys.argv = ['icarl', '--epochs', '3', '--print-config'];"
-        "code = flags.guarded(lambda: flags._from_flags('icarl', 'paper', None));"
+        "code = command_line.guarded(lambda: command_line._from_flags('icarl', 'paper', None));"
         "assert 'jax' not in sys.modules; sys.exit(code)"
     )
     path = {**os.environ, "PYTHONPATH": str(ROOT)}
@@ -380,12 +384,14 @@ def test_the_config_of_a_run_given_back_is_the_same_settings(tmp_path, preset):
     config = Config(**{**values, **more, "preset": preset, "out": str(tmp_path / "run")})
     RunFolder(config.folder()).start(config)
     file = str(tmp_path / "run/config.yaml")
-    assert flags.settings("icarl", "hybrid1", {}, file).decisive() == config.decisive()
+    assert command_line.settings("icarl", "hybrid1", {}, file).decisive() == config.decisive()
     # Resuming needs it no more, and takes it if it agrees.
     given = {"resume": True, "out": config.out}
-    assert flags.settings("icarl", "paper", given, file) == dataclasses.replace(config, resume=True)
+    assert command_line.settings("icarl", "paper", given, file) == dataclasses.replace(
+        config, resume=True
+    )
     # Members of a group are laid over it as over flags.
-    common = flags.settings("icarl", "paper", {"out": str(tmp_path / "group")}, file)
+    common = command_line.settings("icarl", "paper", {"out": str(tmp_path / "group")}, file)
     assert [m.seed for m in replicates.member_configs(common, [0, 1], None)] == [0, 1]
     assert {m.first_epochs for m in replicates.member_configs(common, [0, 1], None)} == {4}
 
@@ -444,9 +450,9 @@ def test_a_folder_of_members_is_no_run_and_says_what_it_is(tmp_path, refusal, ca
 
 
 def test_help_says_what_the_preset_says_of_the_first_task():
-    text = " ".join(flags.make_parser("lwf", "pycil").format_help().split())
+    text = " ".join(command_line.make_parser("lwf", "pycil").format_help().split())
     assert "epochs of the first task (default: 200)" in text
-    text = " ".join(flags.make_parser("icarl", "paper").format_help().split())
+    text = " ".join(command_line.make_parser("icarl", "paper").format_help().split())
     assert "epochs of the first task (default: --epochs)" in text
 
 
@@ -464,7 +470,7 @@ def test_help_explains_each_flag_with_its_default(tmp_path, name):
     if name not in PRESETS:
         assert COMMANDS[name] in result.stdout
         return
-    from cil_jax.app.flags import make_parser
+    from cil_jax.app.command_line import make_parser
 
     for flag in make_parser(name, PRESETS[name])._actions:
         no_default = ("help", "resume", "seeds", "orders", "config", "print_config")
@@ -475,7 +481,7 @@ def test_help_explains_each_flag_with_its_default(tmp_path, name):
 
 def test_flags_are_read_before_jax_is_imported(tmp_path):
     code = (
-        "import sys; from cil_jax.app.flags import settings;"
+        "import sys; from cil_jax.app.command_line import settings;"
         "settings('icarl', 'paper', {'epochs': 3}); assert 'jax' not in sys.modules"
     )
     path = {**os.environ, "PYTHONPATH": str(ROOT)}
@@ -529,7 +535,7 @@ def test_a_stopped_run_says_how_to_go_on_and_ends_the_same(a_run, tmp_path):
 
 
 def test_the_command_that_resumes_has_what_the_folder_has_not():
-    config = flags.settings(
+    config = command_line.settings(
         *("icarl", "paper"),
         {"out": "a b", "stream": True, "data_dir": "d", "devices": 2, "seed": 3},
     )

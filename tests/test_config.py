@@ -6,7 +6,7 @@ import shlex
 import pytest
 from conftest import PRESETS
 
-from cil_jax.app import flags
+from cil_jax.app import command_line
 from cil_jax.errors import UserError
 from cil_jax.methods import METHODS, unused_settings
 from cil_jax.settings.config import Config, flag
@@ -164,8 +164,8 @@ def test_a_runs_command_makes_its_settings(overrides):
             config = preset(method, name, **overrides)
             words = shlex.split(command(config))
             assert words[:5] == ["python", "-m", f"experiments.{method}", "--preset", name]
-            given = vars(flags.make_parser(method, presets(method)[0]).parse_args(words[3:]))
-            assert flags.settings(method, "", given) == config
+            given = vars(command_line.make_parser(method, presets(method)[0]).parse_args(words[3:]))
+            assert command_line.settings(method, "", given) == config
             if not overrides:
                 assert len(words) == 5
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from conftest import small_config, write_run
 
-from cil_jax.app import flags
+from cil_jax.app import command_line
 from cil_jax.errors import UserError
 from cil_jax.report import trackers
 from cil_jax.report.background import Background
@@ -264,7 +264,7 @@ def test_a_log_that_is_not_there_is_refused(monkeypatch):
 
 
 def test_the_flag_may_be_said_twice_or_with_a_comma():
-    parser = flags.make_parser("icarl", "paper")
+    parser = command_line.make_parser("icarl", "paper")
     for words in (["--log", "tensorboard", "--log", "wandb"], ["--log", "tensorboard, wandb"]):
         assert parser.parse_args(words).log == "tensorboard,wandb"
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from conftest import results_of, small_config
 
-from cil_jax.app import flags, launch
+from cil_jax.app import command_line, launch
 from cil_jax.errors import UserError
 from cil_jax.report import tables
 from cil_jax.storage import replicates
@@ -180,5 +180,5 @@ def test_a_single_run_is_no_group(group):
 
 
 def test_a_seed_said_twice_is_one_member():
-    parser = flags.make_parser("finetune", "pycil")
+    parser = command_line.make_parser("finetune", "pycil")
     assert parser.parse_args(["--seeds", "0,1,0"]).seeds == [0, 1]

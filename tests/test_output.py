@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 
 from cil_jax.app import output
-from cil_jax.app.flags import FAILED, guarded
+from cil_jax.app.command_line import FAILED, guarded
 
 
 @pytest.fixture

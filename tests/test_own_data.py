@@ -22,7 +22,7 @@ from PIL import Image
 
 import cil_jax
 from cil_jax import data
-from cil_jax.app.flags import guarded
+from cil_jax.app.command_line import guarded
 from cil_jax.data import own, pictures
 from cil_jax.data.own import Problems, Reading
 from cil_jax.data.tfds import newest_version

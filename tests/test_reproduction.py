@@ -71,16 +71,16 @@ def test_the_reduced_protocol_scales_epochs_and_steps():
 
 def test_commands_make_the_very_settings(tmp_path):
     """The command's flags, read as the command reads them, give the row's own configuration."""
-    from cil_jax.app import flags
+    from cil_jax.app import command_line
 
     for protocol in published_results.PROTOCOLS:
         for one in published_results.rows(protocol=protocol):
             words = published_results.command(one, protocol, "runs").split()
             assert words[:3] == ["python", "-m", f"experiments.{one.method}"]
-            parser = flags.make_parser(one.method, presets(one.method)[0])
+            parser = command_line.make_parser(one.method, presets(one.method)[0])
             given = vars(parser.parse_args(words[3:]))
             assert given.pop("seeds") == [0]
-            assert flags.settings(one.method, "", given) == published_results.config(
+            assert command_line.settings(one.method, "", given) == published_results.config(
                 one, protocol, "runs"
             )
 

@@ -12,7 +12,7 @@ import yaml
 from conftest import PRESETS, small_config
 
 import cil_jax
-from cil_jax.app import flags
+from cil_jax.app import command_line
 from cil_jax.errors import UserError
 from cil_jax.storage.checkpoint import Checkpoints
 from cil_jax.storage.run_folder import RunFolder
@@ -286,7 +286,7 @@ def test_results_repeat_and_seeds_matter(uninterrupted, tmp_path):
 def test_the_config_of_a_run_repeats_it_bit_for_bit(uninterrupted, tmp_path):
     config, results, _ = uninterrupted
     given = {"out": str(tmp_path / "again")}
-    again = flags.settings("icarl", "hybrid2", given, RunFolder(config.folder()).config_file)
+    again = command_line.settings("icarl", "hybrid2", given, RunFolder(config.folder()).config_file)
     assert without_times(cil_jax.run(again)) == without_times(results)
     chex.assert_trees_all_equal(final_learner(again), final_learner(config))
 

@@ -348,7 +348,7 @@ def test_it_is_saved_when_it_is_time(tmp_path, monkeypatch):
 WAITER = """
 import hashlib, os, sys
 from cil_jax.training import signals
-from cil_jax.app.flags import guarded, leave
+from cil_jax.app.command_line import guarded, leave
 
 def wait():
     with signals.noted("heard") as asked:
