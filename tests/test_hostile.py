@@ -170,7 +170,7 @@ def test_a_summary_of_wrong_types_is_refused_in_a_line(run, tmp_path, monkeypatc
         ({"labels": np.zeros(3, int)}, "labels: int64"),
         ({"labels": np.zeros(2)}, "labels: float64"),
         ({"labels": np.array(["a", "b"])}, "labels: <U1"),
-        ({"labels": None}, "labels: it is missing"),
+        ({"labels": None}, "labels is missing"),
     ],
 )
 def test_exemplars_of_another_form_are_refused_in_a_line(run, arrays, said):
@@ -193,11 +193,11 @@ def test_exemplars_that_claim_more_than_the_file_has_take_no_memory(run):
     with zipfile.ZipFile(run.exemplars_file, "w") as archive:
         archive.writestr("images.npy", header)
         archive.writestr("labels.npy", header)
-    with pytest.raises(UserError, match="its size is not what its header says"):
+    with pytest.raises(UserError, match="images has another size than its header says"):
         run.exemplars()
     with zipfile.ZipFile(run.exemplars_file, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("images.npy", bytes(10**7))
-    with pytest.raises(UserError, match="another size"):
+    with pytest.raises(UserError, match="images is too large"):
         run.exemplars()
 
 

@@ -295,7 +295,7 @@ def test_reading_a_run_folder_runs_no_code(finished, copied, monkeypatch):
     assert restored(copied, template) == (2, [])
     code = f"!!python/object/apply:pathlib.Path.touch [{copied / 'touched'}]"
     (copied / "config.yaml").write_text(code)
-    with pytest.raises(UserError, match=r"config.yaml is damaged: is no YAML: line 1: tags"):
+    with pytest.raises(UserError, match=r"config.yaml is damaged: not valid YAML: line 1: tags"):
         RunFolder(copied).settings()
     assert not (copied / "touched").exists()
 
