@@ -234,7 +234,7 @@ def test_results_may_not_name_more_classes_than_tasks_have(run):
     with pytest.raises(UserError, match=r"class_names: Expected `array` of length <= 100000"):
         run.results()
     run.results_file.write_text(json.dumps({**results, "class_names": ["a"] * 4}))
-    with pytest.raises(UserError, match="class_names: 4 of them, where tasks have 3 classes"):
+    with pytest.raises(UserError, match="class_names: 4 names, but the tasks have 3 classes"):
         run.results()
 
 
@@ -367,5 +367,5 @@ def test_sums_are_read_for_the_files_that_are_there(folder, name, monkeypatch):
     real = checkpoint._sha256
     monkeypatch.setattr(checkpoint, "_sha256", lambda file: opened.append(file) or real(file))
     said = damage_of(there)
-    assert "no such file in it" in said and "\0" not in said and len(said) < 500
+    assert "no such file" in said and "\0" not in said and len(said) < 500
     assert all(file.is_relative_to(there) and file.is_file() for file in opened)

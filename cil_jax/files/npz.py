@@ -46,9 +46,7 @@ def opened(file: str | os.PathLike) -> Iterator[NpzFile]:
         warnings.simplefilter("ignore")
         # numpy takes a file that starts in another way for an npy file or a pickle.
         if content.read(2) != b"PK" or not zipfile.is_zipfile(content):
-            raise NotNpz(
-                f"{file} is not an npz file, or is incomplete: write it with numpy.savez"
-            )
+            raise NotNpz(f"{file} is not an npz file, or is incomplete: write it with numpy.savez")
         content.seek(0)
         with np.load(content, allow_pickle=False) as stored:
             yield stored

@@ -22,7 +22,8 @@ from cil_jax.errors import UserError
 
 _TEMPORARY = re.compile(r"\.cil_jax-[0-9a-f]{16}\.tmp")
 _DAY = 24 * 3600  # seconds; without locks, an unfinished file this old is taken as abandoned
-_NO_FSYNC = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS)  # from file systems that cannot flush a folder
+# Errors of file systems that cannot flush a folder.
+_NO_FSYNC = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS)
 
 
 def replace_text(file: Path, text: str) -> None:
