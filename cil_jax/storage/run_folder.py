@@ -67,7 +67,9 @@ class RunFolder:
         return True
 
     def settings(self) -> schemas.Settings:
-        """The content of config.yaml: settings under the names of their flags, and the entries in
+        """The content of config.yaml.
+
+        It has the settings under the names of their flags, and the entries in
         `cil_jax.settings.loading.NOT_SETTINGS`.
 
         Raises:
