@@ -1,4 +1,4 @@
-"""What goes wrong that the user can put right, and how it is said."""
+"""The error that users can fix, and its message for an unknown name."""
 
 import difflib
 from collections.abc import Iterable, Sequence
@@ -9,13 +9,13 @@ class UserError(Exception):
 
     Args:
       message: one line that says what is wrong and what to do.
-      details: further lines, one for each problem, if there are several.
+      details: further lines, one per problem, if there are several.
 
     Attributes:
       lines: the message and the details.
     """
 
-    def __init__(self, message: str, details: Sequence[str] = ()):
+    def __init__(self, message: str, details: Sequence[str] = ()) -> None:
         self.lines = (message, *details)
         super().__init__("\n  ".join(self.lines))
 
@@ -25,7 +25,10 @@ def nearest_name(name: str, known: Iterable[str]) -> str:
 
     Args:
       name: the unknown name.
-      known: the names that exist. More than 12 are not listed.
+      known: the names that exist. They are listed if there are at most 12.
+
+    Returns:
+      A text to append to the message, such as ": choose from sgd, adam".
     """
     known = list(known)
     close = difflib.get_close_matches(name, known, n=1)

@@ -84,7 +84,7 @@ def test_a_header_cannot_ask_for_more_than_the_file_holds(tmp_path, monkeypatch)
     monkeypatch.setattr(np.lib.format, "read_array", None)  # which would allocate it
     with (
         npz.opened(file) as opened,
-        pytest.raises(npz.UnreadableArray, match="its size is not what its header says"),
+        pytest.raises(npz.UnreadableArray, match="has another size than its header says"),
     ):
         npz.read_array(opened, "images")
 

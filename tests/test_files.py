@@ -390,7 +390,7 @@ def test_a_checkpoint_that_can_not_be_read_back_replaces_none(tmp_path, learner,
     folder = tmp_path / "[1]"
     save(learner, folder, times=2)
     monkeypatch.setattr(checkpoint, "_MISREAD", checkpoint.re.compile("(?!)"))
-    with pytest.raises(UserError, match="can't be read back and was removed, older ones stay"):
+    with pytest.raises(UserError, match="can't be read back and was removed; older ones stay"):
         save(learner, folder)
     monkeypatch.undo()
     assert sorted(os.listdir(folder)) == ["0", "1"]
@@ -446,7 +446,7 @@ def test_what_is_no_checkpoint_is_passed_over_and_stays(two_checkpoints, learner
     before = {f: f.lstat().st_ino for f in (two_checkpoints / name).parent.parent.rglob("*")}
     with Checkpoints(two_checkpoints) as checkpoints:
         assert checkpoints.restore(learner.state, said.append) is not None
-        assert said == [f"{two_checkpoints / name} is not a checkpoint: it is passed over"]
+        assert said == [f"{two_checkpoints / name} is not a checkpoint; it is ignored"]
         for _ in range(3):
             checkpoints.save(learner.state, {})
     kept = [f for f in before if f.is_relative_to(two_checkpoints / name) or "moved" in f.parts]

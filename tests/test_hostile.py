@@ -170,7 +170,7 @@ def test_a_summary_of_wrong_types_is_refused_in_a_line(run, tmp_path, monkeypatc
         ({"labels": np.zeros(3, int)}, "labels: int64"),
         ({"labels": np.zeros(2)}, "labels: float64"),
         ({"labels": np.array(["a", "b"])}, "labels: <U1"),
-        ({"labels": None}, "labels: it is missing"),
+        ({"labels": None}, "labels is missing"),
     ],
 )
 def test_exemplars_of_another_form_are_refused_in_a_line(run, arrays, said):
@@ -193,11 +193,11 @@ def test_exemplars_that_claim_more_than_the_file_has_take_no_memory(run):
     with zipfile.ZipFile(run.exemplars_file, "w") as archive:
         archive.writestr("images.npy", header)
         archive.writestr("labels.npy", header)
-    with pytest.raises(UserError, match="its size is not what its header says"):
+    with pytest.raises(UserError, match="images has another size than its header says"):
         run.exemplars()
     with zipfile.ZipFile(run.exemplars_file, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("images.npy", bytes(10**7))
-    with pytest.raises(UserError, match="another size"):
+    with pytest.raises(UserError, match="images is too large"):
         run.exemplars()
 
 
@@ -234,7 +234,7 @@ def test_results_may_not_name_more_classes_than_tasks_have(run):
     with pytest.raises(UserError, match=r"class_names: Expected `array` of length <= 100000"):
         run.results()
     run.results_file.write_text(json.dumps({**results, "class_names": ["a"] * 4}))
-    with pytest.raises(UserError, match="class_names: 4 of them, where tasks have 3 classes"):
+    with pytest.raises(UserError, match="class_names: 4 names, but the tasks have 3 classes"):
         run.results()
 
 
@@ -367,5 +367,5 @@ def test_sums_are_read_for_the_files_that_are_there(folder, name, monkeypatch):
     real = checkpoint._sha256
     monkeypatch.setattr(checkpoint, "_sha256", lambda file: opened.append(file) or real(file))
     said = damage_of(there)
-    assert "no such file in it" in said and "\0" not in said and len(said) < 500
+    assert "no such file" in said and "\0" not in said and len(said) < 500
     assert all(file.is_relative_to(there) and file.is_file() for file in opened)

@@ -186,9 +186,9 @@ def test_what_is_no_npz_is_said(tmp_path):
     (tmp_path / "empty.npz").write_bytes(b"")
     np.savez(tmp_path / "none.npz")
     for file, message in (
-        ("text.npz", "is no npz file, or not all of one"),
-        ("one.npy", "is no npz file"),
-        ("empty.npz", "is no npz file"),
+        ("text.npz", "is not an npz file, or is incomplete"),
+        ("one.npy", "is not an npz file"),
+        ("empty.npz", "is not an npz file"),
         ("none.npz", "images is missing; the file holds no array"),
         ("gone.npz", "there is no file"),
         ("x" * 300, "there is no file"),
@@ -207,7 +207,7 @@ def test_damaged_arrays_are_named(tmp_path):
     # Of a longer array less is read then, and no checksum would tell.
     npz(tmp_path, images=pixels(1200), labels=np.arange(1200) % 3)
     file.write_bytes(file.read_bytes().replace(b"(1200, 8, 8)", b"(1200, 8, 6)"))
-    assert refused(name)[0].endswith("images is damaged: its size is not what its header says")
+    assert refused(name)[0].endswith("images has another size than its header says")
 
 
 def test_what_cannot_fit_the_memory_is_refused_before_it_is_read(tmp_path, monkeypatch):

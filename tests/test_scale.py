@@ -215,7 +215,7 @@ def cells_of_all(cells):
     [
         (lambda f: f.write_bytes(f.read_bytes()[:-40]), "confusion.npz is damaged: "),
         (lambda f: f.write_bytes(b"junk"), "confusion.npz is damaged: "),
-        (lambda f: np.savez(f, n_seen=3), "confusion.npz is damaged: cells of nme: it is missing"),
+        (lambda f: np.savez(f, n_seen=3), "confusion.npz is damaged: cells of nme is missing"),
         (lambda f: np.savez(f, **{"cells of nme": np.eye(3)}), "confusion.npz is damaged: "),
         (
             lambda f: np.savez(f, n_seen=5, **cells_of_all(np.eye(3))),

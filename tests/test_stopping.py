@@ -123,7 +123,7 @@ def test_damage_to_any_file_is_seen_and_named(copied):
         assert checkpoint.damage_of(folder), byte
     sums.write_bytes(before)
     (folder / "learner/more").write_text("")
-    assert checkpoint.damage_of(folder) == "learner/more: not in SHA256SUMS"
+    assert checkpoint.damage_of(folder) == "learner/more: not listed in SHA256SUMS"
 
 
 def test_the_newest_checkpoint_is_that_of_the_largest_number(finished, copied):
@@ -141,7 +141,7 @@ def test_of_a_damaged_checkpoint_the_one_before_is_taken(finished, copied, damag
     file = max((copied / "checkpoints/1/learner").rglob("*"), key=lambda f: f.stat().st_size)
     damage(file)
     task, (said,) = restored(copied, template)
-    assert task == 1 and "checkpoints/1 is damaged" in said and said.endswith("going on from 0")
+    assert task == 1 and "checkpoints/1 is damaged" in said and said.endswith("continuing from 0")
     assert file.relative_to(copied / "checkpoints/1").as_posix() in said
 
 
@@ -205,8 +205,8 @@ def test_if_all_are_damaged_the_run_stops_and_nothing_is_touched(copied):
     with pytest.raises(UserError) as refused:
         cil_jax.run(resumed(copied))
     (line,) = refused.value.lines
-    assert "no checkpoint can be read, nothing was changed" in line
-    assert "1 is damaged (about.json: other bytes" in line
+    assert "no checkpoint can be read; nothing was changed" in line
+    assert "1 is damaged (about.json: wrong checksum" in line
     assert "0 is damaged (SHA256SUMS: can't be read: No such file" in line
     assert content(copied) == before and (copied / "checkpoints/unfinished").exists()
 
@@ -295,7 +295,7 @@ def test_reading_a_run_folder_runs_no_code(finished, copied, monkeypatch):
     assert restored(copied, template) == (2, [])
     code = f"!!python/object/apply:pathlib.Path.touch [{copied / 'touched'}]"
     (copied / "config.yaml").write_text(code)
-    with pytest.raises(UserError, match=r"config.yaml is damaged: is no YAML: line 1: tags"):
+    with pytest.raises(UserError, match=r"config.yaml is damaged: not valid YAML: line 1: tags"):
         RunFolder(copied).settings()
     assert not (copied / "touched").exists()
 
@@ -590,7 +590,7 @@ def test_each_file_of_a_run_survives_a_full_disk(small_disk):
     fill(small_disk)
     long = "x" * 10_000
     for write in (folder.append, folder.write_results):
-        with pytest.raises(UserError, match="No space left on device: put that right"):
+        with pytest.raises(UserError, match="No space left on device: fix this"):
             write({"more": long})
     with pytest.raises(UserError, match="No space left"):
         folder.start(small(small_disk / "run"))

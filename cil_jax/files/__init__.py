@@ -1,1 +1,1 @@
-"""How files are written and read, so that neither a kill nor a hostile file does harm."""
+"""Reads and writes files safely: against kills, full disks and hostile content."""

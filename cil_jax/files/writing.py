@@ -1,8 +1,8 @@
-"""All writing of files: after a kill, a full disk or a power failure each is whole, or as it was.
+"""Writes files so that a kill, a full disk or a power failure leaves each one old or complete.
 
-A file is written under a temporary name beside its place, flushed to the disk and renamed; then its
-folder is flushed, because a new name is kept there. The writer locks what it writes. What a killed
-writer left is known by its name and is not locked: the next writer in that folder removes it.
+A file is written under a temporary name in the same folder, flushed to the disk and renamed. Then
+the folder is flushed, since it holds the new name. A writer locks its temporary file. A temporary
+file that is not locked was left by a killed writer; the next writer in that folder removes it.
 """
 
 import contextlib
@@ -21,17 +21,18 @@ from typing import IO
 from cil_jax.errors import UserError
 
 _TEMPORARY = re.compile(r"\.cil_jax-[0-9a-f]{16}\.tmp")
-_DAY = 24 * 3600  # seconds after which an unfinished file has no writer, where locks do not tell
-_NO_FSYNC = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS)  # from file systems that flush no folder
+_DAY = 24 * 3600  # seconds; without locks, an unfinished file this old is taken as abandoned
+# Errors of file systems that cannot flush a folder.
+_NO_FSYNC = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS)
 
 
 def replace_text(file: Path, text: str) -> None:
-    """Writes a text file as UTF-8. Readers see the old text or the new one.
+    """Writes a UTF-8 text file. A reader sees either the old text or the new one.
 
     Args:
-      file: is replaced if it exists.
-      text: letters that UTF-8 lacks, as in the path of a file whose name is not UTF-8, are written
-        as `\\udcff`.
+      file: the file; replaced if it exists.
+      text: the content. Characters that UTF-8 cannot encode, such as those in the path of a file
+        whose name is not UTF-8, are written as escapes like `\\udcff`.
 
     Raises:
       OSError: if it can't be written; the old text stays.
@@ -42,9 +43,9 @@ def replace_text(file: Path, text: str) -> None:
 
 @contextlib.contextmanager
 def replaced(file: str | os.PathLike) -> Iterator[IO[bytes]]:
-    """A context that gives a binary file to write to, which replaces `file` at the end.
+    """A context that yields a binary file to write to, which replaces `file` at the end.
 
-    If the body fails, the old file stays. A pipe, a device or /dev/stdout is written to directly.
+    If the body raises, the old file stays. A pipe, a device or /dev/stdout is written directly.
 
     Raises:
       OSError: if it can't be written.
@@ -53,7 +54,7 @@ def replaced(file: str | os.PathLike) -> Iterator[IO[bytes]]:
         with open(file, "wb") as out:
             yield out
         return
-    target = Path(os.path.realpath(file))  # a link stays, and what it points to is replaced
+    target = Path(os.path.realpath(file))  # a link stays; its target is replaced
     sweep(target.parent)
     temporary, out = _new_file(target.parent)
     with out:
@@ -69,7 +70,7 @@ def replaced(file: str | os.PathLike) -> Iterator[IO[bytes]]:
 
 
 def append_line(file: Path, line: str) -> None:
-    """Adds a line to a text file, and flushes it to the disk.
+    """Appends a line to a text file and flushes it to the disk.
 
     Raises:
       OSError: if it can't be written.
@@ -85,12 +86,12 @@ def append_line(file: Path, line: str) -> None:
 
 @contextlib.contextmanager
 def scratch_folder(parent: Path) -> Iterator[Path]:
-    """A context that gives a temporary folder in `parent`, which is removed at the end.
+    """A context that yields a temporary folder in `parent`, which is removed at the end.
 
-    What is made in it gets its place by `move`.
+    Use `move` to keep what you made in it.
 
     Raises:
-      OSError: if it can't be made.
+      OSError: if the folder can't be created.
     """
     sweep(parent)
     folder, descriptor = _new_folder(parent)
@@ -101,28 +102,28 @@ def scratch_folder(parent: Path) -> Iterator[Path]:
         os.close(descriptor)
 
 
-def move(made: Path, target: Path) -> None:
-    """Renames a file or folder within a file system, once all that is in it is on the disk.
+def move(source: Path, target: Path) -> None:
+    """Flushes a file or folder to the disk, then renames it within its file system.
 
     Raises:
-      OSError: if it can't be renamed, such as onto a folder that is not empty.
+      OSError: if it can't be renamed, for instance because the target is a folder with content.
     """
-    if made.is_dir():
-        for folder, _, names in os.walk(made):
+    if source.is_dir():
+        for folder, _, names in os.walk(source):
             for name in names:
                 _sync_file(Path(folder, name))
             sync_folder(Path(folder))
     else:
-        _sync_file(made)
-    made.rename(target)
+        _sync_file(source)
+    source.rename(target)
     sync_folder(target.parent)
 
 
 def make_folder(folder: Path) -> None:
-    """Makes a folder and those above it, as far as they are missing, and flushes their names.
+    """Creates a folder and any missing parents, and flushes their names to the disk.
 
     Raises:
-      OSError: if it can't be made.
+      OSError: if it can't be created.
     """
     if not folder.is_dir():
         make_folder(folder.parent)
@@ -131,7 +132,7 @@ def make_folder(folder: Path) -> None:
 
 
 def remove(path: Path) -> None:
-    """Removes a file, a link (never what it points to) or a folder, if it is there.
+    """Removes a file, a link (not its target) or a folder, if it exists.
 
     Raises:
       OSError: if it can't be removed.
@@ -143,14 +144,14 @@ def remove(path: Path) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Flushes the names of a folder's files to the disk, where the system can.
+    """Flushes the names of a folder's files to the disk, if the file system supports it.
 
     Raises:
       OSError: if the disk fails.
     """
     try:
         descriptor = os.open(folder, os.O_RDONLY)
-    except PermissionError:  # a folder that may be written but not read
+    except PermissionError:  # the folder is writable but not readable
         return
     try:
         os.fsync(descriptor)
@@ -162,12 +163,12 @@ def sync_folder(folder: Path) -> None:
 
 
 def is_temporary(name: str) -> bool:
-    """Whether a file or folder of this name is unfinished, or was left by a killed writer."""
+    """Whether this is the name of a temporary file or folder of a writer, living or killed."""
     return _TEMPORARY.fullmatch(name) is not None
 
 
 def sweep(folder: Path) -> None:
-    """Removes what killed writers left in a folder. What can't be removed stays."""
+    """Removes the temporary files of killed writers from a folder, as far as possible."""
     try:
         names = os.listdir(folder)
     except OSError:
@@ -178,7 +179,7 @@ def sweep(folder: Path) -> None:
 
 
 def remove_if_left(path: Path) -> None:
-    """Removes an unfinished file or folder, unless a living process may be writing it.
+    """Removes a temporary file or folder, unless a running process may still be writing it.
 
     Raises:
       OSError: if it can't be removed.
@@ -199,10 +200,10 @@ def remove_if_left(path: Path) -> None:
 
 @contextlib.contextmanager
 def writing(file: str | os.PathLike) -> Iterator[None]:
-    """A context in which an error of the system is one for the user.
+    """A context that turns an OSError into a UserError.
 
     Raises:
-      UserError: that `file` can't be written, and why.
+      UserError: if `file` can't be written, with the reason.
     """
     try:
         yield
@@ -211,7 +212,7 @@ def writing(file: str | os.PathLike) -> Iterator[None]:
 
 
 def _is_stream(file: str | os.PathLike) -> bool:
-    """Whether a file can't be replaced: a pipe, a device, or what the process has open."""
+    """Whether a file can't be replaced: a pipe, a device, or an open file of this process."""
     is_special = os.path.exists(file) and not os.path.isfile(file)
     return is_special or os.path.abspath(file).startswith(("/dev/std", "/dev/fd/", "/proc/"))
 
@@ -219,17 +220,17 @@ def _is_stream(file: str | os.PathLike) -> bool:
 def _new_file(folder: Path) -> tuple[Path, IO[bytes]]:
     while True:
         path = _new_name(folder)
-        out = path.open("xb")  # its permissions follow the umask
+        out = path.open("xb")  # permissions follow the umask
         if _lock(out.fileno()) is not False and path.exists():
             return path, out
-        out.close()  # somebody swept it before it was locked
+        out.close()  # another process removed it before it was locked
 
 
 def _new_folder(parent: Path) -> tuple[Path, int]:
     while True:
         path = _new_name(parent)
         path.mkdir()
-        with contextlib.suppress(FileNotFoundError):  # as above
+        with contextlib.suppress(FileNotFoundError):  # removed before it was locked
             descriptor = os.open(path, os.O_RDONLY)
             if _lock(descriptor) is not False and path.exists():
                 return path, descriptor
@@ -241,7 +242,12 @@ def _new_name(folder: Path) -> Path:
 
 
 def _lock(descriptor: int) -> bool | None:
-    """Locks a file until it is closed. False if another has locked it, None where none can."""
+    """Locks a file until it is closed.
+
+    Returns:
+      True if it is locked now, False if another process holds the lock, None if the file system has
+      no locks.
+    """
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

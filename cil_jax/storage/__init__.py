@@ -1,1 +1,1 @@
-"""What a run leaves on disk: its folder, checkpoints, the form of results, replicates."""
+"""The files of runs: run folders, checkpoints, the schemas of results, groups of runs."""

@@ -1,14 +1,14 @@
-"""Checkpoints: arrays by Orbax, beside them a schema and checksums that are compared before.
+"""Checkpoints: arrays written by Orbax, with a schema and checksums that are checked first.
 
 checkpoints/
-  7/learner/     the arrays, as Orbax writes them
-  7/about.json   format, schema, and what the run knows beside
-  7/SHA256SUMS   of every file, as `sha256sum --check` reads it
-  unfinished/    one that is being written, or removed: nobody reads it
+  7/learner/     the arrays, in the format of Orbax
+  7/about.json   the format version, the schema of the arrays, and the record of the run
+  7/SHA256SUMS   the checksum of each file, in the format of `sha256sum --check`
+  unfinished/    a checkpoint that is being written or removed; it is never read
 
-A checkpoint is written in full, its index is read back and all of it is flushed to the disk before
-it is renamed to its number. Arrays and JSON are all that is ever read: no file of a checkpoint can
-make code run. Files, links and folders that are not checkpoints are passed over and stay.
+A checkpoint is renamed to its number after it is written, its index has been read back, and all of
+it is flushed to the disk. Only arrays and JSON are read, so no file of a checkpoint can run code.
+Files, links and folders that are not checkpoints are ignored and stay.
 """
 
 import contextlib
@@ -18,9 +18,9 @@ import logging
 import os
 import re
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import jax
 import jax.numpy as jnp
@@ -32,70 +32,76 @@ from cil_jax.learner import Learner
 from cil_jax.platform.devices import copy_to_all, is_first_process, max_over_processes
 from cil_jax.storage.schemas import CheckpointAbout, RunRecord
 
-FORMAT = 3  # 3: checksums, and states within an epoch
-KEPT = 2  # checkpoints: the newest, and one before it
+FORMAT = 3  # since 3: checksums, and states within an epoch
+KEPT = 2  # checkpoints: the newest and the one before it
 UNFINISHED = "unfinished"
 SUMS = "SHA256SUMS"
 ABOUT = "about.json"
 LEARNER = "learner"
 LARGEST_SUMS = 2**24  # bytes
-NONE = -1
-_NUMBER = re.compile(r"0|[1-9]\d{0,8}", re.ASCII)  # as `save` writes it: not 07, and not huge
+NONE = -1  # instead of the number of a checkpoint
+_NUMBER = re.compile(r"0|[1-9]\d{0,8}", re.ASCII)  # without leading zeros, and not huge
 _MISREAD = re.compile(r"[][*?\\\udc80-\udcff]")  # patterns, and bytes that are not UTF-8
 
 
 class Checkpoints:
-    """The checkpoints of a run. Use as a context.
+    """The checkpoints of a run. Use it as a context.
 
-    Of several processes all take part, as Orbax has it: they see one folder, each writes a share of
-    the arrays, the first all else. Any number of processes can read it.
+    If a run has several processes, all of them must call `save` and `restore`, as Orbax requires,
+    with one shared folder. Each process writes a share of the arrays, and the first one writes the
+    other files. A checkpoint can be restored with another number of processes.
     """
 
-    def __init__(self, folder: Path):
-        """Opens a folder; nothing is made or removed yet."""
+    def __init__(self, folder: Path) -> None:
+        """Does not create or remove anything yet."""
         self._folder = folder.absolute()
         self._unfinished = self._folder / UNFINISHED
-        self._good: list[Path] = []  # what this process has read or written, oldest first
+        self._good: list[Path] = []  # checkpoints that this process read or wrote, oldest first
         self._orbax = ocp.Checkpointer(ocp.StandardCheckpointHandler())
 
-    def __enter__(self):
-        """Opens it.
+    def __enter__(self) -> Self:
+        """Checks the path of the folder.
 
         Raises:
-          UserError: if Orbax would misread the folder's path.
+          UserError: if Orbax would misread it.
         """
-        if _MISREAD.search(str(self._folder)):
-            one_process = jax.process_count() == 1  # several must see the same path
-            if not one_process or _MISREAD.search(tempfile.gettempdir()):
-                raise UserError(
-                    f"checkpoints can't be saved in {self._folder}: choose a folder whose path is "
-                    "UTF-8 and has none of [ ] * ? \\"
-                )
+        # A link in a temporary folder gives Orbax a path that it can read; several processes have
+        # no temporary folder in common.
+        has_link = jax.process_count() == 1 and not _MISREAD.search(tempfile.gettempdir())
+        if _MISREAD.search(str(self._folder)) and not has_link:
+            raise UserError(
+                f"checkpoints can't be saved in {self._folder}: choose a folder whose path is "
+                "UTF-8 and has none of the characters [ ] * ? \\"
+            )
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: object) -> None:
         self._orbax.close()
 
     def sweep(self) -> None:
-        """Removes what a process left that was killed while it saved."""
+        """Removes the unfinished checkpoint of a killed process."""
         if is_first_process():
             with contextlib.suppress(OSError):
                 writing.remove(self._unfinished)
 
-    def save(self, learner: Learner, record: dict[str, Any]) -> None:
-        """Saves the learner and, with it, what the run knows so far (JSON values).
+    def save(self, learner: Learner, record: Mapping[str, Any]) -> None:
+        """Saves a checkpoint.
 
-        A checkpoint is removed only after two newer ones are whole, damaged ones not counted.
+        Older checkpoints are removed once there are `KEPT` newer ones that are not damaged.
+
+        Args:
+          learner: the learner.
+          record: the state of the run besides the learner, in JSON values; a `RunRecord`.
 
         Raises:
-          OSError: if it can't be written; those that are there stay.
-          UserError: if it can't be read back; they stay as well.
+          OSError: if it can't be written; older checkpoints stay.
+          UserError: if it can't be read back; older checkpoints stay.
         """
         about = {"format": FORMAT, "schema": schema(learner), "record": record}
         try:
             if is_first_process():
                 writing.make_folder(self._folder)
-            with _errors_of_the_system(), _well_read(self._unfinished) as unfinished:
+            with _os_errors(), _path_for_orbax(self._unfinished) as unfinished:
                 self._orbax.save(unfinished / LEARNER, args=ocp.args.StandardSave(learner))
                 if not is_first_process():
                     return
@@ -103,49 +109,54 @@ class Checkpoints:
             writing.replace_text(self._unfinished / ABOUT, json.dumps(about))
             sums = [f"{_sha256(self._unfinished / f)}  {f}\n" for f in _files(self._unfinished)]
             writing.replace_text(self._unfinished / SUMS, "".join(sums))
-            there = self._numbered()
-            whole = self._folder / str(self._next_number(there))
-            writing.move(self._unfinished, whole)
+            older = self._checkpoints()
+            newest = self._folder / str(self._next_number(older))
+            writing.move(self._unfinished, newest)
         except (OSError, UserError):
-            self.sweep()  # which also gives room back
+            self.sweep()  # also frees disk space
             raise
-        self._good = [*self._good, whole][-KEPT:]
-        for old in there:
-            if old not in self._good:
-                old.rename(self._unfinished)  # one that is half removed would seem damaged
+        self._good = [*self._good, newest][-KEPT:]
+        for checkpoint in older:
+            if checkpoint not in self._good:
+                # Renamed first: if its removal is interrupted, it must not count as damaged.
+                checkpoint.rename(self._unfinished)
                 self.sweep()
 
     def restore(
         self, template: Learner, warn: Callable[[str], None]
     ) -> tuple[Learner, RunRecord] | None:
-        """The newest learner that is whole and its record, or None if nothing was saved.
+        """Reads the newest checkpoint that is not damaged.
 
         Args:
-          template: a learner of the structure, shapes and types that are expected, or these alone.
-          warn: is told of each damaged checkpoint that was passed over.
+          template: a learner with the expected structure, shapes and types; its leaves may be
+            `jax.ShapeDtypeStruct`.
+          warn: called with a message about each damaged checkpoint that is skipped.
+
+        Returns:
+          The learner and the record, or None if there is no checkpoint.
 
         Raises:
-          UserError: if all are damaged; if the format or any shape or type is another than
-            expected; or if Orbax can't read the arrays.
+          UserError: if all checkpoints are damaged, if the format, a shape or a type is not the
+            expected one, or if Orbax can't read the arrays.
         """
-        # The first process looks for all: another may see a folder as it was a moment ago.
+        # The first process decides for all, since on a shared disk others may see an older state.
         (number,) = max_over_processes(self._newest(warn) if is_first_process() else NONE)
         if number == NONE:
             return None
         folder = self._folder / str(number)
         about = reading.read_json(folder / ABOUT, CheckpointAbout)
         self._check(about, template)
-        with _well_read(folder) as there:
-            learner = self._read(there / LEARNER, template)
+        with _path_for_orbax(folder) as path:
+            learner = self._read(path / LEARNER, template)
         self._good = [folder]
         return copy_to_all(learner), about["record"]
 
     def _read(self, folder: Path, template: Learner) -> Learner:
-        """The arrays that Orbax wrote; files that are not what it expects may fail in any way."""
+        """Reads the arrays; on hostile files, Orbax may raise any exception."""
         try:
-            with _errors_of_the_system():
+            with _os_errors():
                 learner = self._orbax.restore(folder, args=ocp.args.StandardRestore(template))
-            problem = "" if schema(learner) == schema(template) else "arrays of another form"
+            problem = "" if schema(learner) == schema(template) else "wrong shapes or types"
         except Exception as error:
             raise reading.damaged(folder, f"Orbax can't read it: {_first_line(error)}") from error
         if problem:
@@ -153,84 +164,88 @@ class Checkpoints:
         return learner
 
     def _newest(self, warn: Callable[[str], None]) -> int:
-        """The number of the newest checkpoint that is whole, or NONE if there never was one."""
-        for path in self._named():
+        """The number of the newest checkpoint that is not damaged, or NONE if there is none."""
+        for path in self._numbered_paths():
             if not _is_checkpoint(path):
-                warn(f"{path} is not a checkpoint: it is passed over")
-        damaged = []
-        for folder in reversed(self._numbered()):
+                warn(f"{path} is not a checkpoint; it is ignored")
+        messages = []
+        for folder in reversed(self._checkpoints()):
             self._refuse_old_format(folder)
             damage = damage_of(folder)
             if not damage:
-                for said in damaged:
-                    warn(f"{said}: going on from {folder.name}")
+                for message in messages:
+                    warn(f"{message}: continuing from {folder.name}")
                 return int(folder.name)
-            damaged.append(f"{folder} is damaged ({damage})")
-        if damaged:
-            raise UserError(f"no checkpoint can be read, nothing was changed: {'; '.join(damaged)}")
+            messages.append(f"{folder} is damaged ({damage})")
+        if messages:
+            raise UserError(
+                f"no checkpoint can be read; nothing was changed: {'; '.join(messages)}"
+            )
         return NONE
 
-    def _numbered(self) -> list[Path]:
+    def _checkpoints(self) -> list[Path]:
         """The checkpoints, oldest first."""
-        return sorted(filter(_is_checkpoint, self._named()), key=lambda f: int(f.name))
+        return sorted(filter(_is_checkpoint, self._numbered_paths()), key=lambda f: int(f.name))
 
-    def _named(self) -> list[Path]:
-        """All that has a number for its name, checkpoints or not."""
-        there = self._folder.iterdir() if self._folder.is_dir() else ()
-        return sorted(f for f in there if f.name.isdecimal())
+    def _numbered_paths(self) -> list[Path]:
+        """All files and folders whose name is a number, checkpoints or not."""
+        paths = self._folder.iterdir() if self._folder.is_dir() else ()
+        return sorted(path for path in paths if path.name.isdecimal())
 
-    def _next_number(self, there: list[Path]) -> int:
-        """The first number after the newest checkpoint that no other file has as its name."""
-        number = int(there[-1].name) + 1 if there else 0
+    def _next_number(self, checkpoints: list[Path]) -> int:
+        """The first number after the newest checkpoint that is not the name of another file."""
+        number = int(checkpoints[-1].name) + 1 if checkpoints else 0
         while os.path.lexists(self._folder / str(number)):
             number += 1
         return number
 
     def _check_index(self, arrays: Path, learner: Learner) -> None:
-        """Reads back which arrays Orbax has saved: it may lose them without an error.
+        """Checks that Orbax has saved all arrays, since it may lose some without an error.
 
         Raises:
-          UserError: if they are not the learner's.
+          UserError: if the saved arrays are not those of the learner.
         """
         try:
-            found = self._orbax.metadata(arrays).item_metadata
-        except (OSError, ValueError):  # ValueError is TensorStore's
-            found = None
-        leaves = [] if found is None else jax.tree.leaves(found.tree)
+            metadata = self._orbax.metadata(arrays).item_metadata
+        except (OSError, ValueError):  # TensorStore raises ValueError
+            metadata = None
+        leaves = [] if metadata is None else jax.tree.leaves(metadata.tree)
         if sorted(map(_form, leaves)) != sorted(map(_stored_form, jax.tree.leaves(learner))):
             raise UserError(
                 f"the checkpoint that was written to {self._folder} can't be read back and was "
-                "removed, older ones stay: try another folder"
+                "removed; older ones stay: try another folder"
             )
 
     def _refuse_old_format(self, folder: Path) -> None:
-        """Formats 1 and 2 had no checksums, and other files."""
+        """Refuses a checkpoint of format 1 or 2; they had other files and no checksums."""
         about = folder / "about" / "metadata"
         if about.exists() and not (folder / SUMS).exists():
             self._refuse_format(reading.read_json(about, dict[str, Any]).get("format"))
 
-    def _refuse_format(self, found: Any) -> None:
+    def _refuse_format(self, version: object) -> None:
         raise UserError(
-            f"{self._folder} has checkpoints of format {found}, and this version of cil_jax reads "
-            f"format {FORMAT}: continue with the version in config.yaml, or start anew elsewhere"
+            f"{self._folder} has checkpoints of format {version}, and this version of cil_jax "
+            f"reads format {FORMAT}: continue with the version of cil_jax in config.yaml, or start "
+            "a new run in another folder"
         )
 
     def _check(self, about: CheckpointAbout, template: Learner) -> None:
+        """Refuses a checkpoint of another format, or with other shapes or types of arrays."""
         if about["format"] != FORMAT:
             self._refuse_format(about["format"])
-        wanted, stored = schema(template), about["schema"]
-        for path in sorted({*wanted, *stored}):
-            if wanted.get(path) != stored.get(path):
+        expected, stored = schema(template), about["schema"]
+        for path in sorted({*expected, *stored}):
+            if expected.get(path) != stored.get(path):
                 raise UserError(
                     f"the checkpoint in {self._folder} has {stored.get(path, 'nothing')} for "
-                    f"{path}, where {wanted.get(path, 'nothing')} is expected"
+                    f"{path}, where {expected.get(path, 'nothing')} is expected"
                 )
 
 
 def schema(learner: Learner) -> dict[str, str]:
-    """Type and shape of every array by its path, such as 'float32[64,100]'.
+    """The type and shape of each array, such as 'float32[64,100]', by its path in the learner.
 
-    Orbax would cast another type without a word, so it is compared before anything is read.
+    It is compared before arrays are read, since Orbax casts an array of another type silently.
     """
     leaves = jax.tree_util.tree_leaves_with_path(learner)
     return {jax.tree_util.keystr(path): _form(leaf) for path, leaf in leaves}
@@ -241,13 +256,13 @@ def _form(array: Any) -> str:
 
 
 def _stored_form(array: Any) -> str:
-    """The form in which an array is stored: of random keys, that of their numbers."""
+    """Type and shape of an array as stored; random keys are stored as arrays of integers."""
     is_key = jnp.issubdtype(array.dtype, jax.dtypes.prng_key)
     return _form(jax.eval_shape(jax.random.key_data, array) if is_key else array)
 
 
 def _is_checkpoint(path: Path) -> bool:
-    """Whether a file has the name and the form of a checkpoint, of any format, whole or damaged."""
+    """Whether a path is that of a checkpoint, of any format version, damaged or not."""
     return (
         _NUMBER.fullmatch(path.name) is not None
         and path.is_dir()
@@ -257,33 +272,36 @@ def _is_checkpoint(path: Path) -> bool:
 
 
 def damage_of(folder: Path) -> str:
-    """What is wrong with the files of a checkpoint, each by its name; '' if nothing is.
+    """Compares the files of a checkpoint with its checksums.
 
-    Only files that are in the folder are opened, whatever names its checksums have.
+    Only files inside the folder are opened, even if SHA256SUMS lists others.
+
+    Returns:
+      What is wrong with which files; "" if nothing is.
     """
     try:
         text = reading.read_bytes(folder / SUMS, LARGEST_SUMS).decode(errors="replace")
     except UserError as error:
         return str(error).removeprefix(f"{folder}/")
     lines = text.removesuffix("\n").split("\n")
-    wanted = {name: sha256 for sha256, _, name in (line.partition("  ") for line in lines)}
-    there, wrong = set(_files(folder)), []
-    for name in sorted({*wanted, *there} - {SUMS}):
+    listed = {name: sha256 for sha256, _, name in (line.partition("  ") for line in lines)}
+    present, problems = set(_files(folder)), []
+    for name in sorted({*listed, *present} - {SUMS}):
         try:
-            if name not in there:
-                wrong.append(f"{reading.printable(name)}: no such file in it")
-            elif name not in wanted:
-                wrong.append(f"{name}: not in {SUMS}")
-            elif _sha256(folder / name) != wanted[name]:
-                wrong.append(f"{name}: other bytes than were written")
+            if name not in present:
+                problems.append(f"{reading.printable(name)}: no such file")
+            elif name not in listed:
+                problems.append(f"{name}: not listed in {SUMS}")
+            elif _sha256(folder / name) != listed[name]:
+                problems.append(f"{name}: wrong checksum")
         except OSError as error:
-            wrong.append(f"{name}: {error.strerror}")
-    more = [f"and {len(wrong) - 3} more"] if len(wrong) > 3 else []
-    return ", ".join(wrong[:3] + more)
+            problems.append(f"{name}: {error.strerror}")
+    rest = [f"and {len(problems) - 3} more"] if len(problems) > 3 else []
+    return ", ".join(problems[:3] + rest)
 
 
 def _files(folder: Path) -> list[str]:
-    """All files within a folder, by their paths in it; hidden ones are the system's."""
+    """The paths of all files within a folder; hidden files are left out, the system makes them."""
     files = (f for f in folder.rglob("*") if f.is_file() and not f.name.startswith("."))
     return sorted(f.relative_to(folder).as_posix() for f in files)
 
@@ -294,30 +312,30 @@ def _sha256(file: Path) -> str:
 
 
 def _first_line(error: Exception) -> str:
-    """What Orbax says, without the pages that may follow."""
+    """The first line of an error message; Orbax may write pages."""
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 @contextlib.contextmanager
-def _well_read(folder: Path) -> Iterator[Path]:
-    """A context with a path by which Orbax reaches a folder in it, though it misreads its own.
+def _path_for_orbax(folder: Path) -> Iterator[Path]:
+    """A context that yields a path to a folder that Orbax can read, by a link if necessary.
 
-    TensorStore, below Orbax, takes brackets in a path for a pattern and a backslash for a slash.
+    TensorStore, which Orbax uses, takes brackets in a path as a pattern and a backslash as a slash.
     """
     if not _MISREAD.search(str(folder)):
         yield folder
         return
-    with tempfile.TemporaryDirectory(prefix="cil_jax-") as place:
-        link = Path(place, "checkpoints")
+    with tempfile.TemporaryDirectory(prefix="cil_jax-") as temporary:
+        link = Path(temporary, "checkpoints")
         link.symlink_to(folder.parent, target_is_directory=True)
         yield link / folder.name
 
 
 @contextlib.contextmanager
-def _errors_of_the_system() -> Iterator[None]:
-    """What the system refuses Orbax comes as an OSError, and is not printed beside."""
+def _os_errors() -> Iterator[None]:
+    """A context in which Orbax raises OSError for errors of the system, and does not log them."""
     logger = logging.getLogger("absl")
-    before, logger.disabled = logger.disabled, True
+    was_disabled, logger.disabled = logger.disabled, True
     try:
         yield
     except ValueError as error:
@@ -326,4 +344,4 @@ def _errors_of_the_system() -> Iterator[None]:
             raise
         raise OSError(int(code[1]), os.strerror(int(code[1]))) from error
     finally:
-        logger.disabled = before
+        logger.disabled = was_disabled

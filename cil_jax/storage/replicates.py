@@ -1,8 +1,8 @@
 """Groups of runs that differ only in their seeds, and the summary of their results.
 
 runs/NAME/
-  order1993-seed0/   the run folder of a member, one for each
-  summary.json       mean, standard deviation and values of every number, over the finished members
+  order1993-seed0/   the run folder of a member of the group; one per member
+  summary.json       mean, standard deviation and values of each number over the finished members
 """
 
 import dataclasses
@@ -18,6 +18,7 @@ from cil_jax.files import reading, writing
 from cil_jax.settings.config import Config
 from cil_jax.storage import schemas
 from cil_jax.storage.run_folder import RunFolder
+from cil_jax.storage.schemas import n_learned
 
 SUMMARY = "summary.json"
 NUMBERS = (
@@ -45,11 +46,12 @@ def member_configs(
     Args:
       config: the settings that all members share.
       seeds: seeds of the initial weights and the data (default: that of the config).
-      n_orders: the number of class orders, with seeds from `order_seed` on (default: 1).
+      n_orders: the number of class orders; their seeds are `order_seed`, `order_seed` + 1 and so
+        on (default: 1).
 
     Raises:
-      UserError: if several orders are asked for and the order is not seeded, or if the group's
-        folder is the folder of a single run.
+      UserError: if there are several orders and the config's order is not seeded, or if the folder
+        of the group is that of a single run.
     """
     if (n_orders or 1) > 1 and config.order != "seeded":
         raise UserError(f"--orders {n_orders} needs --order seeded")
@@ -86,9 +88,9 @@ def is_complete(folder: RunFolder) -> bool:
 
 
 def is_done(config: Config) -> bool:
-    """Whether a member need not be run: its folder holds a complete run of these settings.
+    """Whether a member is finished: its folder holds a complete run with these settings.
 
-    That run may have another value of `fast`, and may report `ncm` although it is not asked for.
+    That run may have another value of `fast`, and may report `ncm` even if the config does not.
     """
     folder = RunFolder(config.folder())
     if not (folder.holds_a_run and is_complete(folder)):
@@ -98,16 +100,16 @@ def is_done(config: Config) -> bool:
     return differences.keys() <= set(ONLY_REPORTED) and not lacks_ncm
 
 
-def finished_results(config: Config) -> tuple[list[dict[str, Any]], list[Path]]:
-    """The results of all finished members of a group, whichever command ran them.
+def finished_results(config: Config) -> tuple[list[schemas.Results], list[Path]]:
+    """The results of all finished members of a group, also those that other commands ran.
 
     Args:
-      config: the settings of any member. Members differ from it only in their seeds and in
-        settings that do not change the method, so some may report a classifier that others do not.
+      config: the settings of any member. Members differ only in their seeds and in settings that
+        do not change the method, so some may report a classifier that others do not.
 
     Returns:
-      The contents of results.json of each finished member, and the folders of finished runs with
-      other settings, which are not members.
+      The results of each finished member, and the folders of finished runs with other settings,
+      which are not members.
     """
     results, others = [], []
     for folder in map(RunFolder, sorted(group_folder(config).glob("*/"))):
@@ -120,56 +122,60 @@ def finished_results(config: Config) -> tuple[list[dict[str, Any]], list[Path]]:
     return results, others
 
 
-def n_learned(results: Mapping[str, Any]) -> int:
-    """The number of tasks learned, from the contents of results.json or summary.json."""
-    seen = results["classifiers"][results["headline"]]["seen_accuracy"]
-    return len(seen["mean"] if isinstance(seen, dict) else seen)
+def summarize(results: Sequence[schemas.Results]) -> schemas.GroupSummary:
+    """Computes mean and standard deviation over class orders or, if there is only one, over seeds.
 
-
-def summarize(results: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Mean and standard deviation over class orders or, if there is only one, over seeds.
-
-    The seeds of one order are averaged first, and the order counts once. Otherwise the standard
-    deviation would be neither that over orders nor that over seeds.
+    With several orders, the seeds of each order are averaged first and each order counts once.
+    Otherwise the standard deviation would mix that over orders with that over seeds.
 
     Args:
-      results: the contents of results.json of each member.
+      results: the results of each member; at least one.
 
     Returns:
-      The method and protocol as in the results of the first member; `over`, which is "orders" or
-      "seeds", and `n`, the number of those; `members`, the seeds of each; and `classifiers`: for
-      each classifier that all members have, the "mean", "std" (with n - 1; None for n = 1) and the
-      n "values" of every number. For a curve, such as seen_accuracy, these are lists over tasks.
+      The content of summary.json. Its classifiers are those that all members have.
     """
     first = results[0]
-    by_order: dict[str, list[dict[str, Any]]] = {}
+    by_order: dict[str, list[schemas.Results]] = {}
     for member in results:
         by_order.setdefault(member["order"], []).append(member)
     samples = list(by_order.values()) if len(by_order) > 1 else [[member] for member in results]
 
-    def over_samples(name: str, key: str) -> dict[str, Any]:
-        return mean_and_std(
-            [_mean([member["classifiers"][name][key] for member in sample]) for sample in samples]
-        )
+    def over_samples(classifier: str, key: str) -> Any:
+        """The Spread of a number, or the CurveSpread of a curve."""
+        return mean_and_std([_mean(_values(sample, classifier, key)) for sample in samples])
 
-    shared = (
-        *("method", "preset", "dataset", "backbone", "epochs", "exemplars", "keeps_all_data"),
-        *("task_sizes", "headline", "uses_all_data", "parameters"),
-    )
     return {
-        **{key: first[key] for key in shared},
+        "method": first["method"],
+        "preset": first["preset"],
+        "dataset": first["dataset"],
+        "backbone": first["backbone"],
+        "epochs": first["epochs"],
+        "exemplars": first["exemplars"],
+        "keeps_all_data": first["keeps_all_data"],
+        "task_sizes": first["task_sizes"],
+        "headline": first["headline"],
+        "uses_all_data": first["uses_all_data"],
+        "parameters": first["parameters"],
         "changed": first.get("changed", {}),  # missing in results of older versions
         "orders": sorted(by_order),
         "over": "seeds" if len(by_order) == 1 else "orders",
         "n": len(samples),
         "members": [member["seeds"] for member in results],
         "classifiers": {
-            name: {key: over_samples(name, key) for key in (*NUMBERS, *CURVES)}
+            name: schemas.GroupClassifier(
+                **{key: over_samples(name, key) for key in (*NUMBERS, *CURVES)}
+            )
             for name in first["classifiers"]
             if all(name in member["classifiers"] for member in results)
         },
-        "seconds": mean_and_std([sum(member["seconds"].values()) for member in results]),
+        "seconds": schemas.SecondsSpread(
+            **mean_and_std([sum(member["seconds"].values()) for member in results])
+        ),
     }
+
+
+def _values(members: Sequence[Mapping[str, Any]], classifier: str, key: str) -> list[Any]:
+    return [member["classifiers"][classifier][key] for member in members]
 
 
 def _mean(values: Sequence[Any]) -> Any:
@@ -177,13 +183,15 @@ def _mean(values: Sequence[Any]) -> Any:
 
 
 def mean_and_std(values: Sequence[Any]) -> dict[str, Any]:
-    """The "mean", the sample standard deviation "std" and the "values" of a number.
+    """Computes the mean and the sample standard deviation (with n - 1) of a number.
 
     Args:
-      values: floats, or lists of floats of one length, which are treated element by element.
+      values: a float or None per sample; or a list of them per sample, all of one length, which are
+        treated element by element.
 
     Returns:
-      Floats, or lists of them. "std" is None for a single value; both are None if a value is None.
+      A dict of "mean", "std" and "values", with lists if the values are lists. "std" is None for a
+      single value; both are None if a value is None.
     """
     if isinstance(values[0], list):
         columns = [mean_and_std(column) for column in zip(*values, strict=True)]
@@ -195,7 +203,7 @@ def mean_and_std(values: Sequence[Any]) -> dict[str, Any]:
 
 
 def read_summary(folder: Path) -> schemas.GroupSummary:
-    """What summary.json holds.
+    """Reads summary.json.
 
     Raises:
       UserError: if it can't be read, or a field is missing or wrong.
@@ -207,8 +215,8 @@ def read_summary(folder: Path) -> schemas.GroupSummary:
     return summary
 
 
-def write_summary(folder: Path, summary: dict[str, Any]) -> Path:
-    """Writes summary.json, whole or not at all.
+def write_summary(folder: Path, summary: schemas.GroupSummary) -> Path:
+    """Writes summary.json, and returns its path.
 
     Raises:
       UserError: if it can't be written.

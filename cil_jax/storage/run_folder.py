@@ -1,45 +1,46 @@
 """The folder of a run: its settings, its measurements and its results.
 
 runs/NAME/
-  config.yaml     everything that decides the result, versions and machine included
-  metrics.jsonl   one line an epoch and one an evaluation
+  config.yaml     the settings, versions and machine: everything that affects the result
+  metrics.jsonl   one line per epoch and one per evaluation
   results.json    the accuracy matrix and summary of each classifier
-  exemplars.npz   images kept, their classes and the classes' names
-  confusion.npz   the cells of each classifier's confusion matrix, of the last evaluation
+  exemplars.npz   the images kept, their classes and the names of all classes
+  confusion.npz   see `cil_jax.storage.confusion_file`
   checkpoints/    see `cil_jax.storage.checkpoint`
   figures/*.png   report.html
-  .lock           held by the process that writes, which .holder names
+  .lock .holder   see `cil_jax.storage.lock`
 """
 
 import contextlib
 import json
 import os
-import platform
-import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import filelock
 import numpy as np
 import yaml
 
 from cil_jax.confusion import Confusion
 from cil_jax.errors import UserError
-from cil_jax.files import reading, writing
+from cil_jax.files import npz, reading, writing
 from cil_jax.settings.config import Config, is_moved
-from cil_jax.storage import schemas
+from cil_jax.storage import confusion_file, lock, schemas
 
-UNBORN = {".lock", ".holder"}  # what a run leaves that was killed while it was made
 LARGEST_METRICS = 2**31  # bytes of metrics.jsonl
-CELLS = "cells of "  # in confusion.npz, before a classifier's name
-LARGEST_CELLS = 2**28  # bytes of the cells of a confusion matrix: 20 million of them
+
+MetricsLine = schemas.EpochLine | schemas.EvaluationLine
 
 
 class RunFolder:
-    """Files of one run. Nothing is made until `start`."""
+    """Reads and writes the files of one run.
 
-    def __init__(self, folder: str | os.PathLike):
+    An object can be created for any path: nothing is written before `start` or `locked`. Methods
+    that write raise a UserError if the system refuses it. Each file but metrics.jsonl, which grows
+    by lines, is replaced as a whole or not at all.
+    """
+
+    def __init__(self, folder: str | os.PathLike) -> None:
         self.path = Path(folder)
         self.config_file = self.path / "config.yaml"
         self.metrics_file = self.path / "metrics.jsonl"
@@ -49,15 +50,13 @@ class RunFolder:
         self.checkpoints = self.path / "checkpoints"
         self.figures = self.path / "figures"
         self.report_file = self.path / "report.html"
-        self.lock_file = self.path / ".lock"  # filelock's own: nothing else may be written to it
-        self.holder_file = self.path / ".holder"
 
     @property
     def holds_a_run(self) -> bool:
-        """Whether there are settings of a run.
+        """Whether the folder has the settings of a run.
 
         Raises:
-          UserError: if the system does not let us see that.
+          UserError: if the system refuses access to the folder.
         """
         try:
             self.config_file.stat()
@@ -68,34 +67,38 @@ class RunFolder:
         return True
 
     def settings(self) -> schemas.Settings:
-        """The settings under their flags' names, and beside them `recipes.NOT_SETTINGS`.
+        """The content of config.yaml.
+
+        It has the settings under the names of their flags, and the entries in
+        `cil_jax.settings.loading.NOT_SETTINGS`.
 
         Raises:
           UserError: if there is no run, or its settings can't be read.
         """
         if not self.holds_a_run:
-            several = "".join(
-                f" itself, but several in it: name one, such as {run.path}"
-                for run in self.members()[:1]
+            hint = "".join(
+                f", but several runs are in it: choose one, such as {member.path}"
+                for member in self.members()[:1]
             )
-            raise UserError(f"{self.path} holds no run{several}")
+            raise UserError(f"{self.path} holds no run{hint}")
         try:
-            found = reading.read_yaml(self.config_file)
+            values = reading.read_yaml(self.config_file)
         except UserError as error:
-            said = str(error).removeprefix(f"{self.config_file}: ")
-            raise reading.damaged(self.config_file, said) from error
-        settings = reading.converted(found, schemas.Settings, self.config_file)
+            problem = str(error).removeprefix(f"{self.config_file}: ")
+            raise reading.damaged(self.config_file, problem) from error
+        settings = reading.converted(values, schemas.Settings, self.config_file)
         if not isinstance(settings.get("versions", {}), dict):
-            raise reading.damaged(self.config_file, "versions: they are no mapping")
+            raise reading.damaged(self.config_file, "versions: it is not a mapping")
         return settings
 
     def check(self, config: Config) -> None:
-        """Refuses to overwrite a run, to resume none, or to resume one of other settings.
+        """Checks that a run with this config can start or, with `resume`, continue here.
 
-        The data may have moved: what it holds is compared when it has been loaded.
+        A changed path of the data set is accepted; the data itself is compared after loading.
 
         Raises:
-          UserError: which of these, and where the settings differ.
+          UserError: if there is a run already and `resume` is not set, if `resume` is set and there
+            is no run or one of other settings, or if the folder has other content.
         """
         if config.resume:
             differences = self.differences(config)
@@ -103,8 +106,8 @@ class RunFolder:
             if is_moved(str(before), now):
                 del differences["dataset"]
             if differences:
-                said = "; ".join(f"{k} was {a}, is now {b}" for k, (a, b) in differences.items())
-                raise UserError(f"{self.path} holds a run of other settings: {said}")
+                changes = "; ".join(f"{k} was {a}, is now {b}" for k, (a, b) in differences.items())
+                raise UserError(f"{self.path} holds a run of other settings: {changes}")
         elif self.holds_a_run:
             raise UserError(
                 f"{self.path} already holds a run: continue it with --resume, "
@@ -113,29 +116,31 @@ class RunFolder:
         elif self.path.exists() and not self.path.is_dir():
             raise UserError(f"{self.path} is a file; --out names a folder")
         elif self.path.is_dir() and not all(
-            f.name in UNBORN or writing.is_temporary(f.name) for f in self.path.iterdir()
-        ):
+            file.name in (lock.LOCK, lock.HOLDER) or writing.is_temporary(file.name)
+            for file in self.path.iterdir()
+        ):  # a run that was killed while it started leaves only such files
             raise UserError(f"{self.path} is not empty and holds no run: choose another --out")
 
     def differences(self, config: Config) -> dict[str, tuple[Any, Any]]:
-        """Settings that decide the result and are not the run's: its value and the config's.
+        """The settings that affect the result and in which a config differs from the run.
 
-        A run that is older than a setting did what the setting's default does.
+        If a run is older than a setting, it counts as a run with the setting's default.
+
+        Returns:
+          For each such setting, the value of the run and that of the config.
 
         Raises:
           UserError: if there is no run, or its settings can't be read.
         """
-        there = {**Config().decisive(), **self.settings()}
-        here = config.decisive()
-        return {name: (there[name], here[name]) for name in here if there[name] != here[name]}
+        stored = {**Config().decisive(), **self.settings()}
+        wanted = config.decisive()
+        return {
+            name: (stored[name], wanted[name]) for name in wanted if stored[name] != wanted[name]
+        }
 
     def start(self, config: Config) -> None:
-        """Makes the folder and writes the settings, and what else a result depends on.
-
-        Raises:
-          UserError: if it can't be written, as with all that writes here.
-        """
-        from cil_jax.platform import environment  # which needs JAX
+        """Creates the folder and writes config.yaml."""
+        from cil_jax.platform import environment  # imports JAX
 
         settings = {**config.decisive(), **environment.describe()}
         with self.writing():
@@ -143,9 +148,9 @@ class RunFolder:
             writing.replace_text(self.config_file, yaml.safe_dump(settings, sort_keys=False))
 
     def follow(self, config: Config) -> None:
-        """Writes where the data of a resumed run is now, if it has moved.
+        """Stores the new path of the data set of a resumed run, if the data has moved.
 
-        So the settings repeat the run, and the next --resume finds the data.
+        The settings then still reproduce the run, and the next --resume finds the data.
         """
         settings = self.settings()
         if settings.get("dataset") != config.dataset:
@@ -155,79 +160,54 @@ class RunFolder:
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """A context in which no other process, nor another run in this one, writes here.
-
-        The system gives the lock back when a process ends, however it does.
+        """A context in which nothing else, in this process or another, writes to the folder.
 
         Raises:
-          UserError: if the folder is in use, by whom.
+          UserError: if the folder is in use or can't be written.
         """
-        lock = filelock.FileLock(self.lock_file)
-        with self.writing():
-            writing.make_folder(self.path)
-            try:
-                with warnings.catch_warnings():  # that it makes do without flock
-                    warnings.simplefilter("ignore")
-                    lock.acquire(timeout=0)
-            except filelock.Timeout:
-                raise self._in_use() from None
-        try:
+        with contextlib.ExitStack() as stack:
             with self.writing():
-                holder = f"process {os.getpid()} on {platform.node()}"
-                writing.replace_text(self.holder_file, holder)
+                writing.make_folder(self.path)
+                stack.enter_context(lock.locked(self.path))
                 writing.sweep(self.figures)
             yield
-        finally:
-            with contextlib.suppress(OSError):
-                self.holder_file.unlink(missing_ok=True)
-            lock.release()
-
-    def _in_use(self) -> UserError:
-        try:
-            holder = self.holder_file.read_text(errors="replace")
-        except OSError:  # it has only just begun
-            holder = "which has just started"
-        return UserError(
-            f"{self.path} is in use by another process ({holder}): wait until it ends, or stop it; "
-            f"if it ended on another machine, remove {self.lock_file}"
-        )
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[None]:
-        """A context in which what the system refuses is said in the user's words."""
+        """A context that turns an OSError into a UserError which says how to continue the run."""
         try:
             yield
         except OSError as error:
-            then = ": put that right and continue the run with --resume, nothing saved is lost"
+            advice = ": fix this and continue the run with --resume; saved work is not lost"
             raise UserError(
-                f"can't write to {self.path}: {error.strerror}{then if self.holds_a_run else ''}"
+                f"can't write to {self.path}: {error.strerror}{advice if self.holds_a_run else ''}"
             ) from error
 
-    def append(self, line: dict[str, Any]) -> None:
-        """Adds a line to metrics.jsonl."""
+    def append(self, line: Mapping[str, Any]) -> None:
+        """Appends a line to metrics.jsonl."""
         with self.writing():
             writing.append_line(self.metrics_file, json.dumps(line, separators=(",", ":")))
 
     @property
     def n_lines(self) -> int:
-        """Lines in metrics.jsonl."""
+        """The number of lines in metrics.jsonl."""
         return self.metrics_file.read_bytes().count(b"\n") if self.metrics_file.exists() else 0
 
     def cut(self, n_lines: int) -> None:
-        """Drops the lines that a resumed run will write again, without reading them."""
-        if self.metrics_file.exists():  # the last line may be half written: it goes as well
+        """Keeps the first lines of metrics.jsonl; a resumed run writes the others again."""
+        if self.metrics_file.exists():  # also drops a half-written last line
             with self.writing(), writing.replaced(self.metrics_file) as out:
                 out.writelines(self._lines()[:n_lines])
 
-    def measurements(self) -> list[schemas.EpochLine | schemas.EvaluationLine]:
-        """The lines of metrics.jsonl, except the `damaged_lines`."""
+    def measurements(self) -> list[MetricsLine]:
+        """The lines of metrics.jsonl that can be read."""
         return [line for line in self._parsed() if not isinstance(line, str)]
 
     def damaged_lines(self) -> list[str]:
-        """What is wrong with each line of metrics.jsonl that can't be read, and which it is."""
+        """An error message for each line of metrics.jsonl that can't be read."""
         return [line for line in self._parsed() if isinstance(line, str)]
 
-    def _measurement(self, text: bytes, number: int) -> Any:
+    def _parsed_line(self, text: bytes, number: int) -> MetricsLine:
         source = f"{self.metrics_file}, line {number},"
         line = reading.from_json(text, dict[str, Any], source)
         schema = schemas.LINES.get(str(line.get("kind")))
@@ -236,17 +216,17 @@ class RunFolder:
         return reading.converted(line, schema, source)
 
     def epochs(self, results: schemas.Results) -> list[schemas.EpochLine]:
-        """The lines of metrics.jsonl after each epoch of the tasks that results tell of.
+        """The epoch lines of metrics.jsonl, up to the last task that the results include.
 
-        A run that goes on writes more lines than that.
+        A run in progress has lines of later tasks.
 
         Args:
-          results: of this run.
+          results: the results of this run.
 
         Raises:
-          UserError: if they do not fit each other.
+          UserError: if the lines do not have the same parts of the loss.
         """
-        n_tasks = len(results["classifiers"][results["headline"]]["seen_accuracy"])
+        n_tasks = schemas.n_learned(results)
         epochs = [
             line
             for line in self.measurements()
@@ -256,17 +236,17 @@ class RunFolder:
             raise reading.damaged(self.metrics_file, "parts: they differ between epochs")
         return epochs
 
-    def write_results(self, results: dict[str, Any]) -> None:
-        """Writes results.json, whole or not at all."""
+    def write_results(self, results: Mapping[str, Any]) -> None:
+        """Writes results.json; its content is a `schemas.Results`."""
         with self.writing():
             writing.replace_text(self.results_file, json.dumps(results, indent=1) + "\n")
 
     def drop_results(self) -> None:
-        """Removes results.json, if it is there."""
+        """Removes results.json, if it exists."""
         self.results_file.unlink(missing_ok=True)
 
     def results(self) -> schemas.Results:
-        """What results.json holds.
+        """The content of results.json.
 
         Raises:
           UserError: if it can't be read, or a field is missing or wrong.
@@ -277,176 +257,159 @@ class RunFolder:
         return results
 
     def members(self) -> list["RunFolder"]:
-        """The runs in it, where it is the folder of several members."""
+        """The runs in the folder, if it is the folder of a group of runs."""
         if self.holds_a_run:
             return []
-        inside = map(RunFolder, sorted(self.path.glob("*/")))
-        return [run for run in inside if run.holds_a_run]
+        folders = map(RunFolder, sorted(self.path.glob("*/")))
+        return [folder for folder in folders if folder.holds_a_run]
 
-    def need(self, keys: Iterable[str], so: str) -> None:
-        """Refuses results that lack keys, as an older version wrote them.
+    def need(self, keys: Iterable[str], consequence: str) -> None:
+        """Checks that results.json has some keys that older versions did not write.
 
         Args:
-          keys: of results.json.
-          so: what can't be done without them.
+          keys: the keys.
+          consequence: the end of the error message, such as "whose page can't be made".
 
         Raises:
-          UserError: which are missing.
+          UserError: if keys are missing; names them.
         """
         missing = sorted(set(keys) - self.results().keys())
         if missing:
             raise UserError(
-                f"{self.results_file} does not say {', '.join(missing)}: it was written by an "
-                f"older version, {so}"
+                f"{self.results_file} lacks {', '.join(missing)}: it was written by an older "
+                f"version, {consequence}"
             )
 
     def write_exemplars(self, images: np.ndarray, labels: np.ndarray, names: Sequence[str]) -> None:
-        """Writes exemplars.npz, whole or not at all; the same arrays give the same bytes.
+        """Writes exemplars.npz. Equal arrays give equal bytes.
 
         Args:
-          images: uint8 [N, H, W, C], of each class in the order of selection.
-          labels: int [N], classes in the order in which they came.
-          names: of all classes, in that order.
+          images: uint8 [N, H, W, C]; those of a class in the order of their selection.
+          labels: int [N], indices into `names`.
+          names: the names of all classes, in the order of the tasks.
         """
         arrays = {"images": images, "labels": labels, "names": np.array(names, dtype=np.str_)}
         with self.writing(), writing.replaced(self.exemplars_file) as out:
             np.savez(out, **arrays)
 
     def exemplars(self) -> tuple[np.ndarray, np.ndarray]:
-        """Images uint8 [N, H, W, C] that were kept, and their classes [N]; none if N is 0.
+        """The exemplars of the run.
+
+        Returns:
+          Images uint8 [N, H, W, C], and their classes int [N]. N is 0 if the run keeps none.
 
         Raises:
-          UserError: if the file can't be read, or its arrays are of another form.
+          UserError: if exemplars.npz can't be read, or its arrays have the wrong shape or type.
         """
         if not self.exemplars_file.exists():
             return np.zeros((0, 1, 1, 1), np.uint8), np.zeros(0, int)
-        images, labels = reading.read_arrays(self.exemplars_file, ("images", "labels"))
+        images, labels = npz.read_arrays(self.exemplars_file, ("images", "labels"))
         if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] not in (1, 3):
-            problem = f"images: {images.dtype} {list(images.shape)}, not uint8 [N, H, W, 1 or 3]"
+            wanted = "uint8 [N, H, W, 1 or 3]"
+            problem = f"images: {images.dtype} {list(images.shape)}; they must be {wanted}"
         elif labels.dtype.kind not in "iu" or labels.shape != images.shape[:1]:
-            problem = f"labels: {labels.dtype} {list(labels.shape)}, not integers [{len(images)}]"
+            wanted = f"integers [{len(images)}]"
+            problem = f"labels: {labels.dtype} {list(labels.shape)}; they must be {wanted}"
         elif images.shape[0] and 0 in images.shape:
-            problem = "images: they have no pixels"
+            problem = "images: no pixels"
         else:
             return images, labels
         raise reading.damaged(self.exemplars_file, problem)
 
     def write_confusions(self, confusions: Mapping[str, Confusion]) -> None:
-        """Writes confusion.npz, whole or not at all.
+        """Writes confusion.npz.
 
         Args:
-          confusions: of one evaluation, by classifier; all of the same classes.
+          confusions: the matrix of each classifier in one evaluation.
         """
-        arrays = {f"{CELLS}{name}": found.cells for name, found in confusions.items()}
-        n_seen = next(iter(confusions.values())).n_classes
-        with self.writing(), writing.replaced(self.confusion_file) as out:
-            np.savez_compressed(out, n_seen=n_seen, **arrays)
+        with self.writing():
+            confusion_file.write(self.confusion_file, confusions)
 
     def drop_confusions(self) -> None:
-        """Removes confusion.npz, if it is there."""
+        """Removes confusion.npz, if it exists."""
         self.confusion_file.unlink(missing_ok=True)
 
     def confusions(self, results: schemas.Results) -> dict[str, Confusion]:
-        """The confusion matrices of the last evaluation, by classifier.
+        """The confusion matrix of each classifier in the last evaluation.
 
-        They may have a task more than the results, which are written after them. Versions before
-        confusion.npz had them in each evaluation's line.
+        It may be of one task more than the results, which are written later. Older versions wrote
+        no confusion.npz; their matrices are read from metrics.jsonl.
 
         Args:
-          results: of this run.
+          results: the results of this run.
 
         Raises:
-          UserError: if there are none, or they do not fit the results.
+          UserError: if there are no matrices, or they do not fit the results.
         """
-        n_tasks = len(results["classifiers"][results["headline"]]["seen_accuracy"])
-        n_seen, n_classes = sum(results["task_sizes"][:n_tasks]), sum(results["task_sizes"])
-        classifiers = list(results["classifiers"])
-        if not self.confusion_file.exists():
-            return self._confusions_of_line(n_tasks - 1, n_seen, classifiers)
-        names = ("n_seen", *(f"{CELLS}{name}" for name in classifiers))
-        n_measured, *cells_of_each = reading.read_arrays(self.confusion_file, names, LARGEST_CELLS)
-        if n_measured.shape or n_measured.dtype.kind not in "iu":
-            raise reading.damaged(self.confusion_file, "n_seen: it is no whole number")
-        if not n_seen <= n_measured <= n_classes:
-            problem = f"n_seen: {n_measured}, where {n_seen} classes were seen"
-            raise reading.damaged(self.confusion_file, problem)
-        for name, cells in zip(classifiers, cells_of_each, strict=True):
-            problem = ""
-            if cells.dtype != np.int32 or cells.ndim != 2 or len(cells) != 3:
-                problem = f"{cells.dtype} {list(cells.shape)}, not int32 [3, cells]"
-            elif cells.size and (cells.min() < 0 or cells[:2].max() >= n_measured):
-                problem = f"classes beyond the {n_measured} seen"
-            if problem:
-                raise reading.damaged(self.confusion_file, f"{CELLS}{name}: {problem}")
-        return {
-            name: Confusion(int(n_measured), cells)
-            for name, cells in zip(classifiers, cells_of_each, strict=True)
-        }
+        if self.confusion_file.exists():
+            return confusion_file.read(self.confusion_file, results)
+        return self._confusions_of_line(results)
 
-    def _confusions_of_line(
-        self, task: int, n_seen: int, classifiers: list[str]
-    ) -> dict[str, Confusion]:
-        """The confusion matrices in the line of a task's evaluation."""
+    def _confusions_of_line(self, results: schemas.Results) -> dict[str, Confusion]:
+        """The confusion matrices in the last evaluation line, as older versions wrote them."""
+        n_tasks, classifiers = schemas.n_learned(results), list(results["classifiers"])
         lines = [
             line
             for line in self.measurements()
-            if line["kind"] == "evaluation" and line["task"] == task and "confusion" in line
+            if line["kind"] == "evaluation" and line["task"] == n_tasks - 1 and "confusion" in line
         ]
         if not lines:
             raise UserError(
                 f"{self.confusion_file} is missing: continue the run with --resume, which writes it"
             )
-        problem = schemas.problem_of_evaluation(lines[-1], n_seen, classifiers)
-        if problem:
+        n_seen = sum(results["task_sizes"][:n_tasks])
+        if problem := schemas.problem_of_evaluation(lines[-1], n_seen, classifiers):
             raise reading.damaged(self.metrics_file, problem)
-        return {name: Confusion.of(lines[-1]["confusion"][name]) for name in classifiers}
+        matrices = lines[-1].get("confusion", {})
+        return {name: Confusion.of(matrices[name]) for name in classifiers}
 
     def _lines(self) -> list[bytes]:
         if not self.metrics_file.exists():
             return []
+        # After the last newline there is nothing, or a half-written line.
         *lines, _ = reading.read_bytes(self.metrics_file, LARGEST_METRICS).split(b"\n")
-        return [line + b"\n" for line in lines]  # the last may be half written
+        return [line + b"\n" for line in lines]
 
-    def _parsed(self) -> Iterator[schemas.EpochLine | schemas.EvaluationLine | str]:
-        """Each line of metrics.jsonl, or what is wrong with it."""
+    def _parsed(self) -> Iterator[MetricsLine | str]:
+        """Each line of metrics.jsonl, or an error message if it can't be read."""
         for number, line in enumerate(self._lines(), start=1):
             try:
-                yield self._measurement(line, number)
+                yield self._parsed_line(line, number)
             except UserError as error:
                 yield str(error)
 
 
 class Unwritten(RunFolder):
-    """The folder as all processes see it but the first, which writes for all."""
+    """A run folder that is read but never written: that of every process except the first."""
 
     def start(self, config: Config) -> None:
-        """Nothing."""
+        """Does nothing."""
 
     def follow(self, config: Config) -> None:
-        """Nothing."""
+        """Does nothing."""
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Nothing."""
+        """Does nothing."""
         yield
 
-    def append(self, line: dict[str, Any]) -> None:
-        """Nothing."""
+    def append(self, line: Mapping[str, Any]) -> None:
+        """Does nothing."""
 
     def cut(self, n_lines: int) -> None:
-        """Nothing."""
+        """Does nothing."""
 
-    def write_results(self, results: dict[str, Any]) -> None:
-        """Nothing."""
+    def write_results(self, results: Mapping[str, Any]) -> None:
+        """Does nothing."""
 
     def drop_results(self) -> None:
-        """Nothing."""
+        """Does nothing."""
 
     def write_exemplars(self, images: np.ndarray, labels: np.ndarray, names: Sequence[str]) -> None:
-        """Nothing."""
+        """Does nothing."""
 
     def write_confusions(self, confusions: Mapping[str, Confusion]) -> None:
-        """Nothing."""
+        """Does nothing."""
 
     def drop_confusions(self) -> None:
-        """Nothing."""
+        """Does nothing."""

@@ -1,8 +1,8 @@
-"""What the files of a run hold: one type for each file, checked where the file is read.
+"""The schemas of the files of a run.
 
-A class here says which fields a file has, of what type and within which bounds; a function
-`problem_of_...` says what must hold between them. Accuracies are fractions 0..1. Fields that older
-versions did not write are NotRequired.
+A class lists the fields of a file with their types and bounds, which are checked when the file is
+read. A function `problem_of_...` checks that the fields fit each other. Accuracies are fractions in
+0..1. Fields that older versions did not write are NotRequired.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,7 +12,7 @@ from msgspec import Meta
 
 MOST_CLASSES = 100_000
 MOST_TASKS = 10_000
-LONGEST_NAME = 10_000  # letters
+LONGEST_NAME = 10_000  # characters
 
 Count = Annotated[int, Meta(ge=0, le=2**53)]
 Seed = Annotated[int, Meta(ge=0, lt=2**32)]
@@ -30,12 +30,12 @@ Side = Annotated[int, Meta(ge=1, le=2**16)]  # pixels
 ImageShape = Annotated[list[Side], Meta(min_length=3, max_length=3)]  # height, width, channels
 Plain = bool | int | float | str | None
 
-# The settings in config.yaml, under their flags' names, and the `versions` they were made with.
+# The content of config.yaml: settings under the names of their flags, versions and the like.
 Settings = dict[str, Plain | list[Plain] | dict[str, Plain]]
 
 
 class Seeds(TypedDict):
-    """The seeds of a run: of its class order, its initial weights and its data."""
+    """The seeds of the class order, of the initial weights and of the data of a run."""
 
     order: Seed
     init: Seed
@@ -43,7 +43,7 @@ class Seeds(TypedDict):
 
 
 class AugmentationFacts(TypedDict):
-    """How training images were varied; see `cil_jax.data.augment.Augmentation`."""
+    """The augmentation of training images; see `cil_jax.data.augment.Augmentation`."""
 
     pad: Annotated[int, Meta(ge=0, le=2**16)]
     mirror: bool
@@ -52,10 +52,10 @@ class AugmentationFacts(TypedDict):
 
 
 class ClassifierSummary(TypedDict):
-    """What one classifier of a run came to; see `cil_jax.metrics.summarize`.
+    """The results of one classifier of a run; see `cil_jax.metrics.summarize`.
 
-    Lists have an entry for each task learned, matrices a row. None stands for what needs a second
-    task, or more than five classes.
+    Lists have one entry per task learned, and matrices one row. A value is None if it needs a
+    second task or, for top-5 accuracy, more than five classes.
     """
 
     accuracy_matrix: list[list[Fraction]]
@@ -73,21 +73,24 @@ class ClassifierSummary(TypedDict):
 
 
 class Results(TypedDict):
-    """results.json: how a run went, and all that is needed to say whose numbers they are.
+    """results.json: the results of a run, and the facts needed to interpret them.
 
     Attributes:
-      method, preset, changed: the recipe, and the settings in which the run departs from it.
-      dataset, data_sha256, order, class_order, class_names, image_shape: what it learned.
-      augmentation: how training images were varied.
-      backbone, parameters: the network, and its number of weights.
-      epochs, task_sizes: of each task.
-      exemplars, keeps_all_data: what it may keep of old tasks.
-      seeds: its seeds.
-      classifiers, headline, uses_all_data: what each classifier came to, which of them is the
-        method's own, and which use data that no learner may keep.
+      method, preset, changed: the method, the preset, and the settings that differ from it.
+      dataset, data_sha256, order, class_order, class_names, image_shape: the data and the order of
+        its classes.
+      augmentation: the augmentation of training images.
+      backbone, parameters: the network and its number of weights.
+      epochs, task_sizes: epochs and classes of each task.
+      exemplars, keeps_all_data: the size of the exemplar memory, and whether the method trains on
+        all data of earlier tasks.
+      seeds: the seeds.
+      classifiers: the results of each classifier.
+      headline: the classifier that belongs to the method.
+      uses_all_data: the classifiers that use data which an incremental learner does not keep.
       memory_bytes, memory: bytes of the exemplars, and of each part of the learner.
-      seconds: of each kind of work.
-      machine: what it ran on.
+      seconds: the time spent on each kind of work.
+      machine: the hardware.
     """
 
     method: Text
@@ -117,7 +120,10 @@ class Results(TypedDict):
 
 
 class Spread(TypedDict):
-    """A number over several runs; mean and std are None where it, or a second run, is missing."""
+    """A number over several runs.
+
+    `mean` and `std` are None if a value is None; `std` also if there is only one value.
+    """
 
     mean: Difference | None
     std: Difference | None
@@ -125,7 +131,7 @@ class Spread(TypedDict):
 
 
 class CurveSpread(TypedDict):
-    """A number after each task over several runs; all three are lists over tasks."""
+    """A number after each task, over several runs. All three fields are lists over tasks."""
 
     mean: list[Fraction | None]
     std: list[Fraction | None]
@@ -141,7 +147,7 @@ class SecondsSpread(TypedDict):
 
 
 class GroupClassifier(TypedDict):
-    """What one classifier came to over several runs; see `ClassifierSummary`."""
+    """The results of one classifier over several runs; see `ClassifierSummary`."""
 
     average_incremental_accuracy: Spread
     average_incremental_accuracy_without_first: Spread
@@ -156,14 +162,14 @@ class GroupClassifier(TypedDict):
 
 
 class GroupSummary(TypedDict):
-    """summary.json: runs that differ only in their seeds; see `cil_jax.storage.replicates`.
+    """summary.json: the summary of runs that differ only in their seeds.
 
-    What is not explained here is as in `Results`.
+    See `cil_jax.storage.replicates`. Fields that are not listed here are those of `Results`.
 
     Attributes:
       orders: the class orders.
-      over: what the means are taken over.
-      n: how many of these there are.
+      over: whether means are taken over seeds or over class orders.
+      n: the number of values in each mean.
       members: the seeds of each run.
     """
 
@@ -188,7 +194,7 @@ class GroupSummary(TypedDict):
 
 
 class EpochLine(TypedDict):
-    """A line of metrics.jsonl after an epoch: losses, learning rate, and speed."""
+    """A line of metrics.jsonl after an epoch: losses, accuracies, learning rate and speed."""
 
     kind: Literal["epoch"]
     task: Count
@@ -203,13 +209,13 @@ class EpochLine(TypedDict):
 
 
 class EvaluationLine(TypedDict):
-    """A line of metrics.jsonl after a task: each classifier on the classes seen.
+    """A line of metrics.jsonl after a task: each classifier evaluated on the classes seen.
 
     Attributes:
-      task: which task was learned, from 0.
-      n_seen: classes seen.
-      task_accuracy, seen_accuracy, task_aware, top5: see `cil_jax.metrics.scores`.
-      confusion: images of each true class (rows) that were taken for each class (columns).
+      task: the task just learned, from 0.
+      n_seen: the number of classes seen.
+      task_accuracy, seen_accuracy, task_aware, top5: by classifier; see `cil_jax.metrics.scores`.
+      confusion: the confusion matrix of each classifier; rows are true classes.
     """
 
     kind: Literal["evaluation"]
@@ -226,7 +232,7 @@ LINES: dict[Any, Any] = {"epoch": EpochLine, "evaluation": EvaluationLine}  # by
 
 
 class Scores(TypedDict):
-    """What one classifier's answers came to after a task; see `cil_jax.metrics.scores`."""
+    """The accuracies of one classifier after a task; see `cil_jax.metrics.scores`."""
 
     task_accuracy: list[Fraction]
     seen_accuracy: Fraction
@@ -235,14 +241,14 @@ class Scores(TypedDict):
 
 
 class ConfusionCells(TypedDict):
-    """The cells above 0 of each classifier's confusion matrix: rows, columns and counts."""
+    """The nonzero cells of each classifier's confusion matrix: rows, columns and counts."""
 
     n_seen: Count
     cells: dict[str, Annotated[list[list[Count]], Meta(min_length=3, max_length=3)]]
 
 
 class History(TypedDict):
-    """What a run has measured so far; the confusions are those of the last evaluation."""
+    """The measurements of a run so far; `confusion` is that of the last evaluation."""
 
     data_sha256: Text
     scores: dict[str, Annotated[list[Scores], Meta(max_length=MOST_TASKS)]]
@@ -252,14 +258,14 @@ class History(TypedDict):
 
 
 class EpochSoFar(TypedDict):
-    """The sums and seconds of an epoch that is not done."""
+    """The sums and the training time of an unfinished epoch."""
 
     sums: dict[str, float]
     seconds: Seconds
 
 
 class RunRecord(TypedDict, total=False):
-    """What a run knows beside its learner; a learner that was saved alone has nothing of it."""
+    """The state of a run besides its learner; empty for a learner that was saved on its own."""
 
     history: History
     epoch_so_far: EpochSoFar | None
@@ -275,7 +281,7 @@ class CheckpointAbout(TypedDict):
 
 
 class LearnerAbout(TypedDict):
-    """learner.json: what `cil_jax.load` must know of a learner that was saved alone."""
+    """learner.json: the facts that `cil_jax.load` needs about a learner saved on its own."""
 
     settings: Settings
     class_names: ClassNames
@@ -284,66 +290,81 @@ class LearnerAbout(TypedDict):
     versions: NotRequired[dict[str, str]]
 
 
+def n_learned(results: Mapping[str, Any]) -> int:
+    """The number of tasks learned, from the content of results.json or summary.json."""
+    seen = results["classifiers"][results["headline"]]["seen_accuracy"]
+    return len(seen["mean"] if isinstance(seen, dict) else seen)
+
+
 def problem_of_results(results: Results) -> str:
-    """Which field does not fit the others; '' if all do."""
+    """The first field that does not fit the others, and why; "" if all fit."""
     sizes, names = results["task_sizes"], results.get("class_names")
     if problem := _problem_of_classifiers(results):
         return problem
     if len(results["epochs"]) != len(sizes):
-        return f"epochs: {len(results['epochs'])} of them, for {len(sizes)} tasks"
+        return f"epochs: {len(results['epochs'])} entries, but there are {len(sizes)} tasks"
     if names is not None and len(names) != sum(sizes):
-        return f"class_names: {len(names)} of them, where tasks have {sum(sizes)} classes"
-    n_tasks = len(results["classifiers"][results["headline"]]["seen_accuracy"])
-    for name, found in results["classifiers"].items():
-        for key in ("old", "new", "task_aware", "top5"):
-            if len(found[f"{key}_accuracy"]) != n_tasks:
-                return f"classifiers.{name}.{key}_accuracy: it has not one entry for each task"
+        return f"class_names: {len(names)} names, but the tasks have {sum(sizes)} classes"
+    n_tasks = n_learned(results)
+    for name, summary in results["classifiers"].items():
+        for key in ("old_accuracy", "new_accuracy", "task_aware_accuracy", "top5_accuracy"):
+            if len(summary[key]) != n_tasks:
+                return f"classifiers.{name}.{key}: it must have one entry per task, {n_tasks}"
         for key in ("accuracy_matrix", "task_aware_matrix"):
-            if [len(row) for row in found[key]] != list(range(1, n_tasks + 1)):
+            if [len(row) for row in summary[key]] != list(range(1, n_tasks + 1)):
                 return f"classifiers.{name}.{key}: row t must have t entries, for {n_tasks} tasks"
     return ""
 
 
 def problem_of_summary(summary: GroupSummary) -> str:
-    """Which field does not fit the others; '' if all do."""
+    """The first field that does not fit the others, and why; "" if all fit."""
     if problem := _problem_of_classifiers(summary):
         return problem
-    for name, found in summary["classifiers"].items():
-        averages = found["average_incremental_accuracy"], found["last_accuracy"]
+    for name, classifier in summary["classifiers"].items():
+        averages = classifier["average_incremental_accuracy"], classifier["last_accuracy"]
         if any(number["mean"] is None for number in averages):
             return f"classifiers.{name}: it has no average or last accuracy"
-        seen = found["seen_accuracy"]
+        seen = classifier["seen_accuracy"]
         needed = seen["mean"] + (seen["std"] if summary["n"] > 1 else [])
         if None in needed:
             return f"classifiers.{name}.seen_accuracy: a number is missing"
-        for key in ("seen", "old", "new", "task_aware", "top5"):
-            curve = found[f"{key}_accuracy"]
+        for key in (
+            *("seen_accuracy", "old_accuracy", "new_accuracy"),
+            *("task_aware_accuracy", "top5_accuracy"),
+        ):
+            curve = classifier[key]
             if {len(curve["mean"]), len(curve["std"])} != {len(seen["mean"])}:
-                return f"classifiers.{name}.{key}_accuracy: it has not one entry for each task"
+                return f"classifiers.{name}.{key}: it must have one entry per task"
     return ""
 
 
-def _problem_of_classifiers(found: Mapping[str, Any]) -> str:
-    """What results and summaries have in common."""
-    sizes, classifiers = found["task_sizes"], found["classifiers"]
+def _problem_of_classifiers(results: Mapping[str, Any]) -> str:
+    """The checks that results.json and summary.json share."""
+    sizes, classifiers = results["task_sizes"], results["classifiers"]
     if sum(sizes) > MOST_CLASSES:
-        return f"task_sizes: {sum(sizes):,} classes in all, more than {MOST_CLASSES:,}"
-    if found["headline"] not in classifiers:
-        return f"headline: {found['headline']!r} is none of the classifiers"
-    curves = [one["seen_accuracy"] for one in classifiers.values()]
-    lengths = {len(c["mean"] if isinstance(c, dict) else c) for c in curves}
+        return f"task_sizes: {sum(sizes):,} classes in total, more than {MOST_CLASSES:,}"
+    if results["headline"] not in classifiers:
+        return f"headline: {results['headline']!r} is not one of the classifiers"
+    curves = [classifier["seen_accuracy"] for classifier in classifiers.values()]
+    lengths = {len(curve["mean"] if isinstance(curve, dict) else curve) for curve in curves}
     if len(lengths) > 1 or not 1 <= max(lengths) <= len(sizes):
-        return f"classifiers: seen_accuracy must have an entry for each of up to {len(sizes)} tasks"
+        return f"classifiers: seen_accuracy must have 1 to {len(sizes)} entries, the same for all"
     return ""
 
 
 def problem_of_evaluation(line: EvaluationLine, n_classes: int, classifiers: Sequence[str]) -> str:
-    """Why a line can't be what was measured on so many classes by these; '' if it can."""
+    """Why an evaluation line does not fit the number of classes or the classifiers; "" if it fits.
+
+    Args:
+      line: the line.
+      n_classes: the number of classes seen.
+      classifiers: the classifiers whose confusion matrices the line must have.
+    """
     if line["n_seen"] != n_classes:
-        return f"n_seen: {line['n_seen']}, where {n_classes} classes were seen"
+        return f"n_seen: {line['n_seen']}, but {n_classes} classes were seen"
     for name in classifiers:
-        counts = line.get("confusion", {}).get(name, [])
-        if len(counts) != n_classes or {len(row) for row in counts} != {n_classes}:
+        matrix = line.get("confusion", {}).get(name, [])
+        if len(matrix) != n_classes or {len(row) for row in matrix} != {n_classes}:
             return f"confusion: it must have {n_classes} x {n_classes} counts for {name}"
     return ""
 
@@ -351,25 +372,26 @@ def problem_of_evaluation(line: EvaluationLine, n_classes: int, classifiers: Seq
 def problem_of_record(
     record: RunRecord, classifiers: Sequence[str], n_tasks: int, sums: Sequence[str]
 ) -> str:
-    """Why a run can't continue from a record; '' if it can.
+    """Why a run can't continue from the record of a checkpoint; "" if it can.
 
     Args:
-      record: of a checkpoint.
-      classifiers: that the run has.
-      n_tasks: tasks that the checkpoint's learner has learned.
-      sums: names of what the epoch that the learner is in has summed; none between epochs.
+      record: the record.
+      classifiers: the classifiers of the run.
+      n_tasks: the number of tasks that the checkpoint's learner has learned.
+      sums: the names of the sums of an unfinished epoch; empty between epochs.
     """
-    if missing := sorted(RunRecord.__annotations__.keys() - record.keys()):
+    history = record.get("history")
+    missing = sorted(RunRecord.__annotations__.keys() - record.keys())
+    if missing or history is None:
         return f"record: {', '.join(missing)} missing"
-    scores = record["history"]["scores"]
+    scores = history["scores"]
     if scores.keys() != set(classifiers):
-        return "record.history.scores: they are of other classifiers than the run's"
-    for name, of_tasks in scores.items():
-        rows = [len(one[key]) for one in of_tasks for key in ("task_accuracy", "task_aware")]
-        wanted = [t for t in range(1, n_tasks + 1) for _ in range(2)]
-        if rows != wanted:
-            return f"record.history.scores.{name}: not what {n_tasks} tasks give"
-    so_far = record["epoch_so_far"]
+        return "record.history.scores: the classifiers are not those of the run"
+    for name, scores_of_tasks in scores.items():
+        lengths = [(len(s["task_accuracy"]), len(s["task_aware"])) for s in scores_of_tasks]
+        if lengths != [(t, t) for t in range(1, n_tasks + 1)]:
+            return f"record.history.scores.{name}: they do not fit {n_tasks} tasks"
+    so_far = record.get("epoch_so_far")
     if sums and (so_far is None or so_far["sums"].keys() != set(sums)):
-        return "record.epoch_so_far: it does not hold the sums of the epoch"
+        return "record.epoch_so_far: it does not have the sums of the epoch"
     return ""

@@ -1,1 +1,1 @@
-"""A learner after its run: to predict, to teach, to export and to analyse."""
+"""Uses of a trained learner: to predict, to learn more classes, to export and to analyse."""

@@ -1,6 +1,6 @@
-"""Analyses of a finished run that use all training data.
+"""Analyses of a finished run that use the training data of all tasks.
 
-An incremental learner cannot do this, since it does not keep the data.
+An incremental learner cannot do this, since it does not keep the data of old tasks.
 """
 
 import dataclasses
@@ -18,12 +18,12 @@ from cil_jax.typing import Array
 
 @dataclasses.dataclass(frozen=True)
 class Selected:
-    """Accuracy of the nearest mean of exemplars on all classes seen, for one number of exemplars.
+    """Accuracies of the nearest mean of exemplars over all classes seen, for one memory size.
 
     Attributes:
       count: the number of exemplars per class.
-      herded: accuracy 0..1 with exemplars chosen by herding.
-      random: accuracies 0..1 with random exemplars, one for each draw.
+      herded: accuracy in 0..1 with exemplars chosen by herding.
+      random: accuracies in 0..1 with random exemplars, one per draw.
     """
 
     count: int
@@ -32,12 +32,15 @@ class Selected:
 
 
 def selection_by_count(run: Run, counts: list[int], n_draws: int) -> list[Selected]:
-    """Compares exemplars chosen by herding and at random, under the last network of a run.
+    """Compares exemplars chosen by herding with random ones, using the last network of a run.
 
     Args:
-      run: the run. Its newest checkpoint is used.
-      counts: the numbers of exemplars per class to try.
-      n_draws: the number of random selections for each count.
+      run: the run; its newest checkpoint is used.
+      counts: the numbers of exemplars per class to compare.
+      n_draws: the number of random selections per count.
+
+    Returns:
+      The accuracies for each count.
 
     Raises:
       UserError: if the run has no checkpoint or stopped within a task, or if a class has fewer
@@ -59,7 +62,7 @@ def selection_by_count(run: Run, counts: list[int], n_draws: int) -> list[Select
             f"--counts must lie in 1..{smallest}: the smallest class has {smallest} images"
         )
 
-    # Include mirror images in the class means if the run does, or if its training had them.
+    # Class means include mirror images if those of the method do, or else if training did.
     mirrored = getattr(run.engine.method, "mirror_means", run.engine.augmentation.mirror)
     sides = (False, True) if mirrored else (False,)
     views = [run.engine.embed(learner, images, mirrored=side) for side in sides]
@@ -70,15 +73,15 @@ def selection_by_count(run: Run, counts: list[int], n_draws: int) -> list[Select
     herded = [rows[herding(views[0][rows], max(counts))] for rows in class_rows]
 
     def accuracy(chosen: list[Array]) -> float:
-        """Test accuracy with exemplars in these rows of the images, one array for each class."""
+        """Test accuracy with chosen exemplars, given as one array of row numbers per class."""
         features = jnp.concatenate([view[rows] for view in views for rows in chosen])
         classes = [jnp.full(len(rows), c) for _ in views for c, rows in enumerate(chosen)]
         means = class_means(features, jnp.concatenate(classes), n_seen)
-        answers = nearest_mean(test_features, means)
-        return float((answers == test.labels[:stop]).mean())
+        predicted = nearest_mean(test_features, means)
+        return float((predicted == test.labels[:stop]).mean())
 
     def draw(seed: int, count: int) -> list[Array]:
-        """Random rows of each class."""
+        """Random row numbers of each class."""
         keys = jax.random.split(jax.random.key(seed), n_seen)
         return [
             rows[uniform(key, len(rows), count)] for key, rows in zip(keys, class_rows, strict=True)

@@ -1,10 +1,10 @@
-"""A learner as one file that needs only JAX: its program, its class names, and how it is used.
+"""Exports a learner as one file that can be used with JAX alone.
 
 The file is a zip archive of
 
-  program.bin    what `jax.export.deserialize` reads: images in, scores out, weights inside
-  about.json     class names, image shape, and what the scores are
-  use.py         the lines that use it
+  program.bin    for `jax.export.deserialize`: takes images, returns scores, contains the weights
+  about.json     class names, image shape, and the meaning of the scores
+  use.py         example code that runs the program
 """
 
 import json
@@ -19,11 +19,11 @@ from cil_jax.trained.saved_learner import SavedLearner
 from cil_jax.training.build import engine_of
 
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
-DATE = (1980, 1, 1, 0, 0, 0)  # of the files in the archive: the same learner is the same archive
+DATE = (1980, 1, 1, 0, 0, 0)  # of files in the archive: equal learners give equal archives
 
 USE = '''\
-"""It needs: pip install jax flatbuffers. JAX promises that versions up to 6 months newer than
-{version}, which wrote the program, can read it; export it again for later ones."""
+"""Requires: pip install jax flatbuffers. The program was exported by {version}. JAX guarantees that
+versions up to 6 months newer can read it; for later versions, export it again."""
 import json
 import zipfile
 
@@ -33,25 +33,25 @@ from jax import export
 with zipfile.ZipFile({file}) as file:
     class_names = json.loads(file.read("about.json"))["class_names"]
     program = export.deserialize(bytearray(file.read("program.bin")))
-images = np.zeros((1, {shape}), np.uint8)  # put your own here: any number, pixels 0..255
+images = np.zeros((1, {shape}), np.uint8)  # replace with your images: any number, pixels 0..255
 scores = np.asarray(program.call(images))  # {meaning}
-print([class_names[best] for best in scores.argmax(axis=1)])
+print([class_names[label] for label in scores.argmax(axis=1)])
 '''
 
 
 def export(learner: SavedLearner, file: str | os.PathLike, classifier: str | None = None) -> str:
-    """Writes a learner as a program that needs no cil_jax, for CPUs and accelerators.
+    """Writes a learner as a program for CPUs and accelerators that does not need cil_jax.
 
     Args:
-      learner: who answers.
-      file: to be written.
-      classifier: as for `SavedLearner.predict`.
+      learner: the learner.
+      file: the zip archive to write.
+      classifier: see `SavedLearner.predict`.
 
     Returns:
-      The lines that use it.
+      Example code that runs the program.
 
     Raises:
-      UserError: if the file exists, or can't be written.
+      UserError: if the file exists or can't be written, or if there is no such classifier.
     """
     path, name = Path(file), learner.checked_classifier(classifier)
     if os.path.lexists(path):

@@ -1,10 +1,10 @@
-"""A learner taken from the folder of a run: to ask, to teach further, and to save again.
+"""Loads the learner of a run, to predict, to learn more classes, and to save it on its own.
 
 learner = cil_jax.load("runs/icarl")
 learner.predict(images).names
 learner.learn(new_images, labels, ["owl", "bat"])
 
-The data set of the run is not needed: all is in its folder.
+The data set of the run is not needed: the folder of the run holds everything.
 """
 
 import contextlib
@@ -12,9 +12,9 @@ import dataclasses
 import json
 import os
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -33,20 +33,20 @@ from cil_jax.training.build import engine_of
 from cil_jax.training.callbacks import Position
 from cil_jax.training.engine import Engine
 
-LEARNER = "learner.json"  # of a saved learner that is no run
-BATCHES = (16, 256)  # images at once: so that any number of them compiles two programs at most
+LEARNER = "learner.json"  # in the folder of a learner that was saved on its own
+BATCHES = (16, 256)  # images per batch; with two sizes, at most two programs are compiled
 
 
 @dataclasses.dataclass(frozen=True)
 class Answers:
-    """What a learner says of images.
+    """The predictions of a learner.
 
     Attributes:
-      labels: int [N], the best class of each image, a place in class_names.
+      labels: int [N], the class with the highest score of each image; indices into `class_names`.
       scores: float32 [N, classes].
-      class_names: of all classes it knows.
-      classifier: who answered, such as "nme" or "linear".
-      meaning: what the scores are.
+      class_names: the names of all classes that the learner knows.
+      classifier: the classifier, such as "nme" or "linear".
+      meaning: a description of the scores.
     """
 
     labels: np.ndarray
@@ -57,13 +57,14 @@ class Answers:
 
     @property
     def names(self) -> list[str]:
-        """The name of the best class of each image."""
+        """The name of the predicted class of each image."""
         return [self.class_names[label] for label in self.labels]
 
     def top(self, k: int) -> list[list[tuple[str, float]]]:
-        """For each image the k best classes with their scores, the best first."""
+        """The names and scores of the k best classes of each image, the best first."""
         is_other = np.arange(len(self.class_names)) != self.labels[:, None]
-        order = np.lexsort((is_other, -self.scores))[:, :k]  # of equal scores the answer's first
+        # Among equal scores, the predicted class comes first.
+        order = np.lexsort((is_other, -self.scores))[:, :k]
         return [
             [(self.class_names[label], float(scores[label])) for label in labels]
             for labels, scores in zip(order, self.scores, strict=True)
@@ -71,44 +72,45 @@ class Answers:
 
 
 class SavedLearner:
-    """A learner outside the run that made it.
+    """A trained learner outside its run.
 
     Attributes:
-      config: the settings it is trained with.
+      config: the settings of training.
       engine: the compiled programs.
-      state: all that it has learned, as one tree of arrays; not to be changed.
-      class_names: of the classes it knows, in the order in which it learned them.
+      state: the state of the learner, a tree of arrays; do not modify it.
+      class_names: the names of the classes that it knows, in the order in which it learned them.
     """
 
-    def __init__(self, config: Config, state: Learner, class_names: Sequence[str]):
+    def __init__(self, config: Config, state: Learner, class_names: Sequence[str]) -> None:
         self.config, self.state, self.class_names = config, state, tuple(class_names)
         self.engine = engine_of(config, None)
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
-        """(H, W, C) of the images it takes."""
+        """The shape (H, W, C) of the images that the learner takes."""
         return self.state.image_shape
 
     @property
     def classifiers(self) -> list[str]:
-        """The names of those who can answer, the method's own first."""
+        """The names of the classifiers, that of the method first."""
         names = list(self.engine.method.classifiers())
         return sorted(names, key=lambda name: name != self.engine.method.headline)
 
     def predict(self, images: np.ndarray, classifier: str | None = None) -> Answers:
-        """What the learner says of images.
+        """Classifies images.
 
         Args:
-          images: uint8 [N, H, W, C], or [N, H, W] where they are grey.
-          classifier: one of `classifiers` (default: the method's own).
+          images: uint8 [N, H, W, C], or [N, H, W] if they are grey.
+          classifier: one of `classifiers` (default: that of the method).
 
         Returns:
-          The best class of each image, and the scores of all classes it knows. "linear" gives
-          probabilities: over all classes, or, after training with a sigmoid loss, of each class by
-          itself. "nme" gives the cosine to the mean of each class' exemplars, at most 1.
+          The predicted class of each image, and the scores of all known classes. The scores of
+          "linear" are probabilities: of a softmax over all classes or, after training with a
+          sigmoid loss, of each class separately. The scores of "nme" are cosine similarities to the
+          mean of the exemplars of each class, at most 1.
 
         Raises:
-          UserError: if the images are of another form, or there is no such classifier.
+          UserError: if the images have the wrong type or shape, or there is no such classifier.
         """
         name = self.checked_classifier(classifier)
         images = self._checked(images)
@@ -117,11 +119,11 @@ class SavedLearner:
         labels, scores = [np.zeros(0, int)], [np.zeros((0, n_classes), np.float32)]
         for start in range(0, len(images), size):
             batch = images[start : start + size]
-            filled = np.zeros((size, *self.image_shape), np.uint8)
-            filled[: len(batch)] = batch
-            best, of_all = self.engine.answers(self.state, filled)[name]
-            labels.append(np.asarray(best)[: len(batch)])
-            scores.append(np.asarray(of_all)[: len(batch), :n_classes])
+            padded = np.zeros((size, *self.image_shape), np.uint8)
+            padded[: len(batch)] = batch
+            batch_labels, batch_scores = self.engine.answers(self.state, padded)[name]
+            labels.append(np.asarray(batch_labels)[: len(batch)])
+            scores.append(np.asarray(batch_scores)[: len(batch), :n_classes])
         meaning = self.engine.method.scale(name).meaning
         return Answers(
             np.concatenate(labels), np.concatenate(scores), self.class_names, name, meaning
@@ -137,23 +139,25 @@ class SavedLearner:
         seed: int | None = None,
         progress: Callable[[Position], None] | None = None,
     ) -> "SavedLearner":
-        """Teaches new classes, as a further task of the run: from these arrays and its exemplars.
+        """Learns new classes as one more task, from the given images and the learner's exemplars.
 
-        The learner knows them afterwards. Until then, or if it fails, it is what it was.
+        If this raises, the learner is unchanged.
 
         Args:
-          images: uint8 [N, H, W, C], or [N, H, W] where they are grey.
-          labels: int [N], places in class_names.
-          class_names: of the new classes.
-          epochs: passes over the images (default: as the run's later tasks).
-          seed: of new weights and of order, augmentation and random exemplars (default: the run's).
-          progress: is told after each epoch where training stands.
+          images: uint8 [N, H, W, C], or [N, H, W] if they are grey.
+          labels: int [N], indices into `class_names`.
+          class_names: the names of the new classes.
+          epochs: passes over the images (default: as in later tasks of the run).
+          seed: seed of new weights, order, augmentation and random exemplars (default: continue
+            the run's random keys).
+          progress: called after each epoch with the position of training.
 
         Returns:
           The learner itself.
 
         Raises:
-          UserError: if the images, labels or names do not allow it, or the method does not.
+          UserError: if the images, labels, names or options are wrong, if the method can't learn
+            new classes, or if the loss becomes infinite or NaN.
         """
         lesson = teaching.checked(
             self.engine.method, self.class_names, self._checked(images), labels, class_names
@@ -171,12 +175,13 @@ class SavedLearner:
         return self
 
     def save(self, folder: str | os.PathLike) -> None:
-        """Writes the learner to a new folder, for `load`. The folder is no run: it has no results.
+        """Writes the learner to a new or empty folder, from which `load` reads it.
 
-        If that fails, the folder stays empty, or is not made.
+        The folder is not that of a run: it has no results. If writing fails, the folder stays empty
+        or is not created.
 
         Raises:
-          UserError: if there is something in the folder, or it can't be written.
+          UserError: if the folder is not empty or can't be written.
         """
         path = Path(folder)
         about = {
@@ -205,14 +210,14 @@ class SavedLearner:
             with Checkpoints(scratch / "checkpoints") as checkpoints:
                 checkpoints.save(self.state, {})
             writing.replace_text(scratch / LEARNER, about)
-            for name in ("checkpoints", LEARNER):  # the last is what `load` looks for
+            for name in ("checkpoints", LEARNER):  # LEARNER last, since `load` looks for it
                 writing.move(scratch / name, path / name)
 
     def checked_classifier(self, name: str | None) -> str:
-        """The name of a classifier, the method's own where none is given.
+        """Checks the name of a classifier; None stands for that of the method.
 
         Raises:
-          UserError: if there is none of that name.
+          UserError: if there is no such classifier.
         """
         if name is None:
             return self.engine.method.headline
@@ -224,72 +229,97 @@ class SavedLearner:
         return teaching.checked_images(images, self.image_shape)
 
 
+class _Facts(NamedTuple):
+    """What must be known of a learner before its arrays can be read.
+
+    Attributes:
+      settings: fields of Config.
+      class_names: the names of its classes; those that it has not learned yet come last.
+      image_shape: (H, W, C) of its images.
+      n_rows: the number of classes that its arrays have room for.
+    """
+
+    settings: dict[str, Any]
+    class_names: list[str]
+    image_shape: tuple[int, int, int]
+    n_rows: int
+
+
 def load(folder: str | os.PathLike, warn: Callable[[str], None] = warnings.warn) -> SavedLearner:
-    """The learner of a run, as it was after its last whole task; or one that was saved.
+    """Loads the learner of a run, as it was after its last complete task, or a saved learner.
 
     Args:
-      folder: of a run, finished or not, or what `SavedLearner.save` wrote.
-      warn: is told of a damaged checkpoint that was passed over.
+      folder: the folder of a run, finished or not, or one written by `SavedLearner.save`.
+      warn: called with a message about each damaged checkpoint that is skipped.
 
     Raises:
-      UserError: if there is no such learner, or the run has not learned a task yet.
+      UserError: if there is no learner or it can't be read, or if the run has not learned a task
+        yet.
     """
     path = Path(folder)
-    if not RunFolder(path).holds_a_run and (path / LEARNER).exists():
-        about = reading.read_json(path / LEARNER, schemas.LearnerAbout)
-        settings = loading.from_plain(about["settings"], str(path / LEARNER))
-    else:
-        about, settings = _run(path)
-    config = Config(**settings)
+    is_saved_alone = not RunFolder(path).holds_a_run and (path / LEARNER).exists()
+    facts = _facts_of_learner(path) if is_saved_alone else _facts_of_run(path)
+    config = Config(**facts.settings)
     engine = engine_of(config, None)
     if not (path / "checkpoints").is_dir():
         raise UserError(f"{path} has no checkpoints")
     with Checkpoints(path / "checkpoints") as checkpoints:
-        restored = checkpoints.restore(_blank(path, engine, config, about), warn)
+        restored = checkpoints.restore(_blank(path, engine, config, facts), warn)
     if restored is None:
         raise UserError(f"{path} has no checkpoints")
     learner = with_whole_tasks(restored[0])
     n_seen = int(learner.n_seen)
     if not n_seen:
         raise _unlearned(path)
-    if not 0 < n_seen <= len(about["class_names"]):
-        raise reading.damaged(path, f"class_names: too few for the {n_seen} classes it has learned")
-    return SavedLearner(config, learner, about["class_names"][:n_seen])
+    if not 0 < n_seen <= len(facts.class_names):
+        problem = f"class_names: too few for the {n_seen} classes that the learner knows"
+        raise reading.damaged(path, problem)
+    return SavedLearner(config, learner, facts.class_names[:n_seen])
 
 
-def _run(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What is to be known of a run's learner, and its settings as fields of Config."""
+def _facts_of_learner(path: Path) -> _Facts:
+    """The facts about a learner that was saved on its own."""
+    about = reading.read_json(path / LEARNER, schemas.LearnerAbout)
+    settings = loading.from_plain(about["settings"], str(path / LEARNER))
+    height, width, channels = about["image_shape"]
+    return _Facts(settings, about["class_names"], (height, width, channels), about["room"])
+
+
+def _facts_of_run(path: Path) -> _Facts:
+    """The facts about the learner of a run."""
     run = RunFolder(path)
     if not run.holds_a_run:
         if run.members():
-            run.settings()  # says which runs are in it
+            run.settings()  # raises an error that names one of the members
         raise UserError(f"{path} holds neither a run nor a saved learner")
     settings = loading.read(run.config_file)
     if not run.results_file.exists():
         raise _unlearned(path)
     results = run.results()
-    run.need(("class_names", "image_shape", "augmentation"), "whose runs can't be taken up")
-    # What the settings left to the data set.
-    varied = results["augmentation"]
-    settings |= {"pad": varied["pad"], "mirror": "yes" if varied["mirror"] else "no"}
-    return {**results, "room": len(results["class_names"])}, settings
+    run.need(("class_names", "image_shape", "augmentation"), "whose learner can't be loaded")
+    names = results.get("class_names", [])
+    height, width, channels = results.get("image_shape", [])
+    # Settings that the run took from its data set.
+    if augmentation := results.get("augmentation"):
+        mirror = "yes" if augmentation["mirror"] else "no"
+        settings |= {"pad": augmentation["pad"], "mirror": mirror}
+    return _Facts(settings, names, (height, width, channels), len(names))
 
 
 def _unlearned(path: Path) -> UserError:
-    return UserError(f"{path} has not learned its first task yet: go on with --resume")
+    return UserError(f"{path} has not learned its first task yet: continue it with --resume")
 
 
-def _blank(path: Path, engine: Engine, config: Config, about: Mapping[str, Any]) -> Learner:
-    """The shapes and types of the learner that was saved.
+def _blank(path: Path, engine: Engine, config: Config, facts: _Facts) -> Learner:
+    """The shapes and types of the saved learner.
 
     Raises:
-      UserError: if no learner has such settings and images.
+      UserError: if no learner can have these settings and images.
     """
-    image_shape = tuple(about["image_shape"])
     per_pixel = config.normalization == "per-pixel"
-    shape = image_shape if per_pixel else (1, 1, image_shape[2])
-    pixels = jax.ShapeDtypeStruct(shape, np.float32)
+    shape = facts.image_shape if per_pixel else (1, 1, facts.image_shape[2])
+    pixels: Any = jax.ShapeDtypeStruct(shape, np.float32)  # in place of arrays: nothing is computed
     try:
-        return engine.blank(image_shape, about["room"], Normalizer(pixels, pixels))
-    except (ValueError, TypeError, ArithmeticError) as error:  # numbers beyond what arrays can have
-        raise reading.damaged(path, f"its settings make no network: {error}") from error
+        return engine.blank(facts.image_shape, facts.n_rows, Normalizer(pixels, pixels))
+    except (ValueError, TypeError, ArithmeticError) as error:  # sizes that no array can have
+        raise reading.damaged(path, f"no network can have its settings: {error}") from error

@@ -1,6 +1,7 @@
-"""The contents of results.json: the accuracies of a run, and what it takes to interpret them."""
+"""The content of results.json: the accuracies of a run, and the facts needed to interpret them."""
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -13,6 +14,7 @@ from cil_jax.platform import environment
 from cil_jax.settings import loading
 from cil_jax.settings.config import Config
 from cil_jax.storage import replicates
+from cil_jax.storage.schemas import AugmentationFacts, ClassifierSummary, Results
 from cil_jax.training.build import data_seed, schedule_of
 from cil_jax.training.engine import Engine
 
@@ -26,17 +28,17 @@ NOT_CHANGES = (
 def changed(config: Config) -> dict[str, Any]:
     """The settings of a run that differ from its preset, under the names of their flags.
 
-    A run without a preset is compared with the defaults. Settings in `NOT_CHANGES` and settings
-    without effect on the method are left out.
+    A run without a preset is compared with the defaults. Settings in `NOT_CHANGES`, and settings
+    that the method does not use, are left out.
     """
     try:
         named = loading.preset(config.method, config.preset) if config.preset else None
-    except UserError:  # the name was given in Python, and is not that of a preset
+    except UserError:  # a name given in Python need not be that of a preset
         return {}
     settings, expected = config.decisive(), (named or Config(method=config.method)).decisive()
     ignored = {*NOT_CHANGES, *(name.rstrip("_") for name in methods.unused_settings(config))}
     differing = [key for key in settings if settings[key] != expected[key] and key not in ignored]
-    # A setting of all tasks, such as epochs, resets the preset's first_epochs: name the former.
+    # Setting epochs also resets the first_epochs of the preset to None. Name only epochs then.
     keys = [key.removeprefix("first_") if settings[key] is None else key for key in differing]
     return {key: settings[key] for key in keys}
 
@@ -46,17 +48,16 @@ def results_of(
     scenario: Scenario,
     engine: Engine,
     learner: Learner,
-    history: dict[str, Any],
-) -> dict[str, Any]:
-    """The contents of results.json after the tasks learned so far.
+    history: Mapping[str, Any],
+) -> Results:
+    """The content of results.json after the tasks learned so far.
 
     Args:
       config: the settings of the run.
-      scenario: its tasks.
-      engine: its compiled programs and its method.
+      scenario: the tasks of the run.
+      engine: the compiled programs and the method of the run.
       learner: the learner, between two tasks.
-      history: the record of the run so far: `scores` by classifier, `seconds` by kind of work,
-        `peak_bytes` of memory, and `data_sha256`.
+      history: the measurements so far; a `cil_jax.storage.schemas.History`.
     """
     method, n_seen, learner_bytes = engine.method, int(learner.n_seen), n_bytes(learner)
     sizes = jax.tree.map(lambda x: x.size, learner.weights.params)
@@ -76,15 +77,17 @@ def results_of(
         "class_order": list(scenario.class_order),
         "class_names": list(scenario.class_names),
         "image_shape": list(learner.image_shape),
-        "augmentation": dataclasses.asdict(engine.augmentation),
+        "augmentation": AugmentationFacts(**dataclasses.asdict(engine.augmentation)),
         "task_sizes": list(scenario.task_sizes),
         "seeds": {"order": config.order_seed, "init": config.seed, "data": data_seed(config)},
         "classifiers": {
-            name: metrics.summarize(
-                [evaluation["task_accuracy"] for evaluation in scores],
-                n_images,
-                task_aware=[evaluation["task_aware"] for evaluation in scores],
-                top5=[evaluation["top5"] for evaluation in scores],
+            name: ClassifierSummary(
+                **metrics.summarize(
+                    [evaluation["task_accuracy"] for evaluation in scores],
+                    n_images,
+                    task_aware=[evaluation["task_aware"] for evaluation in scores],
+                    top5=[evaluation["top5"] for evaluation in scores],
+                )
             )
             for name, scores in history["scores"].items()
         },
@@ -93,6 +96,6 @@ def results_of(
         "memory_bytes": learner_bytes["exemplars"],
         "memory": {**learner_bytes, "peak": history["peak_bytes"]},
         "parameters": sum(jax.tree.leaves(sizes["backbone"])) + n_seen * (n_features + 1),
-        "seconds": {k: round(v, 3) for k, v in history["seconds"].items()},
+        "seconds": {kind: round(seconds, 3) for kind, seconds in history["seconds"].items()},
         "machine": environment.describe()["machine"],
     }
