@@ -1,1 +1,5 @@
-"""How files are written and read, so that neither a kill nor a hostile file does harm."""
+"""Safe reading and writing of files, of whatever content.
+
+A killed process leaves no half-written file, and a hostile file runs no code and fills no memory.
+What the files mean is decided in the rooms above.
+"""
