@@ -193,8 +193,8 @@ def _build(content: Path, data_dir: Path) -> Path:
                 "test": self._generate_examples("test_", folder / info.test_files[0]),
             }
 
-        def _generate_examples(self, split_prefix: str, filepath: Path) -> Any:
-            for i, (coarse, fine, image) in enumerate(read_records(filepath)):
+        def _generate_examples(self, split_prefix: str, filepaths: Path) -> Any:
+            for i, (coarse, fine, image) in enumerate(read_records(filepaths)):
                 png = io.BytesIO()  # encoded here, because an array needs TensorFlow for that
                 Image.fromarray(image).save(png, format="png")
                 png.seek(0)
