@@ -146,7 +146,7 @@ def test_a_broken_download_is_refused_and_leaves_nothing(served, tmp_path, capsy
 
 def test_a_missing_archive_is_said(tmp_path, capsys):
     assert main(["--data-dir", str(tmp_path / "d"), "--archive", str(tmp_path / "none")]) == 2
-    assert capsys.readouterr().err == f"error: no archive at {tmp_path / 'none'}\n"
+    assert capsys.readouterr().err == f"error: there is no archive {tmp_path / 'none'}\n"
 
 
 def test_no_data_says_what_to_run(tmp_path):
@@ -211,7 +211,7 @@ def test_several_damaged_files_of_cifar100_are_said_with_what_to_do(prepared, tm
     ("file", "old", "new", "cause"),
     [
         ("dataset_info.json", "{", "", "/dataset_info.json can't be read"),
-        ("dataset_info.json", '"train"', '"tr"', "has the splits tr, test: train is needed"),
+        ("dataset_info.json", '"train"', '"tr"', "has the splits tr, test; it needs train"),
         ("dataset_info.json", f'"{N_TRAIN}"', f'"{N_TRAIN + 9}"', "cifar100-train.array_record"),
         ("dataset_info.json", f'"{N_TRAIN}"', '"90"', f"holds {N_TRAIN} records, but dataset_info"),
         ("features.json", "{", "", "/features.json can't be read"),

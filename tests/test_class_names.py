@@ -58,7 +58,7 @@ def test_equal_names_and_names_of_nothing_are_refused():
     assert name_problems(np.array(["a", "a"])) == ["two classes are named 'a'"]
     nothing = ["", " ", "\u200b", "\ufe0f\u3164", "a\nb", "\x1b[31m", "\ud800", "a\u2028b"]
     for name, shown in [*((n, repr(n)) for n in nothing), (7, "7"), (None, "None"), (b"a", "b'a'")]:
-        expected = f"{shown} is no name for a class: it must be text that can be printed"
+        expected = f"the class name {shown} is not printable text: rename the class"
         assert name_problems(["a", name]) == [expected]
 
 

@@ -356,7 +356,7 @@ def test_what_a_killed_preparation_left_goes_and_what_others_own_stays(tmp_path)
         (tmp_path / name).mkdir(parents=True)
     (tmp_path / ".prepare-ab12cd_y").mkdir()
     (tmp_path / ".prepare-ab12cd_y/notes").write_text("of another program")
-    with pytest.raises(UserError, match="no archive at"):
+    with pytest.raises(UserError, match="there is no archive"):
         prepare.prepare(tmp_path, tmp_path / "none")
     assert sorted(os.listdir(tmp_path)) == [".prepare-ab12cd_y", ".prepare-mine"]
 

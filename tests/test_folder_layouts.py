@@ -60,7 +60,7 @@ def test_test_is_taken_before_validation(tmp_path):
 def test_two_folders_for_one_split_are_refused(tmp_path):
     for split in ("Train", "training", "test"):
         save(tmp_path / split / "cat" / "x.png")
-    assert "has Train and training, which are one split by their names" in refused(tmp_path)
+    assert "has Train and training, which are names of the same split" in refused(tmp_path)
 
 
 def test_splits_that_would_be_taken_for_classes_are_refused(tmp_path):
@@ -68,7 +68,7 @@ def test_splits_that_would_be_taken_for_classes_are_refused(tmp_path):
         for c in ("cat", "dog"):
             save(tmp_path / split / c / "x.png")
             save(tmp_path / split / c / "y.png")
-    message = "holds only folders, as a split does: put class folders into train and test, or"
+    message = "holds only folders, like a train or test folder: put class folders into train and"
     text = refused(tmp_path)
     assert f"TEST: {message}" in text and f"Validation: {message}" in text
     assert "learn:" not in text
@@ -89,7 +89,7 @@ def test_splits_within_a_class_folder_are_refused(tmp_path):
 def test_the_folder_above_the_data_set_is_refused(tmp_path):
     for split in ("train", "test"):
         save(tmp_path / "archive" / split / "cat" / "x.png")
-    assert "if archive is the whole data set, name that folder" in refused(tmp_path)
+    assert "if archive is the whole data set, pass that folder to --dataset" in refused(tmp_path)
     assert data.load(f"folder:{tmp_path / 'archive'}").class_names == ("cat",)
 
 

@@ -24,7 +24,7 @@ import cil_jax
 from cil_jax import data
 from cil_jax.app.command_line import guarded
 from cil_jax.data import own, pictures
-from cil_jax.data.own import Problems, Reading
+from cil_jax.data.own import Problems, ReadOptions
 from cil_jax.data.tfds import newest_version
 from cil_jax.errors import UserError
 from cil_jax.settings.config import Config
@@ -112,7 +112,8 @@ def test_every_class_has_its_share_of_test_images_and_one_at_least(counts, share
     labels = np.random.RandomState(0).permutation(np.repeat(np.arange(len(counts)), counts))
     problems = Problems("x")
     names = [str(c) for c in range(len(counts))]
-    is_test = own.hold_out(labels, names, Reading(test_share=share, split_seed=seed), problems)
+    options = ReadOptions(test_share=share, split_seed=seed)
+    is_test = own.hold_out(labels, names, options, problems)
     for c, n in enumerate(counts):
         assert is_test[labels == c].sum() == min(max(round(share * n), 1), n - 1)
     assert not problems
@@ -126,23 +127,24 @@ NPZ_FAULTS = [
     ({"images": pixels(0)}, "images is uint8 [0, 8, 8]; it must be"),
     ({"labels": np.arange(12) / 3}, "labels is float64 [12]; it must be integers [N]"),
     ({"labels": np.zeros((12, 1), int)}, "labels is int64 [12, 1]; it must be integers [N]"),
-    ({"labels": np.arange(9) % 3}, "images has 12 entries, labels 9"),
-    ({"labels": np.arange(12) % 3 - 1}, "labels must lie in 0..1, not be -1 (image 0), -1 (im"),
+    ({"labels": np.arange(9) % 3}, "images has 12 entries, but labels has 9"),
+    ({"labels": np.arange(12) % 3 - 1}, "labels must lie in 0..1; found -1 (image 0), -1 (im"),
+    ({"labels": np.full(12, -1)}, "labels are all negative: number the classes from 0"),
     ({"labels": np.arange(12) % 3 * 2}, "class '1' has no image"),
-    ({"labels": np.array([0, 10**9] * 6)}, "labels go up to 1000000000, but only 2 of them occur"),
-    ({"labels": np.array([0] * 11 + [1])}, "class '1' has one image, which can't be for training"),
-    ({"names": np.array(["a", "b"])}, "labels must lie in 0..1, not be 2 (image 2), 2 (image 5)"),
+    ({"labels": np.array([0, 10**9] * 6)}, "labels go up to 1000000000, but only 2 different"),
+    ({"labels": np.array([0] * 11 + [1])}, "class '1' has only one image; it needs one for tr"),
+    ({"names": np.array(["a", "b"])}, "labels must lie in 0..1; found 2 (image 2), 2 (image 5)"),
     ({"names": np.array(["a", "b", "c", "d"])}, "class 'd' has no image"),
     ({"names": np.array(["a", "b", "a"])}, "two classes are named 'a'"),
-    ({"names": np.array(["a", "b", "\n"])}, r"'\n' is no name for a class"),
+    ({"names": np.array(["a", "b", "\n"])}, r"the class name '\n' is not printable text"),
     ({"names": np.array(["a", "b", None])}, "names holds Python objects; it must be strings"),
     ({"names": np.arange(3)}, "names is int64 [3]; it must be strings [classes]"),
     ({"split": np.array(["train", "tset"] * 6)}, "split must be 'train' or 'test', not 'tset'"),
     ({"split": np.array(["train"] * 11 + ["test"])}, "class '0' has no test image"),
-    ({"split": np.array(["train"] * 3)}, "images has 12 entries, split 3"),
+    ({"split": np.array(["train"] * 3)}, "images has 12 entries, but split has 3"),
     ({"test_images": pixels()}, "test_labels is missing; the file holds images, labels, test_im"),
     ({"test_images": pixels(shape=(8, 9)), "test_labels": np.arange(12) % 3},
-     "images are [8, 8, 1] each, test_images [8, 9, 1]"),
+     "images have the shape [8, 8, 1], but test_images have [8, 9, 1]"),
     ({"test_images": pixels(), "test_labels": np.arange(12) % 4}, "class '3' has no training im"),
     ({"splits": np.zeros(3)}, "unknown array 'splits': did you mean 'split'?"),
 ]  # fmt: skip
@@ -171,9 +173,9 @@ def test_all_faults_of_an_npz_are_said_at_once_and_each_on_a_line(tmp_path, caps
         "two classes are named 'b'",
         "test_images is missing; the file holds images, labels, names, test_labels, odd",
         "unknown array 'odd': choose from images, labels, names, split, test_images, test_labels",
-        "images has 11 entries, labels 12",
-        "labels must lie in 0..3, not be -1 (image 3), -1 (image 7), -1 (image 11)",
-        "test_labels must lie in 0..3, not be 9 (image 0); 4 classes are named",
+        "images has 11 entries, but labels has 12",
+        "labels must lie in 0..3; found -1 (image 3), -1 (image 7), -1 (image 11)",
+        "test_labels must lie in 0..3; found 9 (image 0); there are 4 names",
         *(f"class {c!r} has no test image" for c in "abb"),
         "class 'd' has no training image",
         "class 'd' has no test image",
@@ -192,7 +194,7 @@ def test_what_is_no_npz_is_said(tmp_path):
         ("none.npz", "images is missing; the file holds no array"),
         ("gone.npz", "there is no file"),
         ("x" * 300, "there is no file"),
-        ("", f"is a folder: --dataset folder:{tmp_path} reads one"),
+        ("", f"is a folder: read it with --dataset folder:{tmp_path}"),
     ):
         assert message in "".join(refused(f"npz:{tmp_path / file}"))
 
@@ -215,7 +217,7 @@ def test_what_cannot_fit_the_memory_is_refused_before_it_is_read(tmp_path, monke
     folder, _ = colour_folder(tmp_path / "pictures")
     monkeypatch.setattr(os, "sysconf", lambda _: 20)  # 400 bytes
     for refusal in (refused(name), refused(folder)):
-        assert "GB of memory: take fewer, or smaller ones" in refusal[0]
+        assert "GB of memory: use fewer or smaller images" in refusal[0]
 
 
 # pictures
@@ -260,10 +262,10 @@ def test_every_format_is_read():
     frames = [Image.new("L", (2, 2), shade) for shade in (10, 200)]
     moving = encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])
     assert pictures.read(moving).max() == 10  # the first
-    with pytest.raises(pictures.Unreadable, match="pixels of 32 bits"):
+    with pytest.raises(pictures.Unreadable, match="pixels have 32 bits"):
         pictures.read(encoded(Image.new("F", (2, 2)), "TIFF"))
     for none in (b"", b"hello", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n"):
-        with pytest.raises(pictures.Unreadable, match="no picture that can be read"):
+        with pytest.raises(pictures.Unreadable, match="not an image in a known format"):
             pictures.read(none)
 
 
@@ -339,7 +341,7 @@ def test_of_test_and_validation_folders_that_of_test_is_taken(tmp_path):
 
 def test_crops_move_images_by_an_eighth_of_their_shorter_side():
     images, labels = np.zeros((2, 16, 40, 1), np.uint8), np.zeros(2, np.int64)
-    assert own.dataset("wide", (images, images), (labels, labels), ["any"]).pad == 2
+    assert own.user_dataset("wide", (images, images), (labels, labels), ["any"]).pad == 2
 
 
 @pytest.mark.parametrize("test", ["test", "validation", "val"])
@@ -402,22 +404,22 @@ def test_all_faults_of_a_folder_are_said_at_once(tmp_path, capsys, in_time):
     (tmp_path / "c" / "twice").symlink_to(tmp_path / "c")
     assert guarded(lambda: data.load(name)) == 2
     lines = capsys.readouterr().err.splitlines()
-    none = f"no picture that can be read ({', '.join(pictures.FORMATS)})"
+    none = f"not an image in a known format ({', '.join(pictures.FORMATS)})"
     assert lines[0] == f"error: {tmp_path} has 13 problems:"
     assert sorted(lines[1:]) == sorted(f"  {line}" for line in (
         f"a/text.png: {none}",
         f"a/zero.jpg: {none}",
         "b/cut.png: can't be read: image file is truncated",
-        "pictures have 2 sizes, most 8 x 8: --image-size N brings all to N x N pixels",
+        "the images have 2 sizes, most often 8 x 8: resize all to N x N pixels with --image-size N",
         "b/large.png: 7 x 9 pixels",
-        "class 'empty' has no image",
-        "class 'one' has one image, which can't be for training and for test",
-        "stray.png: no label, for it lies in no class folder",
+        "class 'empty' has no image; it needs one for training and one for testing",
+        "class 'one' has only one image; it needs one for training and one for testing",
+        "stray.png: has no label, because it is not in a class folder",
         "c/pipe.png: neither a file nor a folder",
-        "c/gone.png: a link to nothing",
-        "c/self: a link to nothing",
-        "c/round: a link to a folder that is read already",
-        "c/twice: a link to a folder that is read already",
+        "c/gone.png: a link to a missing file",
+        "c/self: a link to a missing file",
+        "c/round: a link to a folder that is already read",
+        "c/twice: a link to a folder that is already read",
     ))  # fmt: skip
 
 
@@ -428,7 +430,7 @@ def test_classes_of_train_and_test_that_differ_are_said(tmp_path):
     assert set(refused(f"folder:{tmp_path}")[1:]) == {
         "class 'a' has no test image",
         "class 'c' has no training image",
-        "test/2.png: no label, for it lies in no class folder",
+        "test/2.png: has no label, because it is not in a class folder",
     }
 
 
@@ -443,10 +445,10 @@ def test_folders_of_no_use_are_said(tmp_path):
         save(tmp_path / "bad" / bad / f"{i}.png", pixels(1)[0])
     for folder, message in (
         ("gone", "there is no folder"),
-        ("file", "is a file: --dataset npz:"),
-        ("empty", "there are no folders in it, one for each class"),
-        ("half", "has train, but none of test, validation, val; its folders are train, tset"),
-        ("bad", r"'\udcff' is no name for a class"),
+        ("file", "is a file: if numpy.savez wrote it, read it with --dataset npz:"),
+        ("empty", "it has no folders; put the images of each class into a folder"),
+        ("half", "has train, but none of test, validation and val; its folders are train, tset"),
+        ("bad", r"the class name '\udcff' is not printable text"),
     ):
         assert message in "".join(refused(f"folder:{tmp_path / folder}")), folder
 
@@ -457,7 +459,7 @@ def test_other_sizes_by_the_hundred_are_counted(tmp_path):
     pictures.read_all(
         [(str(i), encoded(Image.new("L", size))) for i, size in enumerate(sizes)], None, problems
     )
-    assert problems.found[0].startswith("pictures have 41 sizes, most 4 x 4: --image-size N")
+    assert problems.found[0].startswith("the images have 41 sizes, most often 4 x 4: resize all to")
     assert problems.found[1:3] == ["50: 4 x 5 pixels", "51: 4 x 6 pixels"]
     assert len(problems.found) == 22 and problems.found[-1] == "and 20 more"
 
@@ -474,7 +476,7 @@ def test_pictures_are_decoded_once_for_each_size(tmp_path, monkeypatch):
     save(tmp_path / "d" / "a" / "00.png", pixels(1, (8, 8, 3), seed=5)[0])
     assert data.load(name).sha256() != first.sha256() and len(calls) == 27
     (tmp_path / "d" / "a" / "01.png").write_text("no more")  # faults are found in what was cached
-    assert "a/01.png: no picture" in refused(name)[0]
+    assert "a/01.png: not an image" in refused(name)[0]
 
 
 # tfds
@@ -544,7 +546,7 @@ def test_a_prepared_set_is_read_without_network(tmp_path, monkeypatch):
     start = time.perf_counter()
     (line,) = refused("tfds:mnist", data_dir=tmp_path)
     assert time.perf_counter() - start < 1
-    assert line.startswith(f"no mnist in {tmp_path}, which holds blobs: prepare it where ")
+    assert line.startswith(f"there is no mnist in {tmp_path}, which holds blobs: prepare it on ")
     assert "tfds.builder('mnist', file_format='array_record').download_and_prepare()" in line
 
 
@@ -553,7 +555,7 @@ def test_validation_is_taken_where_there_is_no_test(tmp_path):
     assert len(data.load("tfds:blobs", tmp_path).test_labels) == 12
     prepared(tmp_path, name="half", splits=("train", "extra"))
     (line,) = refused("tfds:half", data_dir=tmp_path)
-    assert "has the splits train, extra: train is needed, and test or validation" in line
+    assert "has the splits train, extra; it needs train, and test or validation" in line
 
 
 def test_all_faults_of_a_prepared_set_are_said_at_once(tmp_path):
@@ -562,11 +564,11 @@ def test_all_faults_of_a_prepared_set_are_said_at_once(tmp_path):
     text = "\n".join(lines)
     assert lines[0].startswith(str(tmp_path / "blobs/1.0.0"))
     for split in ("train", "test"):
-        assert f"{split}: labels must lie in 0..2, not be -1 (record " in text
+        assert f"{split}: labels must lie in 0..2; found -1 (record " in text
         assert text.count(f"blobs-{split}.array_record-00000-of-00001, record ") == 4
     for c in "yz":
         assert f"class '{c}' has no training image" in text
-    assert "pictures have 2 sizes, most 8 x 8: --image-size N" in text
+    assert "the images have 2 sizes, most often 8 x 8: resize all to" in text
 
 
 def test_other_ways_of_being_prepared_are_said(tmp_path):
@@ -576,7 +578,7 @@ def test_other_ways_of_being_prepared_are_said(tmp_path):
     (tmp_path / "many" / "one").mkdir(parents=True)
     os.rename(folder, tmp_path / "many" / "one" / "1.0.0")
     (line,) = refused("tfds:many", data_dir=tmp_path)
-    assert "several configurations: name one of tfds:many:one" in line
+    assert "several configurations: choose one of tfds:many:one" in line
     assert data.load("tfds:many:one", tmp_path, image_size=4).n_classes == 3
     for file in (tmp_path / "many" / "one" / "1.0.0").glob("*.array_record*"):
         file.rename(file.with_name(file.name.replace("array_record", "tfrecord")))
@@ -681,7 +683,10 @@ def test_settings_that_do_not_concern_a_data_set_are_refused(tmp_path):
         (("cifar100", {"split_seed": 0}), "--split-seed is for --dataset npz:FILE and folder:DIR"),
         ((name, {"image_size": 8}), "--image-size is for --dataset folder:DIR and tfds:NAME, not"),
         (("tfds:x", {"test_share": 0.1}), "--test-share is for --dataset npz:FILE and folder:DIR"),
-        ((name, {"test_share": 0.1}), "says itself what is for testing: leave out --test-share"),
+        (
+            (name, {"test_share": 0.1}),
+            "already says which images are for testing: leave out --test-share",
+        ),
         (("npz:", {}), "unknown --dataset 'npz:': did you mean 'npz:FILE'?"),
         (("zip:x", {}), "unknown --dataset 'zip:x'"),
         (("tfds", {}), "unknown --dataset 'tfds'"),

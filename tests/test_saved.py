@@ -331,7 +331,7 @@ def test_pictures_that_can_not_be_read_are_named_and_the_others_answered(
     lines = error.splitlines()
     assert lines[0] == "error: could not read 3 of the images:" and len(lines) == 4
     assert lines[1:] == [f"  {line}" for line in answer["unread"]]
-    assert "0.png: no picture that can be read" in error and "more.txt: no picture" in error
+    assert "0.png: not an image in a known" in error and "more.txt: not an image" in error
     assert "nothing.png: can't be read: No such file or directory" in error
 
 
@@ -356,8 +356,8 @@ def test_a_folder_that_can_not_teach_says_all_that_is_wrong(photographs):
     with pytest.raises(UserError) as error:
         data.read_folder(folder, (8, 8, 1))
     text = str(error.value)
-    assert "has 3 problems" in text and "class 'empty' has no picture" in text
-    assert "notes.txt: no picture" in text and "stray.png: no label" in text
+    assert "has 3 problems" in text and "class 'empty' has no image" in text
+    assert "notes.txt: not an image" in text and "stray.png: has no label" in text
     with pytest.raises(UserError, match="there is no folder"):
         data.read_folder(folder / "nothing", (8, 8, 1))
 

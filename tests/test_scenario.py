@@ -47,7 +47,7 @@ def test_tasks_cover_all_classes_or_are_refused(n_classes, task_size, first_task
         assert sum(sizes) == n_classes and min(sizes) >= 1
         assert all(size == task_size for size in sizes[1:-1])
     else:
-        with pytest.raises(UserError, match=f"does not fit {n_classes} classes"):
+        with pytest.raises(UserError, match=f"with {n_classes} classes it must lie in"):
             scenario.split(n_classes, task_size, first_task)
 
 
@@ -90,7 +90,7 @@ def test_the_test_set_has_the_classes_seen_as_a_prefix(digits):
 
 
 def test_more_classes_than_there_are_are_refused(digits):
-    with pytest.raises(UserError, match="11 classes asked for; digits has 10"):
+    with pytest.raises(UserError, match="--classes is 11; digits has 10 classes"):
         scenario.create(digits, classes=11)
 
 

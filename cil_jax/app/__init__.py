@@ -1,1 +1,4 @@
-"""The ways in: flags, launching a command, choosing the accelerator."""
+"""The ways into the package: flags, running a command, choosing the accelerator.
+
+What a run computes and what it writes are decided in the rooms below.
+"""

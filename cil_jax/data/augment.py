@@ -1,4 +1,4 @@
-"""Augmentation, on the device and inside the compiled step."""
+"""Augmentation of training images. It runs on the device, inside the compiled update."""
 
 import dataclasses
 from collections.abc import Callable
@@ -12,13 +12,15 @@ from cil_jax.typing import Array, Key
 
 @dataclasses.dataclass(frozen=True)
 class Augmentation:
-    """Random crop of a padded image, random mirroring, random brightness.
+    """Random crops of padded images, random mirroring and random brightness.
 
     Attributes:
-      pad: pixels on every side before a crop of the old size; 0 for no crop.
-      mirror: whether half of the images are turned left for right.
-      padding: what those pixels are: "mean", that is zeros after normalisation, or "black".
-      brightness: the pixels of an image are multiplied by a number from 1 +- this.
+      pad: width in pixels of the border that is added on every side before an image is cropped to
+        its original size; 0 for no crops.
+      mirror: whether to mirror an image left to right, with probability 1/2.
+      padding: the value of the border: "mean" for zeros after normalisation, or "black".
+      brightness: the largest relative change of brightness. The pixels of an image are multiplied
+        by a random number in 1 - brightness .. 1 + brightness.
     """
 
     pad: int
@@ -27,27 +29,30 @@ class Augmentation:
     brightness: float = 0.0
 
     def __call__(self, key: Key, images: Array, normalize: Callable[[Array], Array]) -> Array:
-        """Augmented and normalised images, float32 [B, H, W, C].
+        """Augments and normalises images.
 
         Args:
           key: a random key.
           images: uint8 [B, H, W, C].
-          normalize: pixels 0..255 to what the network sees.
-        """
-        place_key, shade_key = jax.random.split(key)
-        if self.padding == "black":
-            return normalize(self._shade(shade_key, self._place(place_key, images)))
-        return self._place(place_key, normalize(self._shade(shade_key, images)))
+          normalize: maps pixels 0..255 to the network's inputs.
 
-    def _place(self, key: Key, images: Array) -> Array:
-        """Moves images within a frame of zeros, and mirrors some."""
+        Returns:
+          float32 [B, H, W, C].
+        """
+        move_key, brightness_key = jax.random.split(key)
+        if self.padding == "black":
+            return normalize(self._brighten(brightness_key, self._move(move_key, images)))
+        return self._move(move_key, normalize(self._brighten(brightness_key, images)))
+
+    def _move(self, key: Key, images: Array) -> Array:
+        """Crops each image at a random place of its padded version, and mirrors half of them."""
         crop_key, mirror_key = jax.random.split(key)
         n = images.shape[0]
         if self.pad:
             sides = ((0, 0), (self.pad, self.pad), (self.pad, self.pad), (0, 0))
             offsets = jax.random.randint(crop_key, (n, 2), 0, 2 * self.pad + 1)
 
-            def crop(image, offset):
+            def crop(image: Array, offset: Array) -> Array:
                 return lax.dynamic_slice(image, (offset[0], offset[1], 0), images.shape[1:])
 
             images = jax.vmap(crop)(jnp.pad(images, sides), offsets)
@@ -56,8 +61,8 @@ class Augmentation:
             images = jnp.where(is_mirrored, images[:, :, ::-1], images)
         return images
 
-    def _shade(self, key: Key, images: Array) -> Array:
-        """Multiplies the pixels of each image by a number of its own, up to white."""
+    def _brighten(self, key: Key, images: Array) -> Array:
+        """Multiplies the pixels of each image by its random factor and clips them at 255."""
         if not self.brightness:
             return images
         low, high = max(0.0, 1 - self.brightness), 1 + self.brightness

@@ -1,6 +1,6 @@
 """CIFAR-100 from a folder that tensorflow-datasets prepared, read without TensorFlow.
 
-Decoding 60,000 PNGs takes a while, so the arrays are kept in one file in the user's cache.
+Decoding 60,000 PNG images takes a while, so the arrays are cached.
 """
 
 import shlex
@@ -15,19 +15,19 @@ NAME = "cifar100"
 
 
 def load(data_dir: str | None = None) -> Dataset:
-    """CIFAR-100 in the order of its official files.
+    """Loads CIFAR-100, with the images in the order of the official files.
 
     Args:
       data_dir: the folder of prepared data sets (default: `tfds.default_data_dir()`).
 
     Raises:
-      UserError: if it is not there, or damaged.
+      UserError: if CIFAR-100 is missing or damaged.
     """
     folder = Path(data_dir or tfds.default_data_dir()).expanduser()
     version = prepared_version(folder)
     if version is None:
         raise UserError(
-            f"no CIFAR-100 as ArrayRecord in {folder}; to put it there, run: "
+            f"{folder} has no CIFAR-100 stored as ArrayRecord; to download and prepare it, run "
             f"python -m experiments.prepare --data-dir {shlex.quote(str(folder))}"
         )
     source = folder / NAME / version
@@ -43,15 +43,15 @@ def load(data_dir: str | None = None) -> Dataset:
 
 
 def prepared_version(folder: Path) -> str | None:
-    """The newest version in the folder that is stored as ArrayRecord."""
+    """Returns the newest version of CIFAR-100 in a data folder that is stored as ArrayRecord."""
     return tfds.newest_version(folder / NAME)
 
 
 def decode(source: Path) -> Arrays:
-    """The arrays of a prepared version, in the order of the official files.
+    """Decodes a prepared version, with the images in the order of the official files.
 
     Raises:
-      UserError: with all that is wrong with it, and what to do.
+      UserError: if the data is damaged; the message names all problems and says what to do.
     """
     try:
         return tfds.decode(source, sort_by="id")
@@ -60,7 +60,7 @@ def decode(source: Path) -> Arrays:
             f"move {source} away and prepare it again with python -m experiments.prepare "
             f"--data-dir {source.parents[1]}"
         )
-        cause, *more = error.lines
-        if more:
-            raise UserError(cause, [*more, advice]) from error
+        cause, *details = error.lines
+        if details:
+            raise UserError(cause, [*details, advice]) from error
         raise UserError(f"{cause}: {advice}") from error

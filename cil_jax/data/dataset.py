@@ -1,4 +1,4 @@
-"""A data set in memory, as all sources give it."""
+"""A data set in memory, in the form that all sources return."""
 
 import dataclasses
 import hashlib
@@ -8,15 +8,15 @@ import numpy as np
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:
-    """Images with labels, split into training and test.
+    """Labelled images for training and for testing.
 
     Attributes:
-      name: as given to `--dataset`.
+      name: its name on the command line, the value of `--dataset`.
       train_images, test_images: uint8 [N, H, W, C], pixels 0..255.
-      train_labels, test_labels: int32 [N], each in 0..classes-1.
-      class_names: one for each class.
-      pad: pixels of padding that suit random crops of it.
-      mirror: whether a mirrored image is still one of its class.
+      train_labels, test_labels: int32 [N], each in 0..n_classes-1.
+      class_names: the name of each class.
+      pad: border in pixels that suits random crops of these images.
+      mirror: whether a mirrored image still belongs to its class.
     """
 
     name: str
@@ -30,14 +30,16 @@ class Dataset:
 
     @property
     def n_classes(self) -> int:
+        """Number of classes."""
         return len(self.class_names)
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
+        """Height, width and number of channels of an image."""
         return self.train_images.shape[1:]
 
     def sha256(self) -> str:
-        """Of images, labels and class names: equal for equal data, wherever it came from."""
+        """Returns a checksum of images, labels and class names, whatever their source."""
         digest = hashlib.sha256(repr(self.class_names).encode())
         for array in (self.train_images, self.train_labels, self.test_images, self.test_labels):
             digest.update(f"{array.dtype}{array.shape}".encode())
@@ -45,14 +47,14 @@ class Dataset:
         return digest.hexdigest()
 
     def pixel_statistics(self, normalization: str) -> tuple[np.ndarray, np.ndarray]:
-        """Mean and standard deviation of the training pixels / 255, of the whole data set.
+        """Computes the mean and standard deviation of all training pixels, divided by 255.
 
         Args:
-          normalization: "per-pixel" for the mean training image [H, W, C] and a deviation of 1,
-            "per-channel" for both over each channel, [1, 1, C].
+          normalization: "per-pixel" for the mean training image [H, W, C] and a standard deviation
+            of 1, "per-channel" for the mean and standard deviation of each channel, [1, 1, C].
 
         Returns:
-          float32 mean and std, of one shape.
+          The mean and the standard deviation, float32 arrays of the same shape.
         """
         if normalization == "per-pixel":
             mean = self.train_images.mean(axis=0, dtype=np.float64) / 255.0
@@ -60,12 +62,12 @@ class Dataset:
         values = np.arange(256) / 255.0
         means, deviations = [], []
         for channel in range(self.image_shape[2]):
-            # A histogram of bytes is exact and needs no copy of the pixels as floats.
-            share = np.bincount(self.train_images[..., channel].ravel(), minlength=256)
-            share = share / share.sum()
-            mean = share @ values
+            # A histogram of bytes is exact, and the pixels need not be copied as floats.
+            counts = np.bincount(self.train_images[..., channel].ravel(), minlength=256)
+            frequencies = counts / counts.sum()
+            mean = frequencies @ values
             means.append(mean)
-            deviations.append(np.sqrt(share @ (values - mean) ** 2))
+            deviations.append(np.sqrt(frequencies @ (values - mean) ** 2))
         shape = (1, 1, -1)
         mean = np.reshape(means, shape).astype(np.float32)
         return mean, np.maximum(np.reshape(deviations, shape), 1e-6).astype(np.float32)

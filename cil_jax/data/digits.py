@@ -1,4 +1,6 @@
-"""scikit-learn's handwritten digits: 1,797 real images of 8 x 8 that come with the package."""
+"""The handwritten digits of scikit-learn: 1,797 images of 8 x 8 pixels, part of the package."""
+
+from typing import Any
 
 import numpy as np
 
@@ -8,14 +10,14 @@ TEST_SHARE = 0.2
 
 
 def load() -> Dataset:
-    """The digits, the last fifth of each class for testing.
+    """Loads the digits; the last fifth of each class is for testing.
 
-    The images stand in the order of their writers, so the test digits are by other hands.
+    The images are sorted by writer, so other people wrote the test digits than the training digits.
     Source: E. Alpaydin and C. Kaynak, UCI repository, optical recognition of handwritten digits.
     """
     from sklearn.datasets import load_digits
 
-    source = load_digits()
+    source: Any = load_digits()  # scikit-learn does not declare the type of its attributes
     images = np.round(source.images * (255.0 / 16.0)).astype(np.uint8)[..., None]
     labels = source.target.astype(np.int32)
     is_test = np.zeros(len(labels), bool)

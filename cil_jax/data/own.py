@@ -1,4 +1,4 @@
-"""What all data sets of the user's own have in common: how they are read, and what must hold."""
+"""Options and checks that the formats for users' own data share."""
 
 import dataclasses
 import os
@@ -15,22 +15,24 @@ from cil_jax.data.dataset import Dataset
 from cil_jax.errors import UserError
 
 TEST_SHARE = 0.2
-UNPRINTABLE = ("Cc", "Cs", "Zl", "Zp")  # Unicode categories: control, surrogate, line separators
-# Characters without a shape that are in other categories than Cf: joiners, fillers, and selectors
-# of a variant of the character before.
+# Unicode categories: control characters, surrogates, and separators of lines and paragraphs.
+UNPRINTABLE = ("Cc", "Cs", "Zl", "Zp")
+# Invisible characters outside the category Cf: joiners, fillers and variation selectors.
 INVISIBLE = re.compile(
     "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]"
 )
 
 
 @dataclasses.dataclass(frozen=True)
-class Reading:
-    """How a data set is read; None where that is not said.
+class ReadOptions:
+    """How to read a data set. None stands for the default.
 
     Attributes:
-      image_size: pixels of a side to which pictures are brought.
-      test_share: of each class' images, where a data set has no test images of its own.
-      split_seed: of the choice of these.
+      image_size: height and width in pixels that image files are resized to (default: keep the
+        size).
+      test_share: fraction of each class to use for testing, for data without test images (default:
+        TEST_SHARE).
+      split_seed: seed of the random choice of these test images (default: 0).
     """
 
     image_size: int | None = None
@@ -39,24 +41,29 @@ class Reading:
 
 
 class Problems:
-    """What is wrong with a data set, collected so that all of it is said at once."""
+    """The problems of a data set, collected so that one error message lists all of them.
 
-    def __init__(self, source: str | os.PathLike):
+    Attributes:
+      source: the file or folder, which begins the message.
+      found: the problems, one line each.
+    """
+
+    def __init__(self, source: str | os.PathLike[str]):
         self.source = source
         self.found: list[str] = []
 
     def __bool__(self) -> bool:
         return bool(self.found)
 
-    def add(self, what: str) -> None:
-        """Adds one that is said in a line."""
-        self.found.append(what)
+    def add(self, problem: str) -> None:
+        """Adds a problem, described in one line."""
+        self.found.append(problem)
 
     def check(self) -> None:
-        """Nothing, if nothing is wrong.
+        """Raises an error if there are problems.
 
         Raises:
-          UserError: with all that is.
+          UserError: a message that lists all problems.
         """
         if len(self.found) == 1:
             raise UserError(f"{self.source}: {self.found[0]}")
@@ -64,41 +71,46 @@ class Problems:
             raise UserError(f"{self.source} has {len(self.found)} problems:", self.found)
 
 
-def existing(path: str, is_file: bool) -> Path:
-    """The path of a file or of a folder.
+def existing_path(path: str, is_file: bool) -> Path:
+    """Returns the path of a file or of a folder, after a check that it exists.
+
+    Args:
+      path: the path as the user wrote it.
+      is_file: whether it must be a file rather than a folder.
 
     Raises:
-      UserError: if there is no such thing.
+      UserError: if there is no such file or folder.
     """
-    file = Path(path).expanduser()
-    # os.path answers where Path raises: on names that are too long, for one.
-    if is_file and os.path.isdir(file):
-        raise UserError(f"{file} is a folder: --dataset folder:{file} reads one")
-    if not is_file and os.path.isfile(file):
-        raise UserError(f"{file} is a file: --dataset npz:{file} reads one that numpy.savez wrote")
-    if not (os.path.isfile if is_file else os.path.isdir)(file):
-        raise UserError(f"there is no {'file' if is_file else 'folder'} {file}")
-    return file
+    expanded = Path(path).expanduser()
+    # Unlike the methods of Path, os.path returns False for a name that is too long.
+    if is_file and os.path.isdir(expanded):
+        raise UserError(f"{expanded} is a folder: read it with --dataset folder:{expanded}")
+    if not is_file and os.path.isfile(expanded):
+        raise UserError(
+            f"{expanded} is a file: if numpy.savez wrote it, read it with --dataset npz:{expanded}"
+        )
+    if not (os.path.isfile if is_file else os.path.isdir)(expanded):
+        raise UserError(f"there is no {'file' if is_file else 'folder'} {expanded}")
+    return expanded
 
 
 def name_problems(names: Iterable[Any]) -> list[str]:
-    """What is wrong with class names, a line each; nothing if nothing is.
+    """Returns the problems of a list of class names, one line each.
 
-    They are shown, searched and written to files, so they must be text that can be printed, and
-    distinct: also in what a reader sees of them. "Käfer" can be written with six characters or
-    with five, and "cat" with a space of no width at its end.
+    Class names are printed, searched and written to files, so they must be printable text. They
+    must also look different: "Käfer" can be encoded with five characters or with six, and "cat" may
+    end in a zero-width space.
     """
     problems = []
-    spellings: dict[str, list[str]] = {}  # by what they look like
+    spellings: dict[str, list[str]] = {}  # the names of each appearance
     for name in names:
-        look = _appearance(name) if isinstance(name, str) else ""
-        if look and not any(unicodedata.category(c) in UNPRINTABLE for c in name):
-            spellings.setdefault(look, []).append(str(name))  # numpy's strings have another repr
+        appearance = _appearance(name) if isinstance(name, str) else ""
+        if appearance and not any(unicodedata.category(c) in UNPRINTABLE for c in name):
+            # str, because the repr of numpy's strings differs
+            spellings.setdefault(appearance, []).append(str(name))
         else:
             shown = str(name) if isinstance(name, str) else name
-            problems.append(
-                f"{shown!r} is no name for a class: it must be text that can be printed"
-            )
+            problems.append(f"the class name {shown!r} is not printable text: rename the class")
     for counts in map(Counter, spellings.values()):
         problems += [f"two classes are named {name!r}" for name, n in counts.items() if n > 1]
         first, *others = counts
@@ -107,12 +119,12 @@ def name_problems(names: Iterable[Any]) -> list[str]:
 
 
 def look_alike(name: str, other: str) -> str:
-    """What to say of two class names that a reader can't tell apart."""
+    """Returns the message about two class names that look the same."""
     return f"the class names {_with_codes(name)} and {_with_codes(other)} look the same: rename one"
 
 
 def _appearance(name: str) -> str:
-    """A name without the characters that can't be seen, its accents in one form."""
+    """Returns a name without invisible characters, and with accents encoded in one way."""
     if name.isascii():
         return " ".join(name.split())
     visible = (c for c in name if unicodedata.category(c) != "Cf" and not INVISIBLE.match(c))
@@ -120,13 +132,13 @@ def _appearance(name: str) -> str:
 
 
 def _with_codes(name: str) -> str:
-    """A name and, where it is not ASCII, the same with the numbers of the other characters."""
+    """Returns a quoted name, followed by its character codes if it is not plain ASCII."""
     codes = "".join(c if " " <= c <= "~" else f"<U+{ord(c):04X}>" for c in name)
     return f"{name!r}" if codes == name else f"{name!r} ({codes})"
 
 
 def check_names(names: Iterable[Any], problems: Problems) -> None:
-    """Adds what is wrong with class names."""
+    """Adds the problems of a list of class names."""
     for problem in name_problems(names):
         problems.add(problem)
 
@@ -134,81 +146,92 @@ def check_names(names: Iterable[Any], problems: Problems) -> None:
 def check_classes(
     names: Sequence[str], train_labels: np.ndarray, test_labels: np.ndarray, problems: Problems
 ) -> None:
-    """Every class must have an image to learn and one to be tested with."""
+    """Adds a problem for each class without a training image or without a test image."""
     for kind, labels in (("training", train_labels), ("test", test_labels)):
-        known = labels[(labels >= 0) & (labels < len(names))]
-        counts = np.bincount(known, minlength=len(names))
-        for c in np.flatnonzero(counts == 0):
+        valid = labels[(labels >= 0) & (labels < len(names))]
+        counts = np.bincount(valid, minlength=len(names))
+        for c in np.flatnonzero(counts == 0).tolist():
             problems.add(f"class {names[c]!r} has no {kind} image")
 
 
 def check_memory(n_bytes: int) -> None:
-    """Images must fit the machine's memory, which those of a decompression bomb do not.
+    """Checks that images fit into this machine's memory.
+
+    A decompression bomb, a small file that unpacks to a huge image, does not.
 
     Raises:
-      UserError: if they can't.
+      UserError: if they do not fit.
     """
     try:
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError, OSError):
-        return  # a system that does not tell
+        return  # this system does not report its memory
     if n_bytes > memory:
         raise UserError(
-            f"the images take {n_bytes / 1e9:,.1f} GB or more, and this machine has "
-            f"{memory / 1e9:,.1f} GB of memory: take fewer, or smaller ones (--image-size)"
+            f"the images need at least {n_bytes / 1e9:,.1f} GB, but this machine has "
+            f"{memory / 1e9:,.1f} GB of memory: use fewer or smaller images (--image-size)"
         )
 
 
 def hold_out(
-    labels: np.ndarray, names: Sequence[str], reading: Reading, problems: Problems
+    labels: np.ndarray, names: Sequence[str], options: ReadOptions, problems: Problems
 ) -> np.ndarray:
-    """bool [N]: the images that are kept for testing, the same share of each class.
+    """Chooses the test images at random, the same fraction of each class.
 
     Args:
       labels: int [N].
-      names: of the classes.
-      reading: the share, and the seed of the choice.
-      problems: is told of classes with fewer than two images.
+      names: the names of the classes.
+      options: the fraction, and the seed of the choice.
+      problems: a class with fewer than two images is added to these.
+
+    Returns:
+      bool [N], True for a test image.
     """
-    share = TEST_SHARE if reading.test_share is None else reading.test_share
-    random = np.random.RandomState(reading.split_seed or 0)
+    share = TEST_SHARE if options.test_share is None else options.test_share
+    random = np.random.RandomState(options.split_seed or 0)
     is_test = np.zeros(len(labels), bool)
     for c, name in enumerate(names):
         rows = np.flatnonzero(labels == c)
         if len(rows) < 2:
-            has = "one image, which can't be for training and for test" if len(rows) else "no image"
-            problems.add(f"class {name!r} has {has}")
+            count = "only one image" if len(rows) else "no image"
+            problems.add(
+                f"class {name!r} has {count}; it needs one for training and one for testing"
+            )
         n_test = min(max(round(share * len(rows)), 1), len(rows) - 1)
         is_test[random.permutation(rows)[: max(n_test, 0)]] = True
     return is_test
 
 
-def refuse_split(reading: Reading, what: str) -> None:
-    """For data that says itself what is for testing.
+def refuse_split_options(options: ReadOptions, reason: str) -> None:
+    """Checks that no random split is requested for data that already has test images.
+
+    Args:
+      options: how to read the data.
+      reason: what says which images are for testing; the first part of the error message.
 
     Raises:
-      UserError: if a split is asked for all the same.
+      UserError: if `test_share` or `split_seed` is given.
     """
-    if reading.test_share is not None or reading.split_seed is not None:
-        raise UserError(f"{what}: leave out --test-share and --split-seed")
+    if options.test_share is not None or options.split_seed is not None:
+        raise UserError(f"{reason}: leave out --test-share and --split-seed")
 
 
-def dataset(
+def user_dataset(
     name: str,
     images: tuple[np.ndarray, np.ndarray],
     labels: tuple[np.ndarray, np.ndarray],
     class_names: Sequence[str],
 ) -> Dataset:
-    """A data set of which nothing else is known.
+    """Makes a data set of users' images, with defaults for its augmentation.
 
-    Crops move an image by an eighth of its size, as for CIFAR-100. It is not mirrored unless that
-    is asked for: a mirrored letter is no letter.
+    The border for crops is an eighth of the shorter side, as for CIFAR-100. Images are not
+    mirrored by default, because for some data, such as letters, a mirrored image is wrong.
 
     Args:
-      name: as given to `--dataset`.
-      images: uint8 [N, H, W, C] for training and for test.
-      labels: int [N] of either.
-      class_names: one for each class.
+      name: its name on the command line, the value of `--dataset`.
+      images: uint8 [N, H, W, C], for training and for testing.
+      labels: int [N], for training and for testing.
+      class_names: the name of each class.
     """
     return Dataset(
         name=name,

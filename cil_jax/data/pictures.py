@@ -1,4 +1,4 @@
-"""Picture files to arrays of one size, with Pillow."""
+"""Decodes image files to arrays of one size, with Pillow."""
 
 import io
 import os
@@ -16,13 +16,13 @@ from cil_jax.data.own import Problems, check_memory
 from cil_jax.files.reading import is_regular
 
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP", "PPM")
-DECODER = ("pictures 2", PIL.__version__)  # what an array depends on, beside its file
+DECODER = ("pictures 2", PIL.__version__)  # the versions that the arrays depend on
 
 THREADS = 8
-BATCH = 256  # pictures in work at once
-NAMED = 20  # pictures of other sizes, each with a line of its own
+BATCH = 256  # images that are decoded at once
+MAX_SHOWN = 20  # images of another size that are listed, one line each
 
-TURNS = {  # what brings a picture upright, by its EXIF orientation
+TURNS: dict[object, Image.Transpose] = {  # turns an image upright, by its EXIF orientation
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -32,75 +32,88 @@ TURNS = {  # what brings a picture upright, by its EXIF orientation
     8: Image.Transpose.ROTATE_90,
 }
 
-Source = str | os.PathLike | bytes  # a file, or what it holds
-Size = int | tuple[int, int] | None  # pixels of a side, or (height, width)
+Source = str | os.PathLike[str] | bytes  # the path of a file, or its content
+Size = int | tuple[int, int] | None  # height and width if equal, (height, width), or unchanged
 
 
 class Unreadable(Exception):
-    """A picture can't be used, and why."""
+    """An image that can't be used; the message says why, to follow the name of the image."""
 
 
 def suffixes() -> frozenset[str]:
-    """Of file names, such as .png, by which these formats are known."""
-    return frozenset(s for s, name in Image.registered_extensions().items() if name in FORMATS)
+    """Returns the usual suffixes of FORMATS, such as .png."""
+    suffix_formats = Image.registered_extensions().items()
+    return frozenset(suffix for suffix, format_name in suffix_formats if format_name in FORMATS)
 
 
 def read(source: Source, image_size: Size = None, channels: int | None = None) -> np.ndarray:
-    """A picture as uint8 [H, W, C].
+    """Decodes an image.
 
-    Turned as its EXIF orientation says, the first of several frames, on white where it is
-    transparent, grey of 10, 12 or 16 bits scaled to 8. With `image_size` the shorter side is
-    brought to it and the middle square is taken, or the middle of that form.
+    The image is turned upright by its EXIF orientation. Of several frames the first is used.
+    Transparent pixels are shown on white, and grey values of 10, 12 or 16 bits are scaled to 8.
 
     Args:
-      source: a file, or what it holds.
-      image_size: pixels of a side, or (height, width); as it is where none is given.
-      channels: 1 for grey, 3 for colour; where none is given, 1 if it is grey, else 3.
+      source: the path of a file, or its content.
+      image_size: height and width in pixels, as one number if they are equal. The image is scaled
+        until it covers this size, and its centre is cropped (default: keep the size).
+      channels: 1 for grey, 3 for colour (default: as in the image).
+
+    Returns:
+      uint8 [H, W, C].
 
     Raises:
-      Unreadable: if it is none of FORMATS, damaged, or larger than Pillow takes to be safe.
+      Unreadable: if the format is not one of FORMATS, or the image is damaged or larger than
+        Pillow considers safe.
     """
     try:
         if not isinstance(source, bytes) and not is_regular(source) and os.path.exists(source):
-            raise Unreadable("not a regular file, which a picture must be")
+            raise Unreadable("not a regular file")
         file = io.BytesIO(source) if isinstance(source, bytes) else source
         with Image.open(file, formats=FORMATS) as picture:
             if picture.width * picture.height > (Image.MAX_IMAGE_PIXELS or float("inf")):
-                raise Image.DecompressionBombError  # where Pillow would only warn
-            if image_size:
+                raise Image.DecompressionBombError  # Pillow only warns up to twice this size
+            if not image_size:
+                pixels = _with_channels(_grey_or_colour(picture), channels)
+            else:
                 height, width = (image_size,) * 2 if isinstance(image_size, int) else image_size
-                picture.draft(None, (2 * width, 2 * height))  # a JPEG need not be whole
-            pixels = _grey_or_colour(picture)
-            if channels:
-                pixels = pixels.convert({1: "L", 3: "RGB"}[channels])
-            if image_size:
+                picture.draft(None, (2 * width, 2 * height))  # decodes a large JPEG at a fraction
+                pixels = _with_channels(_grey_or_colour(picture), channels)
                 pixels = ImageOps.fit(pixels, (width, height), Image.Resampling.BICUBIC)
             array = np.array(pixels, np.uint8)
     except Unreadable:
         raise
     except PIL.UnidentifiedImageError:
-        raise Unreadable(f"no picture that can be read ({', '.join(FORMATS)})") from None
+        raise Unreadable(f"not an image in a known format ({', '.join(FORMATS)})") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        most = f"{Image.MAX_IMAGE_PIXELS:,}"
-        raise Unreadable(f"more than {most} pixels, which may be a decompression bomb") from None
+        limit = f"{Image.MAX_IMAGE_PIXELS:,}"
+        raise Unreadable(f"more than {limit} pixels, possibly a decompression bomb") from None
     except OSError as error:
         raise Unreadable(f"can't be read: {error.strerror or error}") from error
-    except Exception as error:  # of a decoder that stumbles over damage there is no list
+    except Exception as error:  # decoding a damaged file can raise any exception
         raise Unreadable(f"can't be read: {error or type(error).__name__}") from error
     return array[..., None] if array.ndim == 2 else array
 
 
+def _with_channels(picture: Image.Image, channels: int | None) -> Image.Image:
+    """Converts an image to 1 or 3 channels; None leaves it as it is."""
+    return picture.convert({1: "L", 3: "RGB"}[channels]) if channels else picture
+
+
 def _grey_or_colour(picture: Image.Image) -> Image.Image:
-    """The opened picture, upright, of mode L or RGB."""
-    mode, tags = picture.mode, getattr(picture, "tag_v2", {})  # a TIFF's
-    is_deep = mode.startswith("I;16") or (mode == "I" and picture.format in ("PNG", "PPM"))
-    if mode in ("I", "F") and not is_deep:
-        raise Unreadable("pixels of 32 bits: save it with 8 or 16")
-    # Pillow gives the pixels of a TIFF as they are stored, and scales those of a PGM to 16 bits.
+    """Decodes an opened image: upright, of mode L (grey) or RGB.
+
+    Raises:
+      Unreadable: if its pixels have 32 bits.
+    """
+    mode, tags = picture.mode, getattr(picture, "tag_v2", {})  # only a TIFF has tags
+    has_16_bits = mode.startswith("I;16") or (mode == "I" and picture.format in ("PNG", "PPM"))
+    if mode in ("I", "F") and not has_16_bits:
+        raise Unreadable("its pixels have 32 bits: save it with 8 or 16 bits")
+    # Pillow returns the pixels of a TIFF as stored, but scales those of a PGM to 16 bits.
     n_bits = tags.get(ExifTags.Base.BitsPerSample, (16,))[0]
     white_is_zero = tags.get(ExifTags.Base.PhotometricInterpretation) == 0
     picture = _upright(picture)
-    if is_deep:
+    if has_16_bits:
         stored = np.asarray(picture)
         grey = np.round(stored * (255 / (2**n_bits - 1))).astype(np.uint8)
         if white_is_zero:
@@ -114,11 +127,11 @@ def _grey_or_colour(picture: Image.Image) -> Image.Image:
 
 
 def _upright(picture: Image.Image) -> Image.Image:
-    """The picture turned as its EXIF orientation says; as it is stored if EXIF is damaged."""
-    picture.load()  # damaged pixels are an error
+    """Turns an image by its EXIF orientation; leaves it as it is if the EXIF data is damaged."""
+    picture.load()  # outside of the try block, because damaged pixels are an error
     try:
         turn = TURNS.get(picture.getexif().get(ExifTags.Base.Orientation))
-    except Exception:  # Pillow fails on damaged EXIF in many ways
+    except Exception:  # reading damaged EXIF data can raise any exception
         turn = None
     return picture if turn is None else picture.transpose(turn)
 
@@ -126,17 +139,20 @@ def _upright(picture: Image.Image) -> Image.Image:
 def read_each(
     pictures: Iterable[tuple[str, Source]], image_size: Size = None, channels: int | None = None
 ) -> Iterator[tuple[str, np.ndarray | Unreadable]]:
-    """What `read` gives for each, in order and a little ahead; or why it gives nothing.
+    """Decodes images in order, some of them ahead, in several threads.
 
     Args:
-      pictures: what each is called, and its source.
+      pictures: the name and the source of each image.
       image_size, channels: as for `read`.
-    """
-    Image.init()  # not by several threads at once
 
-    def read_or_why(one):
+    Yields:
+      The name of each image, and its pixels or the reason why they can't be read.
+    """
+    Image.init()  # before the threads start, because they would all do it
+
+    def read_or_error(named_source: tuple[str, Source]) -> np.ndarray | Unreadable:
         try:
-            return read(one[1], image_size, channels)
+            return read(named_source[1], image_size, channels)
         except Unreadable as error:
             return error
 
@@ -144,9 +160,9 @@ def read_each(
     with ThreadPoolExecutor(min(THREADS, os.cpu_count() or 1)) as pool:
         while batch := list(islice(pictures, BATCH)):
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # on damage that does not matter
-                found = list(pool.map(read_or_why, batch))
-            yield from zip((name for name, _ in batch), found, strict=True)
+                warnings.simplefilter("ignore")  # about harmless damage
+                decoded = list(pool.map(read_or_error, batch))
+            yield from zip((name for name, _ in batch), decoded, strict=True)
 
 
 def read_all(
@@ -155,25 +171,30 @@ def read_all(
     problems: Problems,
     channels: int | None = None,
 ) -> np.ndarray:
-    """Pictures as uint8 [N, H, W, C].
+    """Decodes images into one array.
 
     Args:
-      pictures: what each is called in messages, and its source.
-      image_size: as for `read`; without one all must have the same size.
-      problems: is told of every one that can't be used. The array is then of no use.
-      channels: as for `read`; where none is given, 1 if all are grey, else 3.
+      pictures: the name of each image in messages, and its source.
+      image_size: as for `read`. If it is None, all images must have the same size.
+      problems: images that can't be used are added to these. The result is then meaningless.
+      channels: as for `read` (default: 1 if all images are grey, otherwise 3).
+
+    Returns:
+      uint8 [N, H, W, C].
 
     Raises:
-      UserError: if they do not fit the memory.
+      UserError: if the images do not fit into memory.
     """
-    names, arrays, n_bytes = [], [], 0
-    for name, found in read_each(pictures, image_size, channels):
-        if isinstance(found, Unreadable):
-            problems.add(f"{name}: {found}")
+    names: list[str] = []
+    arrays: list[np.ndarray] = []
+    n_bytes = 0
+    for name, decoded in read_each(pictures, image_size, channels):
+        if isinstance(decoded, Unreadable):
+            problems.add(f"{name}: {decoded}")
             continue
         names.append(name)
-        arrays.append(found)
-        n_bytes += found.nbytes
+        arrays.append(decoded)
+        n_bytes += decoded.nbytes
         check_memory(n_bytes)
     _check_sizes(names, arrays, problems)
     if problems or not arrays:
@@ -181,25 +202,27 @@ def read_all(
     shape = (*arrays[0].shape[:2], max(array.shape[2] for array in arrays))
     images = np.empty((len(arrays), *shape), np.uint8)
     for i, array in enumerate(arrays):
-        images[i] = array  # a grey one fills all channels
+        images[i] = array  # a grey image is broadcast to all channels
     return images
 
 
 def _check_sizes(names: list[str], arrays: list[np.ndarray], problems: Problems) -> None:
+    """Adds problems if images differ in size, and lists those of a rarer size."""
     sizes = Counter(array.shape[:2] for array in arrays)
     if len(sizes) < 2:
         return
-    common = sizes.most_common(1)[0][0]
+    most_common = sizes.most_common(1)[0][0]
     problems.add(
-        f"pictures have {len(sizes)} sizes, most {_written(common)}: --image-size N brings all to "
-        "N x N pixels"
+        f"the images have {len(sizes)} sizes, most often {_size_text(most_common)}: resize all to "
+        "N x N pixels with --image-size N"
     )
-    others = [i for i, array in enumerate(arrays) if array.shape[:2] != common]
-    for i in others[:NAMED]:
-        problems.add(f"{names[i]}: {_written(arrays[i].shape)} pixels")
-    if len(others) > NAMED:
-        problems.add(f"and {len(others) - NAMED} more")
+    others = [i for i, array in enumerate(arrays) if array.shape[:2] != most_common]
+    for i in others[:MAX_SHOWN]:
+        problems.add(f"{names[i]}: {_size_text(arrays[i].shape)} pixels")
+    if len(others) > MAX_SHOWN:
+        problems.add(f"and {len(others) - MAX_SHOWN} more")
 
 
-def _written(shape: tuple[int, ...]) -> str:
+def _size_text(shape: tuple[int, ...]) -> str:
+    """Returns width x height."""
     return f"{shape[1]} x {shape[0]}"

@@ -1,4 +1,4 @@
-"""The order in which classes come, and the tasks that this makes of a data set."""
+"""The order in which classes arrive, and the division of a data set into tasks."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -11,13 +11,13 @@ from cil_jax.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """Classes that arrive together.
+    """The training images of classes that arrive together.
 
     Attributes:
-      index: from 0.
-      n_classes: how many there are.
-      images: uint8 [N, H, W, C], for training.
-      labels: int32 [N], places in the class order.
+      index: number of the task, from 0.
+      n_classes: number of classes that arrive with it.
+      images: uint8 [N, H, W, C].
+      labels: int32 [N], positions in the class order.
     """
 
     index: int
@@ -26,7 +26,7 @@ class Task:
     labels: np.ndarray
 
     def padded(self, n_rows: int) -> tuple[np.ndarray, np.ndarray]:
-        """Images and labels as arrays of so many rows; label -1 where there is no image."""
+        """Returns images and labels in arrays of `n_rows` rows; unused rows have the label -1."""
         images = np.zeros((n_rows, *self.images.shape[1:]), np.uint8)
         labels = np.full(n_rows, -1, np.int32)
         images[: len(self.labels)], labels[: len(self.labels)] = self.images, self.labels
@@ -35,14 +35,14 @@ class Task:
 
 @dataclasses.dataclass(frozen=True)
 class Scenario:
-    """A data set cut into tasks.
+    """A data set divided into tasks.
 
-    Labels are places in the class order, so that the classes seen are always 0 .. n_seen - 1.
+    Labels are positions in the class order, so the classes seen so far are 0 .. n_seen - 1.
 
     Attributes:
-      dataset: where the images come from.
-      class_order: the data set's own labels, in the order in which they come.
-      task_sizes: classes of each task.
+      dataset: the source of the images.
+      class_order: the data set's original labels, in the order in which they arrive.
+      task_sizes: number of classes of each task.
     """
 
     dataset: Dataset
@@ -51,35 +51,35 @@ class Scenario:
 
     @property
     def bounds(self) -> tuple[int, ...]:
-        """Classes before each task, and all: task t has classes bounds[t] .. bounds[t + 1] - 1."""
+        """T + 1 numbers of classes: task t has the classes bounds[t] .. bounds[t + 1] - 1."""
         return tuple(np.cumsum([0, *self.task_sizes]).tolist())
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """In the order in which classes come."""
+        """The names of the classes, in the class order."""
         return tuple(self.dataset.class_names[c] for c in self.class_order)
 
     @property
     def largest_class(self) -> int:
-        """Training images of the class that has most."""
+        """Number of training images of the class with the most images."""
         return int(self._counts(self.dataset.train_labels).max())
 
     @property
     def largest_task(self) -> int:
-        """Training images of the task that has most."""
+        """Number of training images of the task with the most images."""
         return max(self.n_images(t) for t in range(len(self.task_sizes)))
 
     def n_images(self, task: int) -> int:
-        """Training images of a task."""
+        """Returns the number of training images of a task."""
         return self._n_images(self.dataset.train_labels, task)
 
     def n_test_images(self, task: int) -> int:
-        """Test images of a task."""
+        """Returns the number of test images of a task."""
         return self._n_images(self.dataset.test_labels, task)
 
     @property
     def n_all_images(self) -> int:
-        """Training images of all tasks."""
+        """Number of training images of all tasks."""
         return int(self._counts(self.dataset.train_labels).sum())
 
     def _n_images(self, labels: np.ndarray, task: int) -> int:
@@ -87,53 +87,59 @@ class Scenario:
         return int(self._counts(labels)[first:end].sum())
 
     def _counts(self, labels: np.ndarray) -> np.ndarray:
-        """Images of each class, in the order in which classes come."""
+        """Returns the number of images of each class, in the class order."""
         counts = np.bincount(labels, minlength=self.dataset.n_classes)
         return counts[list(self.class_order)]
 
     def task(self, index: int) -> Task:
-        """Task `index` with its training images, in the data set's order."""
+        """Returns the task with this index; its images keep the order of the data set."""
         return self._task(index, self.bounds[index])
 
     def up_to(self, index: int) -> Task:
-        """Task `index` with its training images and those of all tasks before it."""
+        """Returns the task with this index, with the images of all earlier tasks as well."""
         return self._task(index, 0)
 
     def _task(self, index: int, first: int) -> Task:
         start, end = self.bounds[index : index + 2]
-        labels = self._places()[self.dataset.train_labels]
+        labels = self._positions()[self.dataset.train_labels]
         rows = np.flatnonzero((labels >= first) & (labels < end))
         return Task(index, end - start, self.dataset.train_images[rows], labels[rows])
 
     def test_set(self) -> tuple[np.ndarray, np.ndarray, tuple[int, ...]]:
-        """Test images and labels, classes in the order in which they come, and task bounds.
+        """Returns the test images of all tasks, sorted by their position in the class order.
 
         Returns:
-          uint8 [N, H, W, C], int32 [N], and T + 1 rows: task t's images are rows
-          bounds[t] .. bounds[t + 1] - 1, and the classes seen so far a prefix.
+          images: uint8 [N, H, W, C].
+          labels: int32 [N], positions in the class order.
+          bounds: T + 1 row numbers. The images of task t are rows bounds[t] .. bounds[t + 1] - 1,
+            and the images of all classes seen after task t are the rows before bounds[t + 1].
         """
-        labels = self._places()[self.dataset.test_labels]
+        labels = self._positions()[self.dataset.test_labels]
         rows = np.argsort(labels, kind="stable")
-        rows = rows[np.searchsorted(labels[rows], 0) :]
+        rows = rows[np.searchsorted(labels[rows], 0) :]  # without classes that never arrive
         labels = labels[rows]
         bounds = np.searchsorted(labels, self.bounds)
         return self.dataset.test_images[rows], labels, tuple(bounds.tolist())
 
-    def _places(self) -> np.ndarray:
-        """int32 [classes]: each class' place in the order, -1 if it never comes."""
-        places = np.full(self.dataset.n_classes, -1, np.int32)
-        places[list(self.class_order)] = np.arange(len(self.class_order))
-        return places
+    def _positions(self) -> np.ndarray:
+        """Returns the position of each class in the class order, int32 [classes].
+
+        A class that never arrives has the position -1.
+        """
+        positions = np.full(self.dataset.n_classes, -1, np.int32)
+        positions[list(self.class_order)] = np.arange(len(self.class_order))
+        return positions
 
 
 def class_order(n_classes: int, order: str, seed: int) -> np.ndarray:
-    """All classes in the order in which they come.
+    """Returns all classes in the order in which they arrive, int [n_classes].
 
     Args:
-      n_classes: of the data set.
-      order: "natural" or "seeded".
-      seed: of the seeded order; 1993 gives the one that PyCIL and most papers use. iCaRL's own code
-        draws other numbers between this seed and its orders.
+      n_classes: number of classes of the data set.
+      order: "natural" for 0, 1, 2, ..., or "seeded" for a random permutation.
+      seed: seed of the permutation. 1993 gives the order that PyCIL and most papers use. The
+        authors' code of iCaRL also starts from 1993, but draws other random numbers first, so its
+        orders differ.
     """
     if order == "natural":
         return np.arange(n_classes)
@@ -141,19 +147,24 @@ def class_order(n_classes: int, order: str, seed: int) -> np.ndarray:
 
 
 def split(n_classes: int, task_size: int, first_task: int | None = None) -> tuple[int, ...]:
-    """Sizes of the tasks: the first may be another, and the last is what remains.
+    """Returns the number of classes of each task.
+
+    Args:
+      n_classes: number of classes of all tasks.
+      task_size: classes per task. The last task has fewer if the number is not divisible.
+      first_task: classes of the first task (default: task_size).
 
     Raises:
-      UserError: if a size does not fit.
+      UserError: if a size is not in 1..n_classes.
     """
     first = task_size if first_task is None else first_task
     for name, size in (("--task-size", task_size), ("--first-task", first)):
         if not 1 <= size <= n_classes:
             raise UserError(
-                f"{name} {size} does not fit {n_classes} classes: take one of 1..{n_classes}"
+                f"{name} is {size}; with {n_classes} classes it must lie in 1..{n_classes}"
             )
-    whole, rest = divmod(n_classes - first, task_size)
-    return (first, *[task_size] * whole, *([rest] if rest else []))
+    n_full_tasks, remainder = divmod(n_classes - first, task_size)
+    return (first, *[task_size] * n_full_tasks, *([remainder] if remainder else []))
 
 
 def create(
@@ -165,20 +176,23 @@ def create(
     first_task: int | None = None,
     classes: int | None = None,
 ) -> Scenario:
-    """Cuts a data set into tasks.
+    """Divides a data set into tasks.
 
     Args:
-      dataset: what to learn.
+      dataset: the data set.
       order, order_seed: see `class_order`.
       task_size, first_task: see `split`.
-      classes: only so many classes of the order (default: all).
+      classes: use only this many classes, the first of the class order (default: all).
 
     Raises:
-      UserError: if sizes do not fit the data set.
+      UserError: if the data set has too few classes for these numbers.
     """
     n_classes = dataset.n_classes if classes is None else classes
     if not 1 <= n_classes <= dataset.n_classes:
-        raise UserError(f"{n_classes} classes asked for; {dataset.name} has {dataset.n_classes}")
+        raise UserError(
+            f"--classes is {n_classes}; {dataset.name} has {dataset.n_classes} classes, so it must "
+            f"lie in 1..{dataset.n_classes}"
+        )
     sizes = split(n_classes, task_size, first_task)
     chosen: Sequence[int] = class_order(dataset.n_classes, order, order_seed)[:n_classes].tolist()
     return Scenario(dataset, tuple(chosen), sizes)

@@ -1,4 +1,8 @@
-"""The methods by name. To add one, write a file in this folder and name its class here."""
+"""The methods by name: pure hooks for the loss, the exemplars and the classifiers.
+
+To add a method, write a file in this folder and name its class in METHODS. A method contains no
+training loop and no `jax.jit`, and it reads and writes no file.
+"""
 
 import dataclasses
 

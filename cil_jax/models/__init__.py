@@ -1,4 +1,7 @@
-"""The backbones by name. `build("resnet32")` returns a module that maps images to features."""
+"""The backbones by name, and their layers. `build("resnet32")` maps images to features.
+
+To add a backbone, name it in BACKBONES. Output layers are not here but in `cil_jax.heads`.
+"""
 
 from typing import Any
 

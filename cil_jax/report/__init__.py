@@ -1,4 +1,7 @@
-"""Tables and figures, made from a run folder alone. Nothing here needs a device."""
+"""Tables, figures and pages, made from run folders alone, and the display of a run in progress.
+
+Nothing here needs a device or the data set, and nothing here changes a result.
+"""
 
 from cil_jax.report.figures import draw, is_drawn, pictures
 from cil_jax.report.page import write_page

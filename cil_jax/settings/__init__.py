@@ -1,1 +1,4 @@
-"""The settings of a run: fields, presets, files of settings. Nothing here imports JAX."""
+"""The settings of a run: their fields, presets and files of settings.
+
+Nothing here imports JAX, so flags can be read before JAX starts.
+"""

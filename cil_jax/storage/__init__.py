@@ -1,1 +1,4 @@
-"""The files of runs: run folders, checkpoints, the schemas of results, groups of runs."""
+"""What a run leaves on disk: its folder, checkpoints, the schema of results, replicates.
+
+No training code, and no decision about when a run saves.
+"""

@@ -1,1 +1,4 @@
-"""Uses of a trained learner: to predict, to learn more classes, to export and to analyse."""
+"""A learner after its run: predict with it, teach it new classes, export it, analyse it.
+
+It has no training loop of its own: teaching uses the engine of `cil_jax.training`.
+"""

@@ -1,1 +1,4 @@
-"""How a run is trained: compiled programs, streaming, evaluation, the loop over tasks."""
+"""Training a run: compiled programs, streaming, evaluation and the loop over tasks.
+
+This room calls methods only through their hooks and does not know them by name.
+"""
