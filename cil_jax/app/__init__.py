@@ -1,1 +1,1 @@
-"""The ways in: flags, launching a command, choosing the accelerator."""
+"""Commands: their flags, the choice of the accelerator, launching runs, and output."""

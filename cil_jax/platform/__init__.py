@@ -1,1 +1,1 @@
-"""What a run computes on: devices, the machine, versions and the options of JAX."""
+"""The platform of a run: devices, the machine, versions and the options of JAX."""
