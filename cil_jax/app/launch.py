@@ -102,8 +102,8 @@ def resume_command(config: Config) -> str:
     words = ["python", "-m", f"experiments.{config.method}", "--resume", "--out", config.folder()]
     for field in dataclasses.fields(Config):
         value = getattr(config, field.name)
-        is_stored = field.metadata.get("decides", True) or field.name in ("resume", "out")
-        if not is_stored and value != field.default:
+        is_covered = field.metadata.get("decides", True) or field.name in ("resume", "out")
+        if not is_covered and value != field.default:
             words += [flag(field.name)] if value is True else [flag(field.name), str(value)]
     return shlex.join(words)
 
