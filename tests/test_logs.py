@@ -21,14 +21,14 @@ def test_work_is_done_in_order_and_all_of_it_before_the_end():
     done = []
     with Background(print) as background:
         for number in range(20):
-            background.ask("add", lambda number=number: done.append(number))
+            background.submit("add", lambda number=number: done.append(number))
     assert done == list(range(20))
 
 
 class Now:
     """A background that does at once what it is asked for."""
 
-    def ask(self, what, work):
+    def submit(self, name, work):
         work()
 
 
@@ -99,8 +99,8 @@ def test_a_page_that_fails_is_one_line_and_no_more(tmp_path):
     said = []
     with Background(said.append) as background:
         Pager(background).task_done(of_tasks(tmp_path / "nothing", 2), {"n_seen": 1})
-        background.ask("next", lambda: said.append("next"))
-    assert said[0].startswith("report.html failed, the run goes on: UserError: ")
+        background.submit("next", lambda: said.append("next"))
+    assert said[0].startswith("report.html failed; the run continues: UserError: ")
     assert "\n" not in said[0] and said[1:] == ["next"]
 
 
@@ -225,7 +225,7 @@ def test_a_log_that_fails_says_so_once(tmp_path, fake, monkeypatch):
     run, said = made_up_run(tmp_path), []
     with Background(said.append) as background:
         tell(Wandb(background), run, 0, 0)
-    assert said == ["--log wandb failed, the run goes on: OSError: no network"]
+    assert said == ["--log wandb failed; the run continues: OSError: no network"]
 
 
 def test_a_run_has_the_callbacks_that_are_asked_for(tmp_path):
@@ -275,6 +275,6 @@ def test_nothing_ends_the_thread():
 
     said = []
     with Background(said.append) as background:
-        background.ask("a log", interrupted)
-        background.ask("next", lambda: said.append("next"))
-    assert said == ["a log failed, the run goes on: KeyboardInterrupt: ", "next"]
+        background.submit("a log", interrupted)
+        background.submit("next", lambda: said.append("next"))
+    assert said == ["a log failed; the run continues: KeyboardInterrupt: ", "next"]

@@ -177,7 +177,9 @@ def test_a_run_that_goes_on_elsewhere_says_so_in_one_line(copied):
     for _ in range(2):  # the second time all is done
         cil_jax.run(resumed(copied), Listener())
     (line,) = heard
-    assert line.startswith("not as when the run began: jax was 0.1.0, is now ")
+    assert line.startswith(
+        "the environment has changed since the run began: jax was 0.1.0, is now "
+    )
     assert "; cores was 4096, is now " in line and "\n" not in line
 
 
@@ -214,7 +216,7 @@ def test_if_all_are_damaged_the_run_stops_and_nothing_is_touched(copied):
 def test_if_all_are_gone_a_run_with_results_is_not_begun_anew(copied):
     shutil.rmtree(copied / "checkpoints")
     before = content(copied)
-    with pytest.raises(UserError, match="has results and no checkpoint to continue from"):
+    with pytest.raises(UserError, match="has results but no checkpoint to continue from"):
         cil_jax.run(resumed(copied))
     assert content(copied) == before
 
@@ -636,7 +638,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_what_is_good(tmp_path
     (line,) = stopped.value.lines
     assert line.startswith("the loss is no longer finite in task 2, epoch 1, step 2, at learning ")
     assert "learning rate 1e+30 and a largest gradient of" in line
-    assert "; the checkpoint after task 1 is kept: start anew with a lower --rate" in line
+    assert "; the checkpoint after task 1 is kept: start again with a lower --rate" in line
     assert restored(tmp_path / "run", template) == (1, [])
     assert checkpoints_of(tmp_path / "run") == ["0"]
 

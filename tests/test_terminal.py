@@ -182,7 +182,7 @@ def test_elsewhere_there_is_one_plain_line_an_epoch(clock):
     assert len(epochs) == 2 and "\x1b" not in console.file.getvalue()
     for word in (
         "task 1/2  epoch 1/2  loss 0.3750 (classification 0.2500, distillation 0.1250)  rate 0.02",
-        "new classes by linear: train 50.0%, test 25.0%  1,234 images/s",
+        "accuracy on new classes (linear): train 50.0%, test 25.0%  1,234 images/s",
         # 10 and 30 updates of 1.25 s, as the first were, and a sixth of the way to 1 s.
         "left: task 0:00:12, run 0:00:36",
     ):

@@ -10,7 +10,7 @@ import pytest
 from conftest import small_config
 
 import cil_jax
-from cil_jax.app import launch
+from cil_jax.app import flags, launch
 from cil_jax.errors import UserError
 from cil_jax.settings.config import Config
 from cil_jax.storage import replicates
@@ -210,15 +210,15 @@ def test_the_command_runs_members_in_groups_and_says_whose_lines_are_whose(tmp_p
 
 
 @pytest.mark.parametrize(
-    ("flags", "said"),
+    ("words", "message"),
     [
         (["--parallel-members", "2"], "--parallel-members is for several runs: add --seeds"),
-        (["--seeds", "0,1", "--parallel-members", "0"], "it must be at least 1"),
+        (["--seeds", "0,1", "--parallel-members", "0"], "'0' is not an integer of at least 1"),
     ],
 )
-def test_members_at_once_that_make_no_sense_are_refused(flags, said, capsys, monkeypatch):
-    monkeypatch.setattr("sys.argv", ["icarl", *flags])
+def test_members_at_once_that_make_no_sense_are_refused(words, message, capsys, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["icarl", *words])
     with pytest.raises(SystemExit) as end:
         flags.main("icarl", "paper")
     assert end.value.code == flags.FAILED
-    assert said in capsys.readouterr().err
+    assert message in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""What a command computes on, chosen before JAX starts."""
+"""Chooses the accelerator of a command and prepares its process, before JAX starts."""
 
 import os
 import sys
@@ -21,16 +21,16 @@ TUNABLES = "GLIBC_TUNABLES"  # read when a process starts
 
 
 def start_accelerator(name: str, hosts: Config | None = None) -> None:
-    """Sets JAX up for a command; to be called before anything else touches a backend.
+    """Sets up JAX for a command: its accelerator, its options, its cache of compiled programs.
 
-    It uses the accelerator, and has the options that results depend on.
+    Call this before anything else uses a backend.
 
     Args:
       name: auto, cpu, gpu or tpu; auto leaves the choice to JAX.
-      hosts: the settings that say how several hosts meet, if they do.
+      hosts: the settings of a run that may use several hosts, or None.
 
     Raises:
-      UserError: if there is none of that kind, with what to install; or if the hosts don't meet.
+      UserError: if JAX finds no such accelerator, or can't connect the hosts.
     """
     import jax
 
@@ -43,7 +43,7 @@ def start_accelerator(name: str, hosts: Config | None = None) -> None:
     if name != "auto":
         jax.config.update("jax_platforms", PLATFORMS[name])
     if hosts and hosts.coordinator:
-        _meet(hosts)
+        _connect_hosts(hosts)
     try:
         jax.devices()
     except (RuntimeError, AssertionError) as error:
@@ -52,16 +52,17 @@ def start_accelerator(name: str, hosts: Config | None = None) -> None:
 
 
 def take_huge_pages(accelerator: str) -> None:
-    """Starts this command anew with huge pages, where Linux gives them to who asks for them.
+    """Restarts this command with huge pages, if Linux grants them on request.
 
-    An update of ResNet-32 writes to a gigabyte that XLA takes and gives back each time. In pages of
-    4 KiB, that is a tenth of its time on a CPU. glibc (2.35 or newer) asks for pages of 2 MiB if it
-    is told so before the process starts: so this one is replaced, under the same number. Nothing is
-    done in a program that is none of `experiments`, in one that reads from a pipe, which can be
-    read once only, or where the variable is set already.
+    An update of a ResNet-32 uses a gigabyte of memory that XLA allocates and frees each time. In
+    pages of 4 KiB, this takes a tenth of the time of an update on a CPU. glibc (2.35 or newer)
+    requests pages of 2 MiB if an environment variable is set when the process starts, so this
+    function sets it and replaces the process by a new one with the same id. It does nothing if the
+    program is not one of `experiments`, if an argument is a pipe, which can't be read twice, or if
+    the variable is already set.
 
     Args:
-      accelerator: as `start_accelerator` has it; nothing is done but for auto and cpu.
+      accelerator: auto, cpu, gpu or tpu; nothing is done for gpu and tpu.
     """
     if accelerator not in ("auto", "cpu"):
         return
@@ -77,8 +78,12 @@ def take_huge_pages(accelerator: str) -> None:
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
-def _meet(config: Config) -> None:
-    """Waits for the other processes of a run."""
+def _connect_hosts(config: Config) -> None:
+    """Waits for the other processes of a run and connects to them.
+
+    Raises:
+      UserError: if they can't be reached.
+    """
     import jax
 
     address = None if config.coordinator == "auto" else config.coordinator
@@ -87,6 +92,6 @@ def _meet(config: Config) -> None:
     except (RuntimeError, ValueError) as error:
         hint = ""
         if not address:
-            hint = "; no cluster was found: say --coordinator HOST:PORT, --num-processes and "
+            hint = "; no cluster was detected: set --coordinator HOST:PORT, --num-processes and "
             hint += "--process-id"
         raise UserError(f"can't join --coordinator {config.coordinator}: {error}{hint}") from error

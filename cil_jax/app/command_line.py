@@ -1,11 +1,11 @@
-"""From flags to settings, and error messages for people."""
+"""The flags of a command: parsing them, checking them, and reporting errors in one line."""
 
 import argparse
 import dataclasses
 import difflib
 import os
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -16,69 +16,71 @@ from cil_jax.settings.config import Config, flag, kind
 from cil_jax.storage.run_folder import RunFolder
 from cil_jax.training import signals
 
-FAILED = 2  # exit code for what the user can put right
+FAILED = 2  # exit code for errors that the user can fix
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser whose errors are one line."""
+    """A parser that raises UserError, with the nearest flag as a hint, and does not exit."""
 
     def error(self, message: str) -> NoReturn:
         _, _, unknown = message.partition("unrecognized arguments: ")
-        guess = difflib.get_close_matches(unknown.split(" ")[0], self._option_string_actions, n=1)
-        hint = f"did you mean {guess[0]}?" if guess else "see --help"
+        matches = difflib.get_close_matches(unknown.split(" ")[0], self._option_string_actions, n=1)
+        hint = f"did you mean {matches[0]}?" if matches else "see --help"
         raise UserError(f"{message}; {hint}")
 
 
 class _Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    """The module's text as it is written, and the default of each flag."""
+    """Shows the description with its line breaks, and appends the default of each flag."""
 
-    def _get_help_string(self, action):
+    def _get_help_string(self, action: argparse.Action) -> str | None:
         if action.default is None or "(default" in (action.help or ""):
             return action.help
         return super()._get_help_string(action)
 
 
 def main(method: str, default_preset: str, about: str | None = None) -> None:
-    """Reads the flags, runs the method, and exits.
+    """Parses the flags of an experiment, runs it, and exits.
 
     Args:
-      method: a key of `cil_jax.methods.METHODS`.
-      default_preset: which of the method's presets the flags are laid over.
-      about: the experiment's own text, shown by --help.
+      method: name of the method, a key of `cil_jax.methods.METHODS`.
+      default_preset: the preset to start from if neither --preset nor --config names one.
+      about: the description that --help shows.
     """
     leave(guarded(lambda: _from_flags(method, default_preset, about)))
 
 
 def leave(code: int) -> NoReturn:
-    """Ends the process."""
-    if code > 128:  # a signal's
-        os._exit(code)  # the compiler's threads may still run, and crash an orderly exit
+    """Ends the process with an exit code."""
+    if code > 128:  # a signal has stopped it
+        os._exit(code)  # threads of the compiler may still run, and would crash an orderly exit
     sys.exit(code)
 
 
 def guarded(action: Callable[[], None]) -> int:
-    """The exit code of an action, with a UserError said in one line, or one for each thing.
+    """Runs an action, prints its errors for the user, and returns the exit code.
 
-    Output that cannot be shown stops no action; see `cil_jax.app.output`. Where it is all that the
-    action is for, and was not cut off by a closed pipe, the code says that it failed.
+    A UserError is printed in one line, or in one line for each of its problems. Output that can't
+    be written does not stop the action; see `cil_jax.app.output`. It only makes the exit code
+    `FAILED`, if output is all that the action produces and the cause is not a closed pipe.
     """
-    with output.kept_going() as shown:
+    with output.kept_going() as stdout:
         code = _code_of(action)
-        shown.flush()
-        failure = shown.failure if shown.matters else None
+        stdout.flush()
+        failure = stdout.failure if stdout.matters else None
         if code == 0 and failure and not isinstance(failure, BrokenPipeError):
             return _failed([f"can't write to the standard output: {failure.strerror}"])
     return code
 
 
 def _code_of(action: Callable[[], None]) -> int:
+    """Runs an action and returns its exit code; prints what has stopped it."""
     try:
         with signals.raised():
             action()
     except UserError as error:
         return _failed(error.lines)
     except OSError as error:
-        if error.filename is None:  # it is about no file, and nothing that a user can put right
+        if error.filename is None:  # not about a file, so nothing that the user can fix
             raise
         return _failed([f"{error.filename}: {error.strerror}"])
     except KeyboardInterrupt as stop:
@@ -90,21 +92,21 @@ def _code_of(action: Callable[[], None]) -> int:
 
 
 def _failed(lines: Iterable[str]) -> int:
-    """Says what is wrong. Returns the exit code."""
+    """Prints an error, given as lines, and returns the exit code."""
     print("error: " + "\n  ".join(" ".join(line.split()) for line in lines), file=sys.stderr)
     return FAILED
 
 
 def warn(text: str) -> None:
-    """Says what the user should know and what stops nothing."""
+    """Prints a warning."""
     print(f"warning: {text}", file=sys.stderr)
 
 
 def check_writable(*files: str | None) -> None:
-    """Refuses files that can't be written, rather before the work than after it.
+    """Checks before the work that the files to write have a folder; None and "" are skipped.
 
     Raises:
-      UserError: which has no folder to lie in.
+      UserError: which file can't be written.
     """
     for file in filter(None, files):
         if not Path(file).parent.is_dir():
@@ -117,45 +119,53 @@ def command_parser(
     name: str,
     about: str | None,
     formatter_class: Any = argparse.RawDescriptionHelpFormatter,
-    **more: Any,
+    **options: Any,
 ) -> Parser:
-    """The parser of `python -m experiments.NAME`; `about` is shown as it is written."""
+    """Returns a parser for the flags of `python -m experiments.NAME`.
+
+    Args:
+      name: of the experiment.
+      about: the description that --help shows.
+      formatter_class: formats the help.
+      **options: further arguments of `argparse.ArgumentParser`.
+    """
     return Parser(
         prog=f"python -m experiments.{name}",
         description=about,
         formatter_class=formatter_class,
         allow_abbrev=False,
-        **more,
+        **options,
     )
 
 
 def add_member_flags(parser: argparse.ArgumentParser) -> None:
-    """--seeds, --orders and --parallel-members."""
+    """Adds --seeds, --orders and --parallel-members, which train a group of runs."""
     parser.add_argument(
         "--seeds",
         type=_seeds,
         metavar="N,N,...",
-        help="several runs, one for each of these seeds of weights and data; those that are done "
-        "are not run again, those that were interrupted go on",
+        help="train a group of runs (its members), one per value of --seed; members that are done "
+        "are skipped, and interrupted ones are resumed",
     )
     parser.add_argument(
         "--orders",
         type=int,
         metavar="N",
-        help="several runs, with N class orders from --order-seed on; with --seeds, each with each",
+        help="train a group of runs (its members), one per class order, with N consecutive seeds "
+        "from --order-seed on; with --seeds, every combination",
     )
     parser.add_argument(
         "--parallel-members",
         type=_count,
         metavar="N",
-        help="train N of these runs in one program, each as it would be trained alone (default: "
-        "1); several devices have a share of the runs each, where N is a multiple of them, and "
-        "else of every batch",
+        help="train N members of the group at a time in one program, each with the result that it "
+        "has alone (default: 1); several devices share the members if N is a multiple of their "
+        "number, and otherwise share each batch",
     )
 
 
 def check_several(n_at_once: int | None, is_several: bool) -> None:
-    """Refuses --parallel-members where there is one run.
+    """Checks that --parallel-members, if given, comes with several runs.
 
     Raises:
       UserError: which flag is missing.
@@ -166,18 +176,19 @@ def check_several(n_at_once: int | None, is_several: bool) -> None:
 
 def _seeds(text: str) -> list[int]:
     try:
-        return list(dict.fromkeys(int(word) for word in text.split(",")))  # each seed once
+        return list(dict.fromkeys(int(word) for word in text.split(",")))  # without repetitions
     except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is no list such as 0,1,2") from None
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list such as 0,1,2") from None
 
 
 def _count(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"it is {text}; it must be at least 1")
+        raise argparse.ArgumentTypeError(f"{text!r} is not an integer of at least 1")
     return int(text)
 
 
 def _from_flags(method: str, default_preset: str, about: str | None) -> None:
+    """Parses the command line of an experiment and does what it asks for."""
     parser = make_parser(method, default_preset, about)
     given = vars(parser.parse_args())
     seeds, n_orders = given.pop("seeds", None), given.pop("orders", None)
@@ -185,84 +196,118 @@ def _from_flags(method: str, default_preset: str, about: str | None) -> None:
     is_single = seeds is None and n_orders is None
     check_several(n_at_once, not is_single)
     if given.get("resume") and not is_single:
-        raise UserError("--resume is for a single run: --seeds and --orders go on by themselves")
+        raise UserError(
+            "--resume is for a single run: leave it out, as --seeds and --orders resume "
+            "interrupted members by themselves"
+        )
     file, only_print = given.pop("config", None), given.pop("print_config", False)
-    laid = layers(method, default_preset, given, file)
-    config = loading.config_of(laid)
+    setting_layers = layers(method, default_preset, given, file)
+    config = loading.config_of(setting_layers)
     if only_print:
-        print(loading.commented(laid), end="")
-        return None
+        print(loading.commented(setting_layers), end="")
+        return
     check_effect(config, given)
     if is_single:
-        return launch.run_command(config)
-    launch.run_members(config, seeds, n_orders, n_at_once or 1)
+        launch.run_command(config)
+    else:
+        launch.run_members(config, seeds, n_orders, n_at_once or 1)
 
 
 def settings(
     method: str, default_preset: str, given: dict[str, Any], file: str | None = None
 ) -> Config:
-    """The settings that flags make; see `layers`."""
+    """Returns the settings that flags result in; for the arguments see `layers`."""
     return loading.config_of(layers(method, default_preset, given, file))
 
 
 def layers(
     method: str, default_preset: str, given: dict[str, Any], file: str | None = None
 ) -> loading.Layers:
-    """What the settings are made of: the preset, the file over it, the flags over both.
+    """Returns the layers of settings, in which later ones override earlier ones.
+
+    These are the defaults, the preset, the file and the flags. With --resume, the settings of the
+    run take the place of the defaults and the preset, so that you need not repeat them; those that
+    a file or a flag repeats must agree.
 
     Args:
-      method: a key of `cil_jax.methods.METHODS`.
-      default_preset: where neither --preset nor the file names one.
-      given: the fields of Config that flags said.
-      file: of --config.
-
-    With --resume the run's own settings take the preset's place, so that nothing need be said
-    twice; what is said, in a file or by a flag, must agree.
+      method: name of the method, a key of `cil_jax.methods.METHODS`.
+      default_preset: the preset to start from if neither --preset nor the file names one.
+      given: values by flag, under the names of the fields of Config.
+      file: value of --config.
 
     Raises:
-      UserError: if a flag or a value makes no sense, or they contradict each other.
+      UserError: if a value is not allowed, or settings contradict each other.
     """
-    from_file = loading.read(file) if file else {}
-    if from_file.get("method", method) != method:
-        other = from_file["method"]
+    file_settings = loading.read(file) if file else {}
+    if file_settings.get("method", method) != method:
+        other = file_settings["method"]
         raise UserError(f"{file} is for {other}, not for {method}: python -m experiments.{other}")
-    named, asked = from_file.get("preset"), given.get("preset")
-    if named and named not in (known := loading.presets(method)):
-        raise UserError(f"{file}: unknown preset {named!r} of {method}{nearest_name(named, known)}")
-    if None not in (named, asked) and named != asked:
-        raise UserError(f"{file} is laid over preset {named!r}: leave out --preset {asked}")
-    name = next(x for x in (asked, named, default_preset) if x is not None)
-    of_file = {str(file): from_file} if file else {}
-    laid = {
-        "default": {"method": method, "preset": name},
-        # A run that was made from Python may have none.
-        f"preset {method}/{name}": loading.preset_values(method, name) if name else {},
-        **{file: loading.over(values) for file, values in of_file.items()},
+    preset = _preset_name(method, default_preset, given.get("preset"), file_settings, file)
+    file_layers = {str(file): file_settings} if file else {}
+    all_layers = {
+        "default": {"method": method, "preset": preset},
+        # A run that was started from Python may have no preset.
+        f"preset {method}/{preset}": loading.preset_values(method, preset) if preset else {},
+        **{name: loading.over(values) for name, values in file_layers.items()},
         "flag": loading.over(given),
     }
-    config = loading.config_of(laid)
+    config = loading.config_of(all_layers)
     if not config.resume:
-        return laid
-    run = RunFolder(config.folder())
-    if run.members():
-        raise UserError(
-            f"{run.path} holds the runs of several members: they go on with the --seeds or "
-            "--orders that made them, without --resume"
-        )
-    if not run.holds_a_run:
-        raise UserError(f"{run.path} holds no run: leave out --resume to start one")
+        return all_layers
+    run = _run_to_resume(config)
     stored = saved_settings(config.folder())
     if stored.method != method:
         raise UserError(f"can't resume {run.path}: it is a run of {stored.method}")
-    return {str(run.config_file): vars(stored), **of_file, "flag": given}
+    return {str(run.config_file): vars(stored), **file_layers, "flag": given}
+
+
+def _preset_name(
+    method: str,
+    default_preset: str,
+    flag_preset: str | None,
+    file_settings: dict[str, Any],
+    file: str | None,
+) -> str:
+    """Returns the name of the preset to start from.
+
+    Raises:
+      UserError: if the file names an unknown preset, or not the one that the flag names.
+    """
+    file_preset = file_settings.get("preset")
+    if file_preset and file_preset not in (known := loading.presets(method)):
+        hint = nearest_name(file_preset, known)
+        raise UserError(f"{file}: unknown preset {file_preset!r} of {method}{hint}")
+    if None not in (file_preset, flag_preset) and file_preset != flag_preset:
+        raise UserError(
+            f"{file} starts from preset {file_preset!r}: leave out --preset {flag_preset}"
+        )
+    names = (flag_preset, file_preset, default_preset)
+    return next(name for name in names if name is not None)
+
+
+def _run_to_resume(config: Config) -> RunFolder:
+    """Returns the folder of the run that --resume continues.
+
+    Raises:
+      UserError: if it holds no run, or a group of runs.
+    """
+    run = RunFolder(config.folder())
+    if run.members():
+        raise UserError(
+            f"{run.path} holds a group of several members, not a single run: to continue it, "
+            "repeat its --seeds or --orders and leave out --resume"
+        )
+    if not run.holds_a_run:
+        raise UserError(f"{run.path} holds no run: leave out --resume to start one")
+    return run
 
 
 def check_effect(config: Config, given: Iterable[str]) -> None:
-    """Refuses what was asked for and would change nothing.
+    """Checks that every given flag has an effect.
 
     Args:
       config: the settings of a run.
-      given: the fields of them that flags said.
+      given: names of the fields that flags have set.
 
     Raises:
       UserError: which flag has no effect.
@@ -279,7 +324,11 @@ def check_effect(config: Config, given: Iterable[str]) -> None:
 
 
 def saved_settings(folder: str, **given: Any) -> Config:
-    """The settings of a run, with others laid over them.
+    """Returns the settings of a run.
+
+    Args:
+      folder: the run folder.
+      **given: settings that override those of the run.
 
     Raises:
       UserError: if there is no run, or its settings can't be read.
@@ -290,7 +339,10 @@ def saved_settings(folder: str, **given: Any) -> Config:
 
 
 def make_parser(method: str, default_preset: str, about: str | None = None) -> Parser:
-    """The parser of an experiment's flags, made from the fields of Config."""
+    """Returns a parser for the flags of an experiment, which has a flag for each field of Config.
+
+    For the arguments see `main`.
+    """
     defaults = loading.preset(method, default_preset)
     parser = command_parser(
         method, about, formatter_class=_Help, argument_default=argparse.SUPPRESS
@@ -298,18 +350,19 @@ def make_parser(method: str, default_preset: str, about: str | None = None) -> P
     parser.add_argument(
         "--preset",
         choices=loading.presets(method),
-        help=f"recipe that all else is laid over (default: --config's, else {default_preset})",
+        help="recipe to start from; --config and the other flags override its settings (default: "
+        f"that of --config, or else {default_preset})",
     )
     parser.add_argument(
         "--config",
         metavar="FILE",
-        help="YAML file of settings under their flags' names, laid over the preset and under the "
-        "flags; config.yaml of any run is one, and repeats it",
+        help="YAML file of settings, named like the flags; they override the preset, and flags "
+        "override them. The config.yaml of a run repeats that run",
     )
     parser.add_argument(
         "--print-config",
         action="store_true",
-        help="print the settings that come of it, each with where it comes from, and run nothing",
+        help="print the resulting settings, and where each comes from, without running anything",
     )
     add_member_flags(parser)
     groups: dict[str, Any] = {}
@@ -321,39 +374,54 @@ def make_parser(method: str, default_preset: str, about: str | None = None) -> P
             groups[group] = parser.add_argument_group(group)
         default = getattr(defaults, field.name)
         if default not in (None, ""):
-            shown = " ".join(map(str, default)) if isinstance(default, tuple) else default
-            # What the help itself says is of a preset that leaves the setting open.
-            help = f"{help.partition(' (default: ')[0]} (default: {shown})"
+            words = " ".join(map(str, default)) if isinstance(default, tuple) else default
+            # The default in the help of a field is for presets that do not set the field.
+            help = f"{help.partition(' (default: ')[0]} (default: {words})"
         groups[group].add_argument(
-            flag(field.name), dest=field.name, help=help.replace("%", "%%"), **_reading(field)
+            flag(field.name), dest=field.name, help=help.replace("%", "%%"), **_parsing_of(field)
         )
     return parser
 
 
-def _reading(field: dataclasses.Field) -> dict[str, Any]:
-    """How argparse reads a field's flag."""
+def _parsing_of(field: dataclasses.Field[Any]) -> dict[str, Any]:
+    """Returns the arguments of `add_argument` that say how the flag of a field is parsed."""
     if field.metadata.get("choices"):
         return {"choices": field.metadata["choices"]}
-    of = kind(field)
-    if of is bool:
+    value_type = kind(field)
+    if value_type is bool:
         return {"action": argparse.BooleanOptionalAction if field.default else "store_true"}
     if field.metadata.get("several"):
         return {"metavar": field.metadata["metavar"], "action": _Joined}
-    if of is tuple:
+    if value_type is tuple:
         return {"type": float, "nargs": "+", "metavar": "X", "action": _Tuple}
-    metavar = field.metadata.get("metavar", {int: "N", float: "X", str: "NAME"}[of])
-    return {"type": of, "metavar": metavar}
+    metavar = field.metadata.get("metavar", {int: "N", float: "X", str: "NAME"}[value_type])
+    return {"type": value_type, "metavar": metavar}
 
 
 class _Tuple(argparse.Action):
-    def __call__(self, parser, namespace, values, option_string=None):
-        setattr(namespace, self.dest, tuple(values))
+    """Stores the values of a flag as a tuple."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: str | Sequence[Any] | None,
+        option_string: str | None = None,
+    ) -> None:
+        setattr(namespace, self.dest, tuple(values or ()))
 
 
 class _Joined(argparse.Action):
-    """Names with commas between them, over all times that the flag is said."""
+    """Joins names with commas; the flag may be repeated."""
 
-    def __call__(self, parser, namespace, values, option_string=None):
-        before = getattr(namespace, self.dest, "").split(",")
-        names = dict.fromkeys(filter(None, [*before, *values.replace(" ", "").split(",")]))
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: str | Sequence[Any] | None,
+        option_string: str | None = None,
+    ) -> None:
+        earlier = getattr(namespace, self.dest, "").split(",")
+        added = str(values).replace(" ", "").split(",")
+        names = dict.fromkeys(filter(None, [*earlier, *added]))
         setattr(namespace, self.dest, ",".join(names))

@@ -1,10 +1,11 @@
-"""What a command prints, and what happens where that cannot be shown.
+"""The output of a command, and how the command survives if the output can't be written.
 
-A pipe is closed (`... | head -3`), a terminal goes away, a disk is full: the command goes on
-without a word, so that a run is trained and saved to its end.
+If a pipe is closed (`... | head -3`), a terminal is closed or a disk is full, the command continues
+silently, so that a run is trained and saved to its end.
 """
 
 import contextlib
+import io
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -12,21 +13,21 @@ from typing import Any, TextIO
 
 
 class Stream:
-    """Stands in for sys.stdout or sys.stderr: writing to it never raises an OSError.
+    """Replaces sys.stdout or sys.stderr: writing to it never raises an OSError.
 
-    From the first failure on, everything is dropped. A character that the encoding lacks is written
+    After the first failure, all output is dropped. A character that the encoding lacks is written
     as an escape, such as \\u2603.
 
     Attributes:
-      failure: the first error of the stream behind it, or None.
-      matters: whether the command fails if this stream does.
+      failure: the first error of the underlying stream, or None.
+      matters: whether the command fails if this stream fails.
     """
 
     def __init__(self, stream: TextIO):
         self._stream = stream
         self.failure: OSError | None = None
         self.matters = True
-        if hasattr(stream, "reconfigure"):  # pytest's streams may be without
+        if isinstance(stream, io.TextIOWrapper):  # streams of pytest may be of another type
             stream.reconfigure(errors="backslashreplace")
 
     def write(self, text: str) -> int:
@@ -41,7 +42,7 @@ class Stream:
             action(*arguments)
         except OSError as error:
             self.failure = self.failure or error
-            # Python writes what is still buffered when it exits, and must not fail then.
+            # Python flushes its buffer at exit, which must not fail.
             with contextlib.suppress(OSError), open(os.devnull, "wb") as nowhere:
                 os.dup2(nowhere.fileno(), self._stream.fileno())
 
@@ -51,9 +52,9 @@ class Stream:
 
 @contextlib.contextmanager
 def kept_going() -> Iterator[Stream]:
-    """A context in which sys.stdout and sys.stderr are such streams; the former is given."""
+    """A context in which sys.stdout and sys.stderr are each a `Stream`; yields that of stdout."""
     before = sys.stdout, sys.stderr
-    with open(os.devnull, "w") as nowhere:  # for a stream that was closed from the start
+    with open(os.devnull, "w") as nowhere:  # for a stream that was closed at the start
         streams = [Stream(stream or nowhere) for stream in before]
         sys.stdout, sys.stderr = streams
         try:
@@ -65,11 +66,11 @@ def kept_going() -> Iterator[Stream]:
 
 
 def need_not_be_shown() -> None:
-    """Says that this command does not fail if its output does: what it makes are files."""
+    """Declares that the command, as it writes files, succeeds even if its output can't be shown."""
     if isinstance(sys.stdout, Stream):
         sys.stdout.matters = False
 
 
 def is_lost() -> bool:
-    """Whether nobody sees what is printed any more."""
+    """Returns whether the standard output has failed, so that nobody sees what is printed."""
     return isinstance(sys.stdout, Stream) and sys.stdout.failure is not None

@@ -1,7 +1,7 @@
-"""Compiled programs that are kept on disk, so that a second process starts in seconds.
+"""The cache of compiled programs on disk, which lets a second process start in seconds.
 
-JAX keeps them. What it can't read it compiles at every start, with a warning for each program, and
-never replaces; here it is removed, once, and said in one line.
+JAX writes and reads the programs. It compiles a program that it can't read again at every start,
+warns of each, and never replaces it. This module removes such programs and warns once.
 """
 
 import contextlib
@@ -13,15 +13,15 @@ from typing import Any
 
 import jax
 
-_told: set[str] = set()  # what this process has warned of
+_told: set[str] = set()  # the problems that this process has warned of
 
 
 def keep_in(folder: Path | None) -> None:
-    """Has JAX keep programs, for this whole process.
+    """Makes JAX cache compiled programs in a folder, for the whole process.
 
     Args:
-      folder: where, unless JAX's own environment variable names another; None for nowhere. Where
-        it can't be made, nothing is kept.
+      folder: the cache; JAX's own environment variable takes precedence. Nothing is cached if it
+        is None or can't be created.
     """
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         with contextlib.suppress(OSError):
@@ -33,32 +33,33 @@ def keep_in(folder: Path | None) -> None:
     _replace_unreadable()
 
 
-@functools.cache  # once a process
+@functools.cache  # once per process
 def _replace_unreadable() -> None:
-    # JAX has no public place for this: it catches what these two raise and warns of it.
+    """Wraps the functions with which JAX reads and writes a program."""
+    # JAX has no public hook for this. It catches what the two functions raise, and warns.
     try:
         from jax._src import compilation_cache
 
         read = compilation_cache.get_executable_and_time
         write = compilation_cache.put_executable_and_time
-    except (ImportError, AttributeError):  # a JAX that does it otherwise: its warnings remain
+    except (ImportError, AttributeError):  # another version of JAX, whose warnings remain
         return
 
-    def get(key: str, *arguments: Any, **more: Any) -> tuple[Any, int | None]:
+    def get(key: str, *arguments: Any, **named: Any) -> tuple[Any, int | None]:
         try:
-            return read(key, *arguments, **more)
+            return read(key, *arguments, **named)
         except Exception as error:
-            if not isinstance(error, OSError):  # such as that it is another user's
+            if not isinstance(error, OSError):  # for example if it belongs to another user
                 with contextlib.suppress(OSError):
                     (_folder() / f"{key}-cache").unlink()
             _warn("can't be read and is compiled again", error)
             return None, None
 
-    def put(*arguments: Any, **more: Any) -> None:
+    def put(*arguments: Any, **named: Any) -> None:
         try:
-            write(*arguments, **more)
+            write(*arguments, **named)
         except Exception as error:
-            _warn("can't be kept and is compiled at the next start, too", error)
+            _warn("can't be saved and will be compiled again at the next start", error)
 
     compilation_cache.get_executable_and_time = get
     compilation_cache.put_executable_and_time = put
@@ -68,12 +69,13 @@ def _folder() -> Path:
     return Path(jax.config.jax_compilation_cache_dir)
 
 
-def _warn(what: str, error: Exception) -> None:
-    """Says what is wrong with one program, and of the first alone."""
-    if what not in _told:
-        _told.add(what)
+def _warn(problem: str, error: Exception) -> None:
+    """Prints a problem of a program, unless another program had the same."""
+    if problem not in _told:
+        _told.add(problem)
         reason = " ".join(str(error).split())
         print(
-            f"warning: a compiled program in {_folder()} {what}, as others may be: {reason}",
+            f"warning: a compiled program in {_folder()} {problem}: {reason} (this is not repeated "
+            "for other programs)",
             file=sys.stderr,
         )

@@ -1,4 +1,4 @@
-"""What a run computes on: its name, and how much memory it took."""
+"""The machine of a run: its processor and devices, memory in use, and time without compiling."""
 
 import functools
 import os
@@ -12,10 +12,10 @@ import jax
 
 
 def describe() -> dict[str, Any]:
-    """The CPU's model, cores that this process may use, the device, and the load.
+    """Returns the model of the CPU, the cores that this process may use, the devices and the load.
 
-    `load` is the mean number of processes that wanted to run in the last minute, this one
-    included; None where the system does not say.
+    `load` is the mean number of processes that were ready to run during the last minute, including
+    this one; None if the system does not tell.
     """
     device = jax.devices()[0]
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
@@ -30,9 +30,10 @@ def describe() -> dict[str, Any]:
 
 
 def peak_memory() -> int | None:
-    """The most bytes in use at once since the process began, None where it is not known.
+    """Returns the peak of bytes in use since the process began; None if it is not known.
 
-    Of the fullest device's memory; where the CPU computes, of the process, libraries included.
+    On an accelerator, it is the memory of the device with the highest peak; on the CPU, that of the
+    process including its libraries.
     """
     peaks = _of_devices("peak_bytes_in_use")
     if peaks or jax.default_backend() != "cpu":
@@ -46,20 +47,20 @@ def peak_memory() -> int | None:
 
 
 def memory_in_use() -> int | None:
-    """Bytes in use now, None where it is not known; whose, see `peak_memory`."""
+    """Returns the bytes in use now, of the memory that `peak_memory` describes."""
     used = _of_devices("bytes_in_use")
     if used or jax.default_backend() != "cpu":
         return max(used, default=None)
-    statistics = Path("/proc/self/statm")  # in pages, the second number those in memory
+    statistics = Path("/proc/self/statm")  # in pages; the second number counts those in memory
     if not statistics.exists():
         return None
     return int(statistics.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def _of_devices(name: str) -> list[int]:
-    """A number of the devices' memory statistics, of those devices that have it."""
-    stats = [device.memory_stats() for device in jax.local_devices()]
-    return [one[name] for one in stats if one and name in one]
+    """Returns an entry of the memory statistics of each local device that reports it."""
+    statistics = [device.memory_stats() for device in jax.local_devices()]
+    return [of_device[name] for of_device in statistics if of_device and name in of_device]
 
 
 COMPILING = (
@@ -69,21 +70,21 @@ COMPILING = (
 
 
 def working_time() -> float:
-    """Seconds that go by while nothing is compiled, from the first call on."""
-    return time.perf_counter() - sum(_compiling())
+    """Returns a clock in seconds that stands still during compilations after the first call."""
+    return time.perf_counter() - sum(_compilation_seconds())
 
 
 @functools.cache
-def _compiling() -> list[float]:
-    """Seconds of each compilation from now on."""
-    found: list[float] = []
+def _compilation_seconds() -> list[float]:
+    """Returns a list that grows by the seconds of each compilation from now on."""
+    all_seconds: list[float] = []
 
-    def note(event: str, seconds: float, **_: Any) -> None:
+    def note(event: str, duration_secs: float, **_: Any) -> None:
         if event in COMPILING:
-            found.append(seconds)
+            all_seconds.append(duration_secs)
 
     jax.monitoring.register_event_duration_secs_listener(note)
-    return found
+    return all_seconds
 
 
 def _cpu() -> str:

@@ -1,4 +1,4 @@
-"""The versions that a result may depend on."""
+"""The versions of Python and of the packages that results may depend on."""
 
 import platform
 from importlib import metadata
@@ -9,7 +9,7 @@ PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
 def versions() -> dict[str, str]:
-    """Of Python and the packages that a result may depend on."""
+    """Returns the versions by name, with "python"; "not installed" for a missing package."""
     found = {"python": platform.python_version(), "cil_jax": cil_jax.__version__}
     for name in PACKAGES:
         try:

@@ -1,17 +1,18 @@
-"""What a person at a terminal sees of a run: how it stands while it trains, a row after each task.
+"""Shows a run on the terminal: its progress while it trains, and a table row after each task.
 
-Where the output is no terminal, one line an epoch takes the place of the bar.
+If the output is not a terminal, one line per epoch replaces the progress display.
 """
 
 import datetime
 import time
 from collections.abc import Iterable, Mapping
+from types import TracebackType
 from typing import Any
 
 import jax
 import numpy as np
 from rich.console import Console, ConsoleOptions, RenderResult
-from rich.progress import Progress, ProgressColumn, Task
+from rich.progress import Progress, ProgressColumn, Task, TaskID
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
@@ -24,20 +25,20 @@ from cil_jax.training.build import data_seed, schedule_of
 from cil_jax.training.callbacks import Callback, Position, RunView
 from cil_jax.training.outcome import changed
 
-NARROWEST_BAR = 8
-NARROWEST_COLUMN = 9
+NARROWEST_BAR = 8  # characters
+NARROWEST_COLUMN = 9  # characters
 FACT_LINES = 2
 
 
 class Standing:
-    """How a run stands, in up to three lines that fit whatever width there is.
+    """The progress of a run, in up to three lines that fit the width of the terminal.
 
     Args:
-      place: where it is; always shown.
-      left: how long it will take, from the longest way to say it to the shortest; the first that
-        fits is shown after the bar.
-      facts: texts, the least important last; those that do not fit are left out.
-      share: how much of the run is done, 0..1.
+      place: the position of the run; always shown.
+      left: versions of the text on the time left, from the longest to the shortest; the first that
+        fits is shown after the progress bar.
+      facts: texts, the most important first; those that do not fit are left out.
+      share: the fraction of the run that is done, 0..1.
     """
 
     def __init__(self, place: str, left: list[str], facts: list[str], share: float):
@@ -53,27 +54,27 @@ class Standing:
         yield line
         lines = [""] * FACT_LINES
         for fact in self.facts:
-            for number, shown in enumerate(lines):
-                longer = f"{shown}  {fact}" if shown else fact
+            for index, text in enumerate(lines):
+                longer = f"{text}  {fact}" if text else fact
                 if len(longer) <= width:
-                    lines[number] = longer
+                    lines[index] = longer
                     break
         yield Text("\n".join(filter(None, lines)), style="dim", no_wrap=True)
 
 
 class _Column(ProgressColumn):
-    """The only column: it has the whole width."""
+    """The only column of the display, which takes the whole width."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self._table_column = None
 
-    def render(self, task: Task) -> Any:
+    def render(self, task: Task) -> Standing:
         return task.fields["standing"]
 
 
 def progress(console: Console) -> Progress:
-    """The live display, of one run or of several beside each other."""
+    """Returns the live display of one run, or of several runs below each other."""
     return Progress(
         _Column(),
         console=console,
@@ -85,40 +86,75 @@ def progress(console: Console) -> Progress:
 
 
 class Terminal(Callback):
-    """Shows a run on a console. Use as a context, so that the bar is taken down.
+    """Shows a run on a console. Use as a context, which removes the progress display at its end.
 
     Args:
-      console: where to.
-      name: what each line begins with, where several runs share the console.
-      live: the display that they share, taken down by whoever made it (default: one of its own).
+      console: where to show it.
+      name: of the run, to start each line with if several runs share the console.
+      live: the display that the runs share; its creator starts and removes it (default: a display
+        of its own).
     """
 
     def __init__(self, console: Console, name: str = "", live: Progress | None = None):
         self._console, self._name = console, f"{name}  " if name else ""
         self._live, self._is_own = live or progress(console), live is None
         self._started = time.perf_counter()
-        self._bar, self._last = None, ""
+        self._bar: TaskID | None = None
+        self._last = ""  # the result of the last evaluation, as a text
 
-    def __enter__(self):
+    def __enter__(self) -> "Terminal":
         if self._is_own:
             self._live.start()
         return self
 
-    def __exit__(self, *_):
+    def __exit__(
+        self,
+        error_type: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
         if self._is_own:
             self._live.stop()
 
     def say(self, text: str) -> None:
-        """A line that stays."""
+        """Prints a line above the progress display."""
         self._console.print(
             self._name + text, highlight=False, markup=False, emoji=False, soft_wrap=True
         )
 
     def started(self, run: RunView, learner: Learner) -> None:
-        config, scenario = run.config, run.scenario
-        sizes = scenario.task_sizes
-        device = jax.devices()[0].device_kind
-        n_devices = f"{run.mesh.size} x " if run.mesh else ""
+        sizes = run.scenario.task_sizes
+        epochs = [schedule_of(run.config, t).epochs for t in range(len(sizes))]
+        self._describe(run, epochs)
+        task, epoch, step = int(learner.task), int(learner.epoch), int(learner.step)
+        if len(sizes) == 1:
+            self.say("there is only one task, so nothing to forget: --task-size makes more")
+        if task == len(sizes):
+            self.say("this run is complete")
+            return
+        if task or epoch or step:
+            within = f" and step {step}" if step else ""
+            self.say(f"continuing in task {task + 1} after epoch {epoch}{within}")
+        self._epochs, self._n_tasks = epochs, len(sizes)
+        n_updates = [run.n_updates(t) for t in range(len(sizes))]
+        n_seen = np.cumsum(sizes).tolist()
+        self._time_left = TimeLeft(n_updates, epochs, n_seen, machine.working_time)
+        self._time_left.begin(task, epoch, step)
+        headline = run.engine.method.headline
+        scores = run.history["scores"][headline]
+        self._note_last(headline, scores[-1]["seen_accuracy"] if scores else None)
+        trains = epoch < epochs[task]
+        self._show(self._place(task, epoch) if trains else self._evaluating(task), ["compiling"])
+        self._print_header(run)
+
+    def _describe(self, run: RunView, epochs: list[int]) -> None:
+        """Prints the method, the scenario, the training and the folder of a run.
+
+        Args:
+          run: the run.
+          epochs: number of epochs of each task.
+        """
+        config, sizes = run.config, run.scenario.task_sizes
         order = f"seeded {config.order_seed}" if config.order == "seeded" else config.order
         seed = seeds({"seeds": {"init": config.seed, "data": data_seed(config)}})
         name = {"method": config.method, "preset": config.preset, "changed": changed(config)}
@@ -126,34 +162,24 @@ class Terminal(Callback):
             f"{run_name(name)} on {config.dataset}: {sum(sizes)} classes in {len(sizes)} "
             f"task{'s'[: len(sizes) - 1]} ({', '.join(map(str, sizes))}), order {order}{seed}"
         )
-        epochs = [schedule_of(config, t).epochs for t in range(len(sizes))]
         later = f", then {epochs[1]}" if len(sizes) > 1 and epochs[1] != epochs[0] else ""
         plural = "s" if max(epochs) > 1 else ""
+        n_devices = f"{run.mesh.size} x " if run.mesh else ""
         self.say(
-            f"{config.backbone}, {epochs[0]} epoch{plural} a task{later}, on {n_devices}{device}"
+            f"{config.backbone}, {epochs[0]} epoch{plural} a task{later}, on {n_devices}"
+            f"{jax.devices()[0].device_kind}"
         )
         self.say(f"run folder: {run.folder.path}")
-        task, epoch, step = int(learner.task), int(learner.epoch), int(learner.step)
-        if len(sizes) == 1:
-            self.say("one task only, so nothing to forget: --task-size makes more")
-        if task == len(sizes):
-            self.say("this run is complete")
-            return
-        if task or epoch or step:
-            within = f", step {step} of the next" if step else ""
-            self.say(f"continuing in task {task + 1} after epoch {epoch}{within}")
-        n_updates = [run.n_updates(t) for t in range(len(sizes))]
-        self._epochs, self._n_tasks = epochs, len(sizes)
-        n_seen = np.cumsum(sizes).tolist()
-        self._time_left = TimeLeft(n_updates, epochs, n_seen, machine.working_time)
-        self._time_left.begin(task, epoch, step)
-        scores = run.history["scores"][run.engine.method.headline]
-        self._note_last(run, scores[-1]["seen_accuracy"] if scores else None)
-        trains = epoch < epochs[task]
-        self._show(self._place(task, epoch) if trains else self._evaluating(task), ["compiling"])
-        # Of all classes seen by each classifier, then of new and of old ones by the method's own.
-        own = run.engine.method.headline
-        names = [*map(classifier_name, run.evaluation.classifiers), f"{own}: new", f"{own}: old"]
+
+    def _print_header(self, run: RunView) -> None:
+        """Prints the header of the table, and notes the widths of its columns.
+
+        The columns are the accuracy of each classifier on all classes seen, and that of the
+        method's own classifier on new and on old classes.
+        """
+        headline = run.engine.method.headline
+        classifiers = map(classifier_name, run.evaluation.classifiers)
+        names = [*classifiers, f"{headline}: new", f"{headline}: old"]
         self._widths = [max(NARROWEST_COLUMN, len(name) + 2) for name in names]
         self.say(f" task  seen{self._row(names)}     time")
 
@@ -185,7 +211,8 @@ class Terminal(Callback):
         train, test = percent(line["train_accuracy"]), percent(line["test_accuracy"])
         self.say(
             f"{self._place(task, epoch)}  loss {line['train_loss']:.4f}{_parts(line['parts'])}  "
-            f"rate {line['rate']:.3g}  new classes by linear: train {train}, test {test}  "
+            f"rate {line['rate']:.3g}  "
+            f"accuracy on new classes (linear): train {train}, test {test}  "
             f"{line['images_per_second']:,.0f} images/s  "
             f"{size_of(machine.memory_in_use())}  {self._elapsed()}, "
             f"left: task {of_task}, run {of_run}"
@@ -193,15 +220,16 @@ class Terminal(Callback):
 
     def task_done(self, run: RunView, line: dict[str, Any]) -> None:
         self._time_left.task_done(line["task"])
-        name = run.engine.method.headline
-        self._note_last(run, line["seen_accuracy"][name])
-        *of_old, own = line["task_accuracy"][name]
-        n_images = np.diff(run.evaluation.bounds)[: len(of_old)]
-        old = float(np.average(of_old, weights=n_images)) if of_old else None
-        row = self._row(map(percent, [*line["seen_accuracy"].values(), own, old]))
+        headline = run.engine.method.headline
+        self._note_last(headline, line["seen_accuracy"][headline])
+        *of_old_tasks, new = line["task_accuracy"][headline]
+        n_images = np.diff(run.evaluation.bounds)[: len(of_old_tasks)]
+        old = float(np.average(of_old_tasks, weights=n_images)) if of_old_tasks else None
+        row = self._row(map(percent, [*line["seen_accuracy"].values(), new, old]))
         self.say(f"{line['task'] + 1:5} {line['n_seen']:5}{row}{self._elapsed():>9}")
 
     def _row(self, cells: Iterable[str]) -> str:
+        """Returns cells aligned to the columns of the table."""
         return "".join(f"{c:>{width}}" for c, width in zip(cells, self._widths, strict=True))
 
     def _place(self, task: int, epoch: int) -> str:
@@ -210,12 +238,12 @@ class Terminal(Callback):
     def _evaluating(self, task: int) -> str:
         return f"task {task + 1}/{self._n_tasks}  evaluation"
 
-    def _note_last(self, run: RunView, accuracy: float | None) -> None:
-        """What is shown of the last evaluation: the own classifier on all classes then seen."""
-        name = run.engine.method.headline
-        self._last = "" if accuracy is None else f"last {name} {percent(accuracy)}"
+    def _note_last(self, classifier: str, accuracy: float | None) -> None:
+        """Notes the last accuracy on all classes seen, which the progress display shows."""
+        self._last = "" if accuracy is None else f"last {classifier} {percent(accuracy)}"
 
     def _show(self, place: str, facts: list[str]) -> None:
+        """Updates the progress display; for the arguments see Standing."""
         of_task, of_run = map(_time, self._time_left.estimate())
         share = self._time_left.done / max(self._time_left.total, 1)
         left = [
@@ -234,9 +262,9 @@ class Terminal(Callback):
 
 
 def _parts(parts: Mapping[str, float]) -> str:
-    """The parts of a loss; nothing where it has one only."""
-    said = ", ".join(f"{name} {value:.4f}" for name, value in parts.items())
-    return f" ({said})" if len(parts) > 1 else ""
+    """Returns the parts of a loss as a text; "" if it has only one part."""
+    text = ", ".join(f"{name} {value:.4f}" for name, value in parts.items())
+    return f" ({text})" if len(parts) > 1 else ""
 
 
 def _time(seconds: float | None) -> str:

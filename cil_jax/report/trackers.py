@@ -1,6 +1,6 @@
-"""What a run leaves for others to show while it goes: its page, TensorBoard's files, wandb.
+"""Trackers: callbacks that write the report of a run, TensorBoard files and wandb logs.
 
-All is written beside the run, in one thread, and nothing that fails there stops it.
+They work in a background thread. A failure there prints one line and never stops the run.
 """
 
 import abc
@@ -26,58 +26,59 @@ from cil_jax.storage.run_folder import RunFolder
 from cil_jax.training.build import schedule_of
 from cil_jax.training.callbacks import Callback, RunView
 
-PAGE_SHARE = 1 / 20  # of a run's time that writing its page may take
+PAGE_SHARE = 1 / 20  # of the time of a run that writing its report may take
 
 
 @contextlib.contextmanager
 def opened(
     config: Config, say: Callable[[str], None], page: bool = True
-) -> Iterator[list[Callback]]:
-    """What writes beside a run, to be told of it; at the end, all that it was told is written.
+) -> Iterator["list[Pager | Log]"]:
+    """A context that yields the trackers of a run; when it ends, all their work is done.
 
     Args:
-      config: the settings of the run.
-      say: shows the user a line, where something fails.
-      page: whether to write the run's page while it goes, beside the logs that are asked for.
+      config: the settings of the run; `log` names the logs to write.
+      say: shows a line to the user if something fails.
+      page: whether to also write the report while the run trains.
     """
     if not devices.is_first_process():
         yield []
         return
     with Background(say) as background:
         names = filter(None, config.log.split(","))
-        told = [*([Pager(background)] if page else []), *(LOGS[name](background) for name in names)]
+        found: list[Pager | Log] = [Pager(background)] if page else []
+        found += [LOGS[name](background) for name in names]
         try:
-            yield told
+            yield found
         finally:
-            for one in told:
-                one.end()
+            for tracker in found:
+                tracker.end()
 
 
 class Pager(Callback):
-    """Writes report.html after a task, where that takes no more than a share of the run's time.
+    """Writes report.html after a task, unless that would take more than a share of the run's time.
 
-    What was held back is written at the end, unless the run is done: its page is made with its
-    figures.
+    A report that was skipped is written at the end, unless the run is complete: then the caller
+    writes it together with the figures.
     """
 
     def __init__(self, background: Background):
         self._background = background
-        self._late: RunFolder | None = None  # whose page is behind
-        self._next = 0.0  # when another page may be begun
+        self._outdated: RunFolder | None = None  # whose report is out of date
+        self._next_time = 0.0  # when the next report may be started
 
     def task_done(self, run: RunView, line: dict[str, Any]) -> None:
         folder, is_done = RunFolder(run.folder.path), line["n_seen"] == run.scenario.bounds[-1]
-        self._late = None if is_done else folder
-        if self._late and time.perf_counter() >= self._next:
-            self._write(self._late)
+        self._outdated = None if is_done else folder
+        if self._outdated and time.perf_counter() >= self._next_time:
+            self._write(self._outdated)
 
     def end(self) -> None:
-        """After the last that it is told."""
-        if self._late:
-            self._write(self._late)
+        """Writes a report that was skipped. Call this after all other calls."""
+        if self._outdated:
+            self._write(self._outdated)
 
     def _write(self, folder: RunFolder) -> None:
-        self._late, self._next = None, math.inf
+        self._outdated, self._next_time = None, math.inf
 
         def work() -> None:
             start = time.perf_counter()
@@ -85,15 +86,19 @@ class Pager(Callback):
                 report.write_page(folder)
             finally:
                 end = time.perf_counter()
-                self._next = end + (end - start) / PAGE_SHARE
+                self._next_time = end + (end - start) / PAGE_SHARE
 
-        self._background.ask("report.html", work)
+        self._background.submit("report.html", work)
 
 
 class Log(Callback, abc.ABC):
-    """Numbers and figures for a program that shows them.
+    """Base class of logs, which send numbers and figures to a program that displays them.
 
-    Epochs are counted over all tasks, from 1. Evaluations are placed by the classes seen.
+    The step of an epoch is its number over all tasks, from 1; the step of an evaluation is the
+    number of classes seen. After a failure, a log does nothing.
+
+    Attributes:
+      name: its name in --log.
     """
 
     name: str
@@ -105,9 +110,9 @@ class Log(Callback, abc.ABC):
         folder, task, epoch = RunFolder(run.folder.path), int(learner.task), int(learner.epoch)
         n_tasks = len(run.scenario.task_sizes)
         self._epochs = [schedule_of(run.config, t).epochs for t in range(n_tasks)]
-        seen = run.scenario.bounds[task]
-        done = sum(self._epochs[:task]) + epoch
-        self._later(lambda: self.open(folder, run.config, done, seen, done + task))
+        n_seen = run.scenario.bounds[task]
+        n_epochs = sum(self._epochs[:task]) + epoch
+        self._later(lambda: self.open(folder, run.config, n_epochs, n_seen, n_epochs + task))
 
     def epoch_done(self, run: RunView, line: dict[str, Any]) -> None:
         epoch = sum(self._epochs[: line["task"]]) + line["epoch"] + 1
@@ -124,16 +129,16 @@ class Log(Callback, abc.ABC):
 
     def task_done(self, run: RunView, line: dict[str, Any]) -> None:
         folder = RunFolder(run.folder.path)
-        results = folder.results()
+        results: Any = folder.results()
         confusions = folder.confusions(results)
-        scalars = {}
-        for name, one in results["classifiers"].items():
-            for key in ("seen", "old", "new", "task_aware"):
-                if one[f"{key}_accuracy"][-1] is not None:
-                    scalars[f"{key}_accuracy/{name}"] = one[f"{key}_accuracy"][-1]
+        scalars: dict[str, float] = {}
+        for name, summary in results["classifiers"].items():
+            for key in ("seen_accuracy", "old_accuracy", "new_accuracy", "task_aware_accuracy"):
+                if summary[key][-1] is not None:
+                    scalars[f"{key}/{name}"] = summary[key][-1]
             for key in ("average_incremental_accuracy", "forgetting"):
-                if one[key] is not None:
-                    scalars[f"{key}/{name}"] = one[key]
+                if summary[key] is not None:
+                    scalars[f"{key}/{name}"] = summary[key]
         epoch = sum(self._epochs[: line["task"] + 1])
         self._later(
             lambda: self.evaluation(
@@ -142,73 +147,88 @@ class Log(Callback, abc.ABC):
         )
 
     @abc.abstractmethod
-    def open(self, folder: RunFolder, config: Config, epochs: int, seen: int, n_lines: int) -> None:
-        """Begins, or goes on after so many epochs, classes seen, and both kinds of lines."""
+    def open(
+        self, folder: RunFolder, config: Config, n_epochs: int, n_seen: int, n_lines: int
+    ) -> None:
+        """Opens the log at the start of a run, or of the part that follows a checkpoint.
+
+        Args:
+          folder: the run folder.
+          config: the settings of the run.
+          n_epochs: number of epochs done, over all tasks.
+          n_seen: number of classes seen.
+          n_lines: number of epochs and evaluations done.
+        """
 
     @abc.abstractmethod
     def epoch(self, epoch: int, task: int, scalars: dict[str, float]) -> None:
-        """Writes the numbers of an epoch."""
+        """Writes the numbers of an epoch, by name."""
 
     @abc.abstractmethod
     def evaluation(
-        self, seen: int, epoch: int, task: int, scalars: dict[str, float], figures: dict[str, Any]
+        self, n_seen: int, epoch: int, task: int, scalars: dict[str, float], figures: dict[str, Any]
     ) -> None:
-        """Writes the numbers and figures, uint8 [H, W, 3], of an evaluation."""
+        """Writes the numbers and figures of an evaluation, by name; figures uint8 [H, W, 3]."""
 
     @abc.abstractmethod
     def close(self) -> None:
-        """Ends."""
+        """Closes the log."""
 
     def end(self) -> None:
-        """After the last that it is told."""
+        """Closes the log after its last work is done. Call this after all other calls."""
         self._later(self.close)
 
     def _later(self, work: Callable[[], None]) -> None:
-        def unless_failed():
+        """Does work in the background unless earlier work has failed."""
+
+        def unless_failed() -> None:
             if self._failed:
                 return
             self._failed = True
             work()
             self._failed = False
 
-        self._background.ask(f"--log {self.name}", unless_failed)
+        self._background.submit(f"--log {self.name}", unless_failed)
 
 
 class TensorBoard(Log):
-    """Two event files in the run folder: `epochs`, and `tasks` over the classes seen.
+    """Event files in the run folder: `epochs` by epoch, and `tasks` by number of classes seen.
 
-    They are two, for a step at which to go on is one of a file.
+    These are two files, as a file has only one step from which a resumed run replaces it.
     """
 
     name = "tensorboard"
 
     def __init__(self, background: Background):
         super().__init__(background)
-        self._writers = {}
+        self._writers: dict[str, Any] = {}
 
-    def open(self, folder: RunFolder, config: Config, epochs: int, seen: int, n_lines: int) -> None:
+    def open(
+        self, folder: RunFolder, config: Config, n_epochs: int, n_seen: int, n_lines: int
+    ) -> None:
         from tensorboardX import SummaryWriter
 
-        for name, done in (("epochs", epochs), ("tasks", seen)):
-            # What was written after the last save is hidden, for it is written again. TensorBoard
-            # takes the first file that says where it begins for a start, so that all must say it.
+        for name, last_step in (("epochs", n_epochs), ("tasks", n_seen)):
+            # A resumed run repeats what was written after its checkpoint; purge_step hides the
+            # first version. TensorBoard takes the first file with a purge_step for the start of
+            # the log, so every file needs one.
             self._writers[name] = SummaryWriter(
                 str(folder.path / "tensorboard" / name),
-                purge_step=done + 1,
+                purge_step=last_step + 1,
                 filename_suffix=f".{n_lines}",
             )
         text = f"{command(config) or ''}\n\n{yaml.safe_dump(config.decisive(), sort_keys=False)}"
-        self._writers["epochs"].add_text("settings", textwrap.indent(text, "    "), epochs)
+        self._writers["epochs"].add_text("settings", textwrap.indent(text, "    "), n_epochs)
 
     def epoch(self, epoch: int, task: int, scalars: dict[str, float]) -> None:
         self._write("epochs", {**scalars, "task": task + 1}, epoch)
 
     def evaluation(
-        self, seen: int, epoch: int, task: int, scalars: dict[str, float], figures: dict[str, Any]
+        self, n_seen: int, epoch: int, task: int, scalars: dict[str, float], figures: dict[str, Any]
     ) -> None:
         for name, pixels in figures.items():
-            self._writers["tasks"].add_image(name, pixels, seen, dataformats="HWC")
-        self._write("tasks", scalars, seen)
+            self._writers["tasks"].add_image(name, pixels, n_seen, dataformats="HWC")
+        self._write("tasks", scalars, n_seen)
 
     def close(self) -> None:
         for writer in self._writers.values():
@@ -221,23 +241,25 @@ class TensorBoard(Log):
 
 
 class Wandb(Log):
-    """A run of wandb, the same one when a run is resumed: wandb.txt in the run folder names it.
+    """A run in wandb. Its id is kept in wandb.txt in the run folder, so a resumed run continues it.
 
-    Its steps are lines of metrics.jsonl; wandb passes over steps that it has already, so that what
-    is trained again after an interruption is not shown twice.
+    Its steps count the lines of metrics.jsonl. wandb ignores steps that it already has, so epochs
+    that are repeated after an interruption are shown once.
     """
 
     name = "wandb"
 
     def __init__(self, background: Background):
         super().__init__(background)
-        self._run = None
+        self._run: Any = None
 
-    def open(self, folder: RunFolder, config: Config, epochs: int, seen: int, n_lines: int) -> None:
-        # The terminal is the run's: wandb may neither write there nor ask for a key, and says
-        # instead that it has none.
+    def open(
+        self, folder: RunFolder, config: Config, n_epochs: int, n_seen: int, n_lines: int
+    ) -> None:
+        # wandb must neither write to the terminal nor ask there for an API key; without a key, it
+        # raises an error.
         os.environ.setdefault("WANDB_SILENT", "true")
-        import wandb
+        import wandb  # pyright: ignore[reportMissingImports] # an optional package
 
         file = folder.path / "wandb.txt"
         if not file.exists():
@@ -249,7 +271,7 @@ class Wandb(Log):
             dir=str(folder.path),
             config=config.decisive(),
             resume="allow",
-            reinit="create_new",  # members that are trained together have a run each
+            reinit="create_new",  # as runs that are trained together share a process
             settings={"console": "off"},
         )
         self._image = wandb.Image
@@ -262,10 +284,10 @@ class Wandb(Log):
         self._log("train", {"epoch": epoch, "task": task + 1}, scalars, epoch + task - 1)
 
     def evaluation(
-        self, seen: int, epoch: int, task: int, scalars: dict[str, float], figures: dict[str, Any]
+        self, n_seen: int, epoch: int, task: int, scalars: dict[str, float], figures: dict[str, Any]
     ) -> None:
         images = {name: self._image(pixels) for name, pixels in figures.items()}
-        self._log("seen", {"classes_seen": seen}, {**scalars, **images}, epoch + task)
+        self._log("seen", {"classes_seen": n_seen}, {**scalars, **images}, epoch + task)
 
     def close(self) -> None:
         if self._run is not None:
@@ -275,4 +297,4 @@ class Wandb(Log):
         self._run.log({**place, **{f"{group}/{k}": v for k, v in values.items()}}, step=step)
 
 
-LOGS = {one.name: one for one in (TensorBoard, Wandb)}
+LOGS: dict[str, type[Log]] = {log.name: log for log in (TensorBoard, Wandb)}

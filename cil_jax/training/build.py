@@ -74,7 +74,8 @@ def augmentation_of(config: Config, dataset: data.Dataset | None) -> Augmentatio
     if pad is None or config.mirror == "auto":
         if dataset is None:
             raise UserError(
-                "the settings leave pad or mirror to a data set, which is not known here"
+                "the settings take pad or mirror from the data set, but no data set is given: set "
+                "both"
             )
         pad = dataset.pad if pad is None else pad
         mirror = dataset.mirror if config.mirror == "auto" else mirror

@@ -1,12 +1,13 @@
-"""One run: for each task begin, fit, finish, evaluate, record, save.
+"""A run: for each task, begin it, train, select exemplars, evaluate and record.
 
 Run(config, RunFolder(config.folder()), Callback()).go()
 """
 
 import contextlib
+import dataclasses
 import math
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -32,24 +33,56 @@ from cil_jax.training.outcome import results_of
 from cil_jax.training.signals import Stopped
 from cil_jax.training.streaming import HostPool, Streamed
 
-SECONDS_A_CALL = 1.0  # of training between two signs of life
-# Of work that a kill may cost. A ResNet-32 and 2000 exemplars take half a second to save on two
-# busy cores, and a minute an epoch; on an accelerator an epoch may take no longer than saving. So
-# saving goes by time, not by epochs, and takes no more than a twentieth of it.
+SECONDS_A_CALL = 1.0  # of training between two reports of progress
+# A kill loses about so many seconds of work. To save a ResNet-32 and 2000 exemplars takes half a
+# second on two busy cores, where an epoch takes a minute; on an accelerator an epoch may take no
+# longer than saving. So saving is scheduled by time, not by epochs, and limited to a twentieth of
+# the time.
 SECONDS_UNSAVED = 30.0
 SAVING_SHARE = 1 / 20
 
 
 class Trained(NamedTuple):
-    """What updates lead to: what `Engine.train` gives, and how long that took."""
+    """The response to a TrainRequest: the result of `Engine.train`, and the time it took."""
 
     learner: Learner
     sums: Sums
     seconds: float
 
 
-# A run as a generator: it yields requests for updates and is sent their results.
-Steps = Generator[TrainRequest, Trained, Any]
+# A run as a generator: it yields requests for updates, receives their results, and returns the
+# contents of results.json.
+Steps = Generator[TrainRequest, Trained, dict[str, Any]]
+# A part of a run, which returns the learner.
+LearnerSteps = Generator[TrainRequest, Trained, Learner]
+
+
+@dataclasses.dataclass
+class _Epoch:
+    """An epoch in training.
+
+    Attributes:
+      task, number: the task and the epoch, from 0.
+      n_steps: number of updates of the epoch.
+      rate: learning rate, per update.
+      weight_decay: L2 weight-decay coefficient.
+      step: number of updates done.
+      totals: the sums over these updates, see `Engine.train`.
+      seconds: time of these updates, including that of reading their images.
+    """
+
+    task: int
+    number: int
+    n_steps: int
+    rate: float
+    weight_decay: float
+    step: int = 0
+    totals: dict[str, float] = dataclasses.field(default_factory=dict)
+    seconds: float = 0.0
+
+    def so_far(self) -> dict[str, Any]:
+        """Returns the entry `epoch_so_far` of a checkpoint within the epoch."""
+        return {"sums": self.totals, "seconds": self.seconds}
 
 
 class Run:
@@ -58,16 +91,27 @@ class Run:
     Attributes:
       config: the settings.
       scenario: the tasks.
-      mesh: the devices, or None for one.
+      mesh: the devices, or None for a single one.
       engine: the compiled programs.
-      evaluation: the test set, and who answers it.
+      evaluation: the test set and the classifiers to evaluate.
       folder: where the run is recorded.
       history: accuracies, times and the last confusions so far, saved with every checkpoint.
-      stop_asked: the number of the signal that asks the run to stop, or 0; it is called after all
-        updates. The run then saves and raises Stopped, out of `steps` as well.
+      stop_asked: returns the number of the signal that asks the run to stop, or 0. It is called
+        after each call of `Engine.train`. If it returns a signal, the run saves and raises Stopped
+        from `go` or `steps`.
     """
 
     def __init__(self, config: Config, folder: RunFolder, callback: Callback):
+        """Loads the data and builds the engine; writes nothing.
+
+        Args:
+          config: the settings.
+          folder: where the run is recorded; with several processes, only the first one writes.
+          callback: is called while the run trains.
+
+        Raises:
+          UserError: if the settings, the data or the machine do not allow the run.
+        """
         self.config, self.callback = config, callback
         self.folder = folder if devices.is_first_process() else Unwritten(folder.path)
         environment.check_options()  # before data is read, which may take a while
@@ -75,13 +119,16 @@ class Run:
         self.scenario = scenario_of(config, dataset)
         self.mesh = devices.mesh(config.devices, config.batch_size)
         self.engine = engine_of(config, dataset)
-        # Several processes each feed their share of a batch.
+        # Several processes each read their own share of a batch.
         streams = config.stream or jax.process_count() > 1
         self._streamed = Streamed(self.engine, self.mesh) if streams else None
-        self._programs = self._streamed or self.engine  # for all that looks at images
-        size, n_classes = self.engine.method.memory_size, sum(self.scenario.task_sizes)
-        if size is not None and size < n_classes:
-            raise UserError(f"--memory {size} is smaller than the number of classes, {n_classes}")
+        # The programs that take images. Both kinds have the same methods, each for its own pool.
+        self._programs: Any = self._streamed or self.engine
+        memory_size, n_classes = self.engine.method.memory_size, sum(self.scenario.task_sizes)
+        if memory_size is not None and memory_size < n_classes:
+            raise UserError(
+                f"--memory {memory_size} is smaller than the number of classes, {n_classes}"
+            )
         with devices.using(self.mesh):
             self.evaluation = Evaluation(
                 self.engine, self.scenario, ncm=config.ncm, streamed=self._streamed
@@ -94,31 +141,32 @@ class Run:
             "confusion": None,  # of the last evaluation: classes seen, and cells by classifier
         }
         self.stop_asked: Callable[[], int] = lambda: 0
-        self._stride = 1  # updates in one call
-        self._epoch_so_far: dict[str, Any] | None = None  # of an epoch that is resumed
-        self._saved_at, self._saving = time.perf_counter(), 0.0  # when, and how long that took
-        self._kept = "there is no checkpoint yet"
+        self._stride = 1  # number of updates per call of Engine.train
+        self._epoch_so_far: dict[str, Any] = {}  # of the epoch within which the run is resumed
+        self._saved_at = time.perf_counter()
+        self._saving_seconds = 0.0  # of the last save
+        self._last_save = "there is no checkpoint yet"
 
     def go(self) -> dict[str, Any]:
-        """From where it stands to the end. Returns what results.json holds."""
+        """Trains from the current position to the end; returns the contents of results.json."""
         with contextlib.closing(self.steps()) as steps, devices.using(self.mesh):
-            trained = None
+            trained: Any = None  # which starts a generator, though its type does not allow it
             while True:
                 try:
-                    updates = steps.send(trained)
+                    request = steps.send(trained)
                 except StopIteration as end:
                     return end.value
                 start = time.perf_counter()
-                learner, sums = jax.block_until_ready(self.engine.train(*updates))
+                learner, sums = jax.block_until_ready(self.engine.train(*request))
                 trained = Trained(learner, sums, time.perf_counter() - start)
 
     def steps(self) -> Steps:
-        """The run, which leaves its updates to whoever goes through it and returns its results.
+        """Returns the run as a generator that leaves the updates to its caller.
 
-        To be called before the run's mesh is in use, and gone through while it is.
+        Call this before the mesh of the run is in use, and iterate while it is.
 
         Raises:
-          Stopped: once it has saved, if `stop_asked`.
+          Stopped: from the generator, after it has saved, if `stop_asked` returns a signal.
         """
         return self._steps_from(self.new_learner())
 
@@ -127,12 +175,7 @@ class Run:
             self.folder.locked(),
             Checkpoints(self.folder.checkpoints) as self._checkpoints,
         ):
-            if not self.config.resume:
-                self.folder.start(self.config)
-            learner = devices.copy_to_all(learner)
-            if self.config.resume:
-                learner = self._restored(learner)
-                self.folder.follow(self.config)
+            learner = self._start_or_resume(devices.copy_to_all(learner))
             self._checkpoints.sweep()
             self._saved_at = time.perf_counter()
             self.callback.started(self, learner)
@@ -141,21 +184,21 @@ class Run:
         return self._results(learner)
 
     def task(self, index: int) -> Task:
-        """The images that task `index` brings: its own or, for a bound, all so far."""
+        """Returns the training images of a task; all images so far if the method keeps all data."""
         if self.engine.method.keeps_all_data:
             return self.scenario.up_to(index)
         return self.scenario.task(index)
 
     def n_updates(self, task: int) -> int:
         """Returns the number of updates of a task; an estimate until its memory is known."""
-        kept = self.engine.method.memory_size or 0
+        memory_size = self.engine.method.memory_size or 0
         first = 0 if self.engine.method.keeps_all_data else task
         n_images = sum(self.scenario.n_images(t) for t in range(first, task + 1))
-        n_images += kept if task else 0
+        n_images += memory_size if task else 0
         return schedule_of(self.config, task).epochs * self.engine.n_steps(n_images)
 
     def new_learner(self) -> Learner:
-        """A learner that knows nothing yet."""
+        """Returns a learner that has seen no class."""
         dataset, config = self.scenario.dataset, self.config
         mean, std = dataset.pixel_statistics(config.normalization)
         return self.engine.create(
@@ -166,7 +209,7 @@ class Run:
         )
 
     def saved_learner(self) -> Learner:
-        """The learner of the newest checkpoint, to look at.
+        """Returns the learner of the newest checkpoint, for inspection.
 
         Raises:
           UserError: if nothing was saved.
@@ -179,65 +222,91 @@ class Run:
             raise UserError(f"{self.folder.path} has no checkpoint")
         return restored[0]
 
+    # Resuming.
+
+    def _start_or_resume(self, learner: Learner) -> Learner:
+        """Prepares the run folder. Returns the learner to continue with."""
+        if not self.config.resume:
+            self.folder.start(self.config)
+            return learner
+        learner = self._restored(learner)
+        self.folder.follow(self.config)
+        return learner
+
     def _restored(self, learner: Learner) -> Learner:
-        """The learner as it was saved last, or the given one if that never happened."""
+        """Returns the learner as last saved, or the given one if none was saved."""
         restored = self._checkpoints.restore(learner, self._warn)
         if restored is None:
             if self.folder.results_file.exists():  # which are written after a checkpoint
                 raise UserError(
-                    f"{self.folder.path} has results and no checkpoint to continue from: bring "
-                    f"{self.folder.checkpoints} back, or start anew in another --out"
+                    f"{self.folder.path} has results but no checkpoint to continue from: restore "
+                    f"{self.folder.checkpoints}, or start a new run in another --out"
                 )
             self.folder.cut(0)
-            self.folder.start(self.config)  # all of it is made here
+            self.folder.start(self.config)  # a kill may have left it incomplete
             return learner
         learner, record = restored
         self._check_restored(learner, record)
-        stored = {**self.history, **record["history"]}
-        if stored["data_sha256"] != self.history["data_sha256"]:
-            raise UserError(
-                f"can't resume {self.folder.path}: {self.config.dataset} holds other images, "
-                "labels or names than when the run began"
-            )
-        self.history, self._epoch_so_far = stored, record["epoch_so_far"]
-        self._kept = f"the checkpoint {place(learner)} is kept"
-        self.folder.cut(record["n_lines"])
-        for line in self.folder.damaged_lines():
-            self._warn(f"{line}: it stays as it is, and figures leave it out")
-        changes = environment.changes(self.folder.settings())
-        if changes and int(learner.task) < len(self.scenario.task_sizes):
-            self._warn(
-                f"not as when the run began: {'; '.join(changes)}: its results may differ from "
-                "those of one that was not interrupted"
-            )
-        self._retell(learner)
+        self._take_over(record)
+        self._last_save = f"the checkpoint {place(learner)} is kept"
+        self._warn_after_restoring(learner)
+        self._rewrite_files(learner)
         return learner
 
     def _check_restored(self, learner: Learner, record: RunRecord) -> None:
-        """Refuses what can't be from this run, though its files are as they were written.
+        """Checks that a checkpoint, though its files are intact, can be from this run.
 
         Raises:
-          UserError: with what does not fit.
+          UserError: what does not match.
         """
         task, epoch, step = int(learner.task), int(learner.epoch), int(learner.step)
         bounds = self.scenario.bounds
         if not (0 <= task < len(bounds) and min(epoch, step) >= 0):
-            problem = f"it stands in task {task + 1}, epoch {epoch + 1}, step {step}"
+            problem = f"its position is impossible: task {task + 1}, epoch {epoch + 1}, step {step}"
         else:
             sums = tuple(self.engine.no_sums()) if step else ()
             problem = problem_of_record(record, self.evaluation.classifiers, task, sums)
         if problem:
             raise reading.damaged(f"the checkpoint in {self.folder.checkpoints}", problem)
 
-    def _retell(self, learner: Learner) -> None:
-        """Makes results, exemplars and confusions tell of as many tasks as the learner has learned.
+    def _take_over(self, record: Mapping[str, Any]) -> None:
+        """Continues the history of a checkpoint, and drops lines that were written after it.
 
-        Results tell of fewer where a kill came between a checkpoint and its results, and all tell
-        of more where a damaged checkpoint was passed over. A power failure may lose either.
+        Args:
+          record: a RunRecord that has all its entries, as `_check_restored` makes sure.
+
+        Raises:
+          UserError: if the checkpoint was made with other data.
+        """
+        history = {**self.history, **record["history"]}
+        if history["data_sha256"] != self.history["data_sha256"]:
+            raise UserError(
+                f"can't resume {self.folder.path}: {self.config.dataset} now holds other images, "
+                "labels or names than when the run began"
+            )
+        self.history, self._epoch_so_far = history, {**(record["epoch_so_far"] or {})}
+        self.folder.cut(record["n_lines"])
+
+    def _warn_after_restoring(self, learner: Learner) -> None:
+        """Warns of damaged lines, and of a changed environment if there is more to train."""
+        for line in self.folder.damaged_lines():
+            self._warn(f"{line}: the line is kept, but figures leave it out")
+        changes = environment.changes(self.folder.settings())
+        if changes and int(learner.task) < len(self.scenario.task_sizes):
+            self._warn(
+                f"the environment has changed since the run began: {'; '.join(changes)}: results "
+                "may differ from those of an uninterrupted run"
+            )
+
+    def _rewrite_files(self, learner: Learner) -> None:
+        """Makes results, exemplars and confusions match the tasks that the learner has learned.
+
+        They lag behind if the run was killed between a checkpoint and its results, and are ahead if
+        a damaged checkpoint was skipped. A power failure may cause either.
         """
         if self.history["confusion"]:
             self._write_confusions()
-        else:  # an older version's checkpoint has none
+        else:  # checkpoints of older versions have none
             self.folder.drop_confusions()
         if int(learner.task):
             self._write_exemplars(learner)
@@ -248,30 +317,41 @@ class Run:
     def _warn(self, text: str) -> None:
         self.callback.warned(self, text)
 
+    # Saving and stopping.
+
     def _pause(
         self,
         learner: Learner,
         epoch_so_far: dict[str, Any] | None = None,
         is_saved: bool = False,
     ) -> None:
-        """Saves if it is time to, or if the run is asked to stop, which it then does."""
-        wait = max(SECONDS_UNSAVED, self._saving / SAVING_SHARE)
-        is_due = time.perf_counter() - self._saved_at >= wait
-        asked, is_due = devices.max_over_processes(self.stop_asked(), int(is_due))
-        if (asked or is_due) and not is_saved:
-            self._save(learner, epoch_so_far)
-        if asked:
-            raise Stopped(asked, f"saved {place(learner)}")
-
-    def _save(self, learner: Learner, epoch_so_far: dict[str, Any] | None = None) -> None:
-        """Saves the learner with what the run knows beside it.
+        """Saves if a save is due or the run is asked to stop.
 
         Args:
           learner: between two updates, or two tasks.
-          epoch_so_far: what an epoch that is not done knows: its sums and its seconds.
+          epoch_so_far: see `_save`.
+          is_saved: whether this learner was saved already.
 
         Raises:
-          UserError: if it can't be written, or should not be.
+          Stopped: if the run is asked to stop.
+        """
+        interval = max(SECONDS_UNSAVED, self._saving_seconds / SAVING_SHARE)
+        is_due = time.perf_counter() - self._saved_at >= interval
+        signal_number, is_due = devices.max_over_processes(self.stop_asked(), int(is_due))
+        if (signal_number or is_due) and not is_saved:
+            self._save(learner, epoch_so_far)
+        if signal_number:
+            raise Stopped(signal_number, f"saved {place(learner)}")
+
+    def _save(self, learner: Learner, epoch_so_far: dict[str, Any] | None = None) -> None:
+        """Saves the learner and the record of the run in a checkpoint.
+
+        Args:
+          learner: between two updates, or two tasks.
+          epoch_so_far: within an epoch, its sums and seconds so far.
+
+        Raises:
+          UserError: if the checkpoint can't be written, or the network is not finite.
         """
         start = time.perf_counter()
         weights = jax.tree.leaves(jax.device_get(learner.weights))
@@ -282,44 +362,30 @@ class Run:
         with self.folder.writing():
             self._checkpoints.save(learner, record)
         self._saved_at = time.perf_counter()
-        self._saving = self._saved_at - start
-        self._kept = f"the checkpoint {place(learner)} is kept"
+        self._saving_seconds = self._saved_at - start
+        self._last_save = f"the checkpoint {place(learner)} is kept"
 
-    def _diverged(self, what: str) -> UserError:
-        return UserError(f"{what}; {self._kept}: start anew with a lower --rate, in another --out")
+    def _diverged(self, problem: str) -> UserError:
+        return UserError(
+            f"{problem}; {self._last_save}: start again with a lower --rate, in another --out"
+        )
 
-    def _learn(self, learner: Learner, task: Task) -> Steps:
-        """One task, or what is left of it."""
+    # A task.
+
+    def _learn(self, learner: Learner, task: Task) -> LearnerSteps:
+        """Learns a task, or the rest of it."""
         if int(learner.epoch) == int(learner.step) == 0:
             learner = self.engine.begin_task(learner, jnp.int32(task.n_classes))
         pool = self.pool(learner, task)
-        n_images = int(pool.count())
-        for epoch in range(int(learner.epoch), schedule_of(self.config, task.index).epochs):
-            learner, line = yield from self._epoch(learner, pool, n_images, task.index, epoch)
-            self.folder.append(line)
-            self.callback.epoch_done(self, line)
-            self._pause(learner)
-        with self._clock("end_task"):
-            learner = jax.block_until_ready(self._programs.end_task(learner, pool))
-        line = self._evaluate(learner, task.index)
-        peaks = (machine.peak_memory(), self.history["peak_bytes"])
-        self.history["peak_bytes"] = max((peak for peak in peaks if peak), default=None)
-        self.folder.append(line)
-        self._write_confusions()
-        self._write_exemplars(learner)
-        self._save(learner)
-        # After the checkpoint: results are never ahead of what a run can be continued from.
-        self.folder.write_results(self._results(learner))
-        self.callback.task_done(self, line)
-        self._pause(learner, is_saved=True)
+        n_steps = self.engine.n_steps(int(pool.count()))
+        for number in range(int(learner.epoch), schedule_of(self.config, task.index).epochs):
+            learner = yield from self._learn_epoch(learner, pool, task.index, number, n_steps)
+        learner = self._end_task(learner, pool)
+        self._record_task(learner, self._evaluate(learner, task.index))
         return learner
 
-    def _write_exemplars(self, learner: Learner) -> None:
-        if self.engine.method.memory_size:
-            self.folder.write_exemplars(*exemplars(learner.memory), self.scenario.class_names)
-
     def pool(self, learner: Learner, task: Task) -> Pool | HostPool:
-        """The task's images, padded to the largest task's, and the exemplars."""
+        """Returns the images to train on: those of the task, padded to one size, and exemplars."""
         keeps_all = self.engine.method.keeps_all_data
         n_rows = self.scenario.n_all_images if keeps_all else self.scenario.largest_task
         return self._programs.pool(
@@ -329,109 +395,183 @@ class Run:
             class_room=self.scenario.largest_class,
         )
 
-    def _epoch(
-        self, learner: Learner, pool: Pool | HostPool, n_images: int, task: int, epoch: int
-    ) -> Steps:
-        """One pass over the pool, and its line of metrics.jsonl."""
-        schedule = schedule_of(self.config, task)
-        rate, weight_decay = schedule.rate_at(epoch), jnp.float32(schedule.weight_decay)
-        steps, step = self.engine.n_steps(n_images), int(learner.step)
-        sums, seconds = self.engine.no_sums(), 0.0
-        if step:
-            so_far, seconds = self._epoch_so_far["sums"], self._epoch_so_far["seconds"]
-            sums = {name: jnp.full((), so_far[name], total.dtype) for name, total in sums.items()}
-        start = time.perf_counter()
-        for piece, stop in self._pieces(learner, pool, steps):
-            took = time.perf_counter() - start  # to read the piece
-            learner, sums, trained = yield TrainRequest(
-                learner, piece, sums, jnp.float32(rate), weight_decay, jnp.int32(stop)
-            )
-            so_far = {name: float(total) for name, total in jax.device_get(sums).items()}
-            took += trained
-            seconds += took
-            self._stride = max(1, round((stop - step) * SECONDS_A_CALL / took))
-            step = stop
-            if not math.isfinite(so_far["loss"]):
-                raise self._diverged(
-                    f"the loss is no longer finite in task {task + 1}, epoch {epoch + 1}, step "
-                    f"{int(so_far['steps']) + 1}, at learning rate {rate:g} and a largest gradient "
-                    f"of {so_far['largest_gradient']:g}"
-                )
-            speed, loss = step * self.config.batch_size / seconds, so_far["loss"] / step
-            parts = {name: so_far[name] / step for name in self.engine.method.parts}
-            self.callback.trained(
-                self, Position(task, epoch, step, steps, loss, speed, rate, parts)
-            )
-            self._pause(learner, {"sums": so_far, "seconds": seconds})
-            start = time.perf_counter()
-        means = {name: total / steps for name, total in so_far.items()}
-        learner = learner.replace(epoch=jnp.int32(epoch + 1), step=jnp.int32(0))
-        self.history["seconds"]["train"] += seconds
+    def _end_task(self, learner: Learner, pool: Pool | HostPool) -> Learner:
+        """Ends a task with the method's hooks, such as the selection of exemplars."""
+        with self._clock("end_task"):
+            return jax.block_until_ready(self._programs.end_task(learner, pool))
 
+    def _record_task(self, learner: Learner, line: dict[str, Any]) -> None:
+        """Writes the files of a task and a checkpoint, and reports the end of the task.
+
+        Args:
+          learner: after the task.
+          line: the task's evaluation, as a line of metrics.jsonl.
+        """
+        peaks = (machine.peak_memory(), self.history["peak_bytes"])
+        self.history["peak_bytes"] = max((peak for peak in peaks if peak), default=None)
+        self.folder.append(line)
+        self._write_confusions()
+        self._write_exemplars(learner)
+        self._save(learner)
+        # After the checkpoint, so that results never tell of a task that would be learned again.
+        self.folder.write_results(self._results(learner))
+        self.callback.task_done(self, line)
+        self._pause(learner, is_saved=True)
+
+    # An epoch.
+
+    def _learn_epoch(
+        self, learner: Learner, pool: Pool | HostPool, task: int, number: int, n_steps: int
+    ) -> LearnerSteps:
+        """Trains an epoch or the rest of it, evaluates the learner, and records both."""
+        epoch = self._begin_epoch(int(learner.step), task, number, n_steps)
+        learner = yield from self._train_epoch(learner, pool, epoch)
+        self.history["seconds"]["train"] += epoch.seconds
+        line = self._epoch_line(learner, epoch)
+        self.folder.append(line)
+        self.callback.epoch_done(self, line)
+        self._pause(learner)
+        return learner
+
+    def _begin_epoch(self, step: int, task: int, number: int, n_steps: int) -> _Epoch:
+        """Returns an epoch at its start or, in a resumed run, at the step of the checkpoint."""
+        schedule = schedule_of(self.config, task)
+        epoch = _Epoch(task, number, n_steps, schedule.rate_at(number), schedule.weight_decay)
+        if step:
+            epoch.step = step
+            epoch.totals = self._epoch_so_far["sums"]
+            epoch.seconds = self._epoch_so_far["seconds"]
+        return epoch
+
+    def _train_epoch(self, learner: Learner, pool: Pool | HostPool, epoch: _Epoch) -> LearnerSteps:
+        """Makes the updates of an epoch that are left, and keeps `epoch` up to date."""
+        sums = self.engine.no_sums()
+        if epoch.step:
+            sums = {name: jnp.full((), epoch.totals[name], x.dtype) for name, x in sums.items()}
+        weight_decay = jnp.float32(epoch.weight_decay)
+        start = time.perf_counter()
+        for images, stop in self._pieces(learner, pool, epoch.n_steps):
+            seconds = time.perf_counter() - start  # to read the images
+            learner, sums, training_seconds = yield TrainRequest(
+                learner, images, sums, jnp.float32(epoch.rate), weight_decay, jnp.int32(stop)
+            )
+            epoch.totals = {name: float(total) for name, total in jax.device_get(sums).items()}
+            seconds += training_seconds
+            epoch.seconds += seconds
+            self._stride = max(1, round((stop - epoch.step) * SECONDS_A_CALL / seconds))
+            epoch.step = stop
+            self._check_loss(epoch)
+            self._report_progress(epoch)
+            self._pause(learner, epoch.so_far())
+            start = time.perf_counter()
+        return learner.replace(epoch=jnp.int32(epoch.number + 1), step=jnp.int32(0))
+
+    def _pieces(
+        self, learner: Learner, pool: Pool | HostPool, n_steps: int
+    ) -> Iterator[tuple[Pool | Chunk, int]]:
+        """Yields the images of each call of `Engine.train`, and the step before which it stops."""
+        if isinstance(pool, HostPool):
+            assert self._streamed  # which has made the pool
+            yield from self._streamed.chunks(learner, pool, n_steps)
+            return
+        stop = int(learner.step)
+        while stop < n_steps:
+            stop = min(stop + self._stride, n_steps)
+            yield pool, stop
+
+    def _check_loss(self, epoch: _Epoch) -> None:
+        """Checks that the loss is finite.
+
+        Raises:
+          UserError: the first step at which it is not.
+        """
+        if not math.isfinite(epoch.totals["loss"]):
+            raise self._diverged(
+                f"the loss is no longer finite in task {epoch.task + 1}, epoch "
+                f"{epoch.number + 1}, step {int(epoch.totals['steps']) + 1}, at learning rate "
+                f"{epoch.rate:g} and a largest gradient of {epoch.totals['largest_gradient']:g}"
+            )
+
+    def _report_progress(self, epoch: _Epoch) -> None:
+        """Reports the means over the epoch so far to the callback."""
+        position = Position(
+            task=epoch.task,
+            epoch=epoch.number,
+            step=epoch.step,
+            n_steps=epoch.n_steps,
+            loss=epoch.totals["loss"] / epoch.step,
+            images_per_second=epoch.step * self.config.batch_size / epoch.seconds,
+            rate=epoch.rate,
+            parts={name: epoch.totals[name] / epoch.step for name in self.engine.method.parts},
+        )
+        self.callback.trained(self, position)
+
+    def _epoch_line(self, learner: Learner, epoch: _Epoch) -> dict[str, Any]:
+        """Evaluates the learner on the task's test images; returns a line of metrics.jsonl."""
         with self._clock("evaluate"):
-            test_accuracy, test_loss = self.evaluation.of_task(learner, task)
-        line = {
+            test_accuracy, test_loss = self.evaluation.of_task(learner, epoch.task)
+        means = {name: total / epoch.n_steps for name, total in epoch.totals.items()}
+        n_images = epoch.n_steps * self.config.batch_size
+        return {
             "kind": "epoch",
-            "task": task,
-            "epoch": epoch,
-            "rate": rate,
+            "task": epoch.task,
+            "epoch": epoch.number,
+            "rate": epoch.rate,
             "train_loss": means["loss"],
             "train_accuracy": means["n_new_right"] / max(means["n_new"], 1e-9),
             "test_loss": test_loss,
             "test_accuracy": test_accuracy,
             "parts": {name: means[name] for name in self.engine.method.parts},
-            "images_per_second": round(steps * self.config.batch_size / seconds, 1),
+            "images_per_second": round(n_images / epoch.seconds, 1),
         }
-        return learner, line
 
-    def _pieces(
-        self, learner: Learner, pool: Pool | HostPool, steps: int
-    ) -> Iterator[tuple[Pool | Chunk, int]]:
-        """What each call of an epoch learns from, and the step before which it stops."""
-        if self._streamed:
-            yield from self._streamed.chunks(learner, pool, steps)
-            return
-        stop = int(learner.step)
-        while stop < steps:
-            stop = min(stop + self._stride, steps)
-            yield pool, stop
+    # Evaluation and files.
 
     def _evaluate(self, learner: Learner, task: int) -> dict[str, Any]:
-        """All classifiers on all classes seen: the line of metrics.jsonl."""
+        """Evaluates all classifiers on all classes seen.
+
+        Adds the results to the history, and returns them as a line of metrics.jsonl.
+        """
         with self._clock("evaluate"):
             measured = self.evaluation.of_seen(learner)
-        for name, (scores, _) in measured.items():
-            self.history["scores"][name].append(scores)
+        for name, result in measured.items():
+            self.history["scores"][name].append(result.scores)
         n_seen = int(learner.n_seen)
-        cells = {name: one.confusion.cells.tolist() for name, one in measured.items()}
+        cells = {name: result.confusion.cells.tolist() for name, result in measured.items()}
         self.history["confusion"] = {"n_seen": n_seen, "cells": cells}
-        said = ("task_accuracy", "seen_accuracy", "task_aware", "top5")
         return {
             "kind": "evaluation",
             "task": task,
             "n_seen": n_seen,
-            **{key: {name: one.scores[key] for name, one in measured.items()} for key in said},
+            **{
+                key: {name: result.scores[key] for name, result in measured.items()}
+                for key in ("task_accuracy", "seen_accuracy", "task_aware", "top5")
+            },
         }
 
+    def _write_exemplars(self, learner: Learner) -> None:
+        if self.engine.method.memory_size:
+            self.folder.write_exemplars(*exemplars(learner.memory), self.scenario.class_names)
+
     def _write_confusions(self) -> None:
-        said = self.history["confusion"]
-        cells = {name: np.array(one, np.int32) for name, one in said["cells"].items()}
+        n_seen, cells = self.history["confusion"]["n_seen"], self.history["confusion"]["cells"]
         self.folder.write_confusions(
-            {name: Confusion(said["n_seen"], one) for name, one in cells.items()}
+            {name: Confusion(n_seen, np.array(c, np.int32)) for name, c in cells.items()}
         )
 
     def _results(self, learner: Learner) -> dict[str, Any]:
         return results_of(self.config, self.scenario, self.engine, learner, self.history)
 
     @contextlib.contextmanager
-    def _clock(self, name: str):
+    def _clock(self, name: str) -> Iterator[None]:
+        """Adds the time that the context takes to an entry of `history["seconds"]`."""
         start = time.perf_counter()
         yield
         self.history["seconds"][name] += time.perf_counter() - start
 
 
 def place(learner: Learner) -> str:
-    """Where a run stands: such as 'after task 2' or 'in task 3, after epoch 4 and step 5'."""
+    """Returns a learner's position, such as 'after task 2' or 'in task 3, after epoch 4'."""
     task, epoch, step = int(learner.task), int(learner.epoch), int(learner.step)
     if epoch == step == 0:
         return f"after task {task}"

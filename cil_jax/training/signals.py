@@ -1,8 +1,9 @@
 """Signals that ask a command to stop: SIGINT, SIGTERM and SIGHUP.
 
-Ctrl-C sends the first, clusters the second, a terminal that is closed the third. While a run goes
-they are noted, so that it can save and end by itself; a second one ends the process at once. At all
-other times SIGTERM and SIGHUP raise an exception, as SIGINT does in Python anyway.
+Ctrl-C sends SIGINT, cluster schedulers send SIGTERM, and a terminal that is closed sends SIGHUP.
+While a run trains, the first signal is only noted, so that the run can save and end in order; a
+second one ends the process at once. At all other times SIGTERM and SIGHUP raise an exception, as
+SIGINT always does in Python.
 """
 
 import contextlib
@@ -11,17 +12,19 @@ import signal
 import socket
 import threading
 from collections.abc import Callable, Iterator
+from types import FrameType
+from typing import Any
 
-HANGUP = getattr(signal, "SIGHUP", None)  # Windows has none
-STOPPING = tuple(filter(None, (signal.SIGINT, signal.SIGTERM, HANGUP)))
-SHOW_CURSOR = b"\x1b[?25h"  # which a progress bar hides
+HANGUP = getattr(signal, "SIGHUP", None)  # None on Windows
+STOPPING = tuple(number for number in (signal.SIGINT, signal.SIGTERM, HANGUP) if number is not None)
+SHOW_CURSOR = b"\x1b[?25h"  # a progress bar hides it
 
 
 class Stopped(KeyboardInterrupt):
-    """What was asked to stop has done so.
+    """Raised when a command has stopped because of a signal.
 
     Attributes:
-      number: the signal's.
+      number: the number of the signal.
     """
 
     def __init__(self, number: int, message: str = "stopped"):
@@ -30,7 +33,7 @@ class Stopped(KeyboardInterrupt):
 
 
 def exit_code(stop: KeyboardInterrupt) -> int:
-    """What a shell expects of a process that a signal ended: such as 143 for SIGTERM."""
+    """Returns the exit code of a process that a signal ended, such as 143 for SIGTERM."""
     return 128 + getattr(stop, "number", signal.SIGINT)
 
 
@@ -38,7 +41,7 @@ def exit_code(stop: KeyboardInterrupt) -> int:
 def raised() -> Iterator[None]:
     """A context in which SIGTERM and SIGHUP raise Stopped."""
 
-    def stop(number, _):
+    def stop(number: int, _: FrameType | None) -> None:
         raise Stopped(number)
 
     with _handled({number: stop for number in STOPPING if number != signal.SIGINT}):
@@ -46,64 +49,69 @@ def raised() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def noted(first_line: str) -> Iterator[Callable[[], int]]:
-    """A context in which the first signal is noted, and a second one ends the process at once.
+def noted(message: str) -> Iterator[Callable[[], int]]:
+    """A context in which the first signal is noted and a second one ends the process at once.
 
-    A thread hears them, for Python's own handlers wait until a program is compiled.
+    Signals are received by a thread, as Python's own handlers do not run during a compilation.
 
     Args:
-      first_line: what is said at the first one.
+      message: is written to the standard error when the first signal arrives.
 
     Yields:
-      What tells the signal's number, or 0 as long as there was none. None is ever noted outside
-      the main thread, where Python allows no handlers.
+      A function that returns the number of the noted signal, or 0 if none has arrived. Outside the
+      main thread, where Python allows no signal handlers, it always returns 0.
     """
     if threading.current_thread() is not threading.main_thread():
         yield lambda: 0
         return
-    asked = []
-    hears, told = socket.socketpair()
-    told.setblocking(False)
+    received: list[int] = []
+    reader, writer = socket.socketpair()
+    writer.setblocking(False)
 
-    def listen():
-        while heard := hears.recv(1):
-            if heard[0] not in STOPPING:
+    def listen() -> None:
+        while data := reader.recv(1):
+            number = data[0]
+            if number not in STOPPING:
                 continue
-            if not asked:
-                asked.append(heard[0])
-                say(f"\n{first_line}\n".encode())
-            # A terminal that is closed may send it twice, and systemd sends it after SIGTERM.
-            elif heard[0] != HANGUP:
-                say(SHOW_CURSOR if os.isatty(2) else b"")
-                os._exit(128 + heard[0])
+            if not received:
+                received.append(number)
+                write(f"\n{message}\n".encode())
+            # A closed terminal may send SIGHUP twice, and systemd sends it after SIGTERM.
+            elif number != HANGUP:
+                write(SHOW_CURSOR if os.isatty(2) else b"")
+                os._exit(128 + number)
 
-    def say(text):
-        with contextlib.suppress(OSError):  # nobody reads it any more
+    def write(text: bytes) -> None:
+        with contextlib.suppress(OSError):  # the terminal may be gone
             os.write(2, text)
 
     listener = threading.Thread(target=listen, daemon=True)
     listener.start()
-    before = signal.set_wakeup_fd(told.fileno(), warn_on_full_buffer=False)
+    previous = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
     try:
         with _handled(dict.fromkeys(STOPPING, lambda *_: None)):
-            yield lambda: asked[0] if asked else 0
+            yield lambda: received[0] if received else 0
     finally:
-        signal.set_wakeup_fd(before)
-        told.close()
+        signal.set_wakeup_fd(previous)
+        writer.close()
         listener.join()
-        hears.close()
+        reader.close()
 
 
 @contextlib.contextmanager
-def _handled(handlers: dict[int, Callable]) -> Iterator[None]:
+def _handled(handlers: dict[int, Callable[[int, FrameType | None], Any]]) -> Iterator[None]:
+    """A context with these signal handlers, by signal number; does nothing outside the main thread.
+
+    A signal that the process was started to ignore, as by nohup or a shell's &, stays ignored.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    # What whoever started the process had it ignore, as nohup and a shell's & do, stays ignored.
-    heard = {n: h for n, h in handlers.items() if signal.getsignal(n) is not signal.SIG_IGN}
-    before = {number: signal.signal(number, handler) for number, handler in heard.items()}
+    kept = {n: h for n, h in handlers.items() if signal.getsignal(n) is not signal.SIG_IGN}
+    previous = {number: signal.signal(number, handler) for number, handler in kept.items()}
     try:
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler or signal.SIG_DFL)  # None: it was no handler of Python's
+        for number, handler in previous.items():
+            # None stands for a handler that was not installed from Python.
+            signal.signal(number, handler or signal.SIG_DFL)
