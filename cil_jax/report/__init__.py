@@ -1,4 +1,4 @@
-"""Tables and figures, made from a run folder alone. Nothing here needs a device."""
+"""Tables, figures and pages, made from the files of a run folder. Nothing here needs a device."""
 
 from cil_jax.report.figures import draw, is_drawn, pictures
 from cil_jax.report.page import write_page
