@@ -64,7 +64,7 @@ def _compare(arguments: list[str]) -> None:
     if flags.figure:
         runs = {group.name: group.summary for group in found.groups}
         lines = {group.name: published_lines(group, found.seen) for group in found.groups}
-        _save(figures.comparison(runs, lines), flags.figure)
+        _save(figures.seen_accuracy_of_groups(runs, lines), flags.figure)
 
 
 def _save(figure: Any, file: str) -> None:

@@ -13,6 +13,7 @@ from cil_jax.report import comparison, figures, published_results
 from cil_jax.report.groups import compare as compared
 from cil_jax.report.groups import published, published_lines
 from cil_jax.storage import replicates
+from cil_jax.storage.run_folder import RunFolder
 from experiments import compare
 
 LOW, HIGH = ([[0.9], [0.5, 0.8], [x] * 3] for x in (0.2, 0.4))
@@ -40,6 +41,23 @@ def test_runs_that_differ_in_their_seeds_are_one_group(tmp_path):
     last = found.groups[0].summary["classifiers"]["nme"]["last_accuracy"]
     assert last["mean"] == pytest.approx(0.3) and last["std"] == pytest.approx(np.sqrt(0.02))
     assert found.seen == [2, 4, 5] and not found.left_out
+
+
+def test_each_file_of_a_run_is_parsed_once(tmp_path, monkeypatch):
+    for order in (1993, 1994):
+        write(tmp_path / f"icarl{order}", order=order)
+    parsed = []
+
+    def counted(read):
+        return lambda folder: parsed.append((folder.path.name, read.__name__)) or read(folder)
+
+    for read in (RunFolder.results, RunFolder.settings):
+        monkeypatch.setattr(RunFolder, read.__name__, counted(read))
+    compared(sorted(tmp_path.iterdir()), common_orders=False)
+    expected = [
+        (f"icarl{order}", name) for order in (1993, 1994) for name in ("results", "settings")
+    ]
+    assert sorted(parsed) == expected
 
 
 def test_other_settings_are_another_group_and_say_which(tmp_path):
@@ -76,14 +94,14 @@ def test_what_is_no_finished_run_is_left_out_and_named(tmp_path, capsys):
         "notes holds no run",
         "broken results.json is damaged: Expecting value",
         "half has learned 2 of 3 tasks",
-        f"done has the class order and seeds of {tmp_path / 'copy'}",
+        f"done has the same settings, class order and seeds as {tmp_path / 'copy'}",
     ):
         assert f"left out: {tmp_path}/{said}" in out
     assert "notes holds no run" in (tmp_path / "page.html").read_text()
     assert compare.main([str(tmp_path / "notes")]) == 2
     assert capsys.readouterr().err.count("holds no run") == 1
     assert compare.main([str(tmp_path / "nothing")]) == 2
-    assert f"there is no {tmp_path}/nothing" in capsys.readouterr().err
+    assert f"{tmp_path}/nothing does not exist" in capsys.readouterr().err
 
 
 def test_a_folder_of_members_is_its_members_and_a_lone_summary_itself(tmp_path):
@@ -163,7 +181,7 @@ def test_all_four_tables_have_the_same_numbers(two, capsys, monkeypatch):
     text = capsys.readouterr().out
     markdown, latex = files["markdown"].read_text(), files["latex"].read_text()
     for table in (text, markdown):
-        assert "30.0 ± 14.1" in table and "40.0 ± 0.0" in table and "nme (its own)" in table
+        assert "30.0 ± 14.1" in table and "40.0 ± 0.0" in table and "nme (method's own)" in table
     assert r"30.0 $\pm$ 14.1" in latex and r"\toprule" in latex and "±" not in latex
     rows = list(csv.DictReader(files["csv"].read_text().splitlines()))
     (icarl,) = [r for r in rows if r["method"] == "icarl" and r["own"] == "yes"]
@@ -223,18 +241,18 @@ def test_the_figure_shows_means_bands_and_what_is_published(two, tmp_path):
     found = compared(sorted((two / "runs").iterdir()))
     runs = {group.name: group.summary for group in found.groups}
     lines = {"icarl (paper)": [("published", [2, 4, 5], [60.0, 60.0, 60.0])]}
-    axes = figures.comparison(runs, lines).axes[0]
+    axes = figures.seen_accuracy_of_groups(runs, lines).axes[0]
     np.testing.assert_allclose(axes.get_lines()[0].get_ydata(), [90, 65, 30])
     assert axes.get_lines()[1].get_linestyle() == "--" and len(axes.collections) == 2
     legend = axes.get_legend()
     assert "n = 2 orders" in legend.texts[0].get_text()
-    assert "first task included" in legend.get_title().get_text()
+    assert "including the first task" in legend.get_title().get_text()
     # All have one network and as many epochs, and exemplars as well: `write` says so of LwF too.
     title = axes.get_title(loc="left")
-    assert "digits" in title and "resnet8, 7, then 5 epochs a task, 20 exemplars" in title
+    assert "digits" in title and "resnet8, 7, then 5 epochs per task, 20 exemplars" in title
     *_, second = runs
     runs[second] = {**runs[second], "exemplars": 0}
-    axes = figures.comparison(runs).axes[0]
+    axes = figures.seen_accuracy_of_groups(runs).axes[0]
     assert "exemplars" not in axes.get_title(loc="left")
     said = [text.get_text() for text in axes.get_legend().texts]
     assert "20 exemplars" in said[0] and "exemplars" not in said[1]
@@ -249,12 +267,12 @@ def test_the_page_has_its_curves_its_settings_and_its_command(two):
     page = file.read_text()
     data = json.loads(page.split('id="data">')[1].split("</script>")[0])
     curve = data["groups"][0]["curves"]["all classes seen"]
-    assert curve == {"mean": [90.0, 65.0, 30.0], "std": [0.0, 0.0, 14.14]}
+    assert curve == {"mean": [90.0, 65.0, 30.0], "std": [0.0, 0.0, 14.142136]}
     ends = {name: line["mean"][-1] for name, line in data["groups"][0]["curves"].items()}
     # The last row of the matrix is 20% throughout for one order and 40% for the other.
     assert ends == {
         **{"all classes seen": 30.0, "old classes": 30.0, "new classes": 30.0},
-        "all, the task told": 95.0,
+        "all classes seen, task-aware": 95.0,
     }
     second = {name: line["mean"][1] for name, line in data["groups"][0]["curves"].items()}
     assert (second["old classes"], second["new classes"]) == (50.0, 80.0)

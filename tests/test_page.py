@@ -106,11 +106,29 @@ def test_the_lines_are_where_the_numbers_say(page, a_report):
     assert page.run(cells) == ["90", "50", "80", "20", "40", "70"]
 
 
+@pytest.mark.parametrize(
+    ("fraction", "one_decimal", "whole"),
+    [(0.305, "30.5", "31"), (0.3815, "38.2", "38"), (0.2685, "26.9", "27")],
+)
+def test_figures_of_the_page_round_as_its_tables_do(page, tmp_path, fraction, one_decimal, whole):
+    run = write_run(
+        tmp_path, sizes=(2, 2), matrix=[[fraction], [fraction] * 2], class_names=NAMES[:4]
+    )
+    page.open(report.write_page(run))
+    texts = "[...document.querySelectorAll('{}')].map((element) => element.textContent)"
+    assert set(page.run(texts.format("#figure-matrix td"))) == {whole}
+    assert one_decimal in page.run(texts.format("#figure-seen svg text"))
+    assert f"{one_decimal}%" in page.run(texts.format("#seen ~ .beside td"))
+    titles = "[...document.querySelectorAll('#figure-matrix td')].map((cell) => cell.title)"
+    assert all(title.endswith(f": {one_decimal}%") for title in page.run(titles))
+    assert page.errors == []
+
+
 def test_values_are_shown_under_the_pointer(page, a_report):
     page.open(a_report)
     for name, words in (
-        ("seen", ["classes seen: 4", "nme (its own): 65.0%"]),
-        ("confusion", ["apple is right", "90.0% (9 of 10)"]),
+        ("seen", ["classes seen: 4", "nme (method's own): 65.0%"]),
+        ("confusion", ["apple: correct", "90.0% (9 of 10)"]),
     ):
         inside = f"#figure-{name} {'canvas' if name == 'confusion' else 'svg'}"
         page.run(f"document.querySelector('{inside}').scrollIntoView({{block: 'center'}})")
@@ -140,7 +158,7 @@ def test_a_class_is_found_by_its_name(page, a_report):
         "[...document.querySelectorAll('.class')].filter((c) => !c.hidden).map((c) => c.innerText)"
     )
     (row,) = page.run(rows)
-    assert "Käfer task 2" in row and "90.0% right; taken for </script>elm 10.0%" in row
+    assert "Käfer task 2" in row and "90.0% correct; predicted as </script>elm 10.0%" in row
     assert page.run("document.getElementById('found').textContent") == "1 found"
     assert page.errors == []
 
@@ -157,7 +175,7 @@ def test_the_classifier_and_the_task_can_be_chosen(page, tmp_path):
     assert page.run(cells) == ["80", "30", "70", "10", "20", "60"]
     page.run(choose.format("task", "1"))
     text = page.run("document.getElementById('figure-loss').textContent")
-    assert "epochs of task 2" in text
+    assert "epoch of task 2" in text
     assert page.errors == []
 
 

@@ -15,7 +15,8 @@ from rich.console import Console
 
 from cil_jax import report
 from cil_jax.confusion import Confusion
-from cil_jax.report import figures, thumbnails
+from cil_jax.report import comparison, figures, thumbnails
+from cil_jax.report.groups import Comparison, Group
 from cil_jax.storage import replicates
 
 NAMES = ["apple", "bear", "cloud", "dove", "<b>elm"]
@@ -66,7 +67,7 @@ def test_the_page_of_a_run_that_goes_on_says_how_far_it_is(tmp_path):
     with folder.metrics_file.open("a") as out:
         out.write('{"kind":"ep')
     page = report.write_page(folder).read_text()
-    assert "In progress: 2 of 3 tasks learned" in page and "To come: &lt;b&gt;elm" in page
+    assert "In progress: 2 of 3 tasks learned" in page and "Not learned yet: &lt;b&gt;elm" in page
 
 
 def test_the_page_and_the_figures_need_no_jax(folder):
@@ -172,7 +173,7 @@ def test_a_caption_says_whose_numbers_they_are():
     said = report.caption(results_of())
     for words in (
         *("icarl (paper) on digits", "3 tasks of 2 or 1 classes", "resnet8"),
-        *("7, then 5 epochs a task", "20 exemplars", "order seeded 1993, seed 0", "n = 1"),
+        *("7, then 5 epochs per task", "20 exemplars", "order seeded 1993, seed 0", "n = 1"),
     ):
         assert words in said
     group = replicates.summarize([results_of(), {**results_of(), "order": "seeded 1994"}])
@@ -213,18 +214,37 @@ def test_the_page_and_the_figures_name_what_was_changed(tmp_path):
         assert f"{words}icarl (paper, with distill none) on digits" in page
     axes = figures.seen_accuracy(folder.results()).axes[0]
     assert axes.get_title().startswith("icarl (paper, with distill none) on digits")
-    assert "first task included" in axes.get_legend().get_title().get_text()
+    assert "including the first task" in axes.get_legend().get_title().get_text()
 
 
 def test_the_table_names_each_classifier_and_has_every_number():
     text = shown(report.summary(results_of()))
-    for words in ("nme (its own)", "ncm (all data)", "old classes", "new classes", "95.0%"):
+    for words in ("nme (method's own)", "ncm (all data)", "old classes", "new classes", "95.0%"):
         assert words in text
     assert "20.0%" not in text  # one cell of the matrix
     rows = {line.split("│")[1].strip(): line for line in text.splitlines() if "│" in line}
     assert rows["old classes"].count("30.0%") == 3  # (.2 * 2 + .4 * 2) / 4
     assert rows["new classes"].count("70.0%") == 3
     assert rows["top-5"].count(" - ") == 3
+
+
+@pytest.mark.parametrize(
+    ("fraction", "one_decimal", "whole"),
+    # 38.15 and 26.85 lie between two binary numbers; half to even would make 30 of 30.5.
+    [(0.305, "30.5", "31"), (0.3815, "38.2", "38"), (0.2685, "26.9", "27"), (0.2, "20.0", "20")],
+)
+def test_a_percentage_is_the_same_in_tables_figures_and_comparisons(fraction, one_decimal, whole):
+    results = results_of((2, 2), [[fraction], [fraction] * 2])
+    assert f"{one_decimal}%" in shown(report.summary(results))
+    labels = figures.seen_accuracy(results).axes[0].texts
+    assert {label.get_text() for label in labels} == {one_decimal}
+    cells = figures.accuracy_matrix(results).axes[0].texts
+    assert {cell.get_text() for cell in cells} == {whole}
+    summary = replicates.summarize([results])
+    group = Group("a run", summary, {}, None, ())
+    assert f"| {one_decimal} |" in comparison.as_markdown(Comparison((group,), ()))
+    axes = figures.seen_accuracy_of_groups({"a run": summary}).axes[0]
+    assert f"average {one_decimal}" in axes.get_legend().texts[0].get_text()
 
 
 @pytest.mark.parametrize("n", [1, 30])

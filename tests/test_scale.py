@@ -80,13 +80,13 @@ def test_the_page_of_1000_classes_is_below_a_megabyte_and_says_what_it_leaves_ou
     assert file.stat().st_size < 1_000_000
     assert page.count('alt="exemplars of ') == thumbnails.CLASSES == 200
     assert page.count('class="class"') == 1000  # any class can be looked for
-    for words in ("1000 classes in 100 groups", "Those of 200 classes are shown"):
+    for words in ("1000 classes in 100 groups", "Exemplars of 200 classes are shown"):
         assert words in page
 
 
 def test_more_tasks_than_rows_are_thinned_out_with_a_word(tmp_path):
     page = report.write_page(large_run(tmp_path, n_tasks=150, task_size=1)).read_text()
-    assert page.count("Shown are 100 of 150 tasks, spread evenly.") == 2
+    assert page.count("100 of 150 tasks are shown, evenly spread.") == 2
     data = json.loads(page.partition('id="data">')[2].partition("</script>")[0])
     matrix = data["classifiers"]["nme"]["matrix"]
     assert len(matrix) == len(data["tasks"]) == 100 and data["tasks"][::99] == [1, 150]
@@ -96,7 +96,7 @@ def test_more_tasks_than_rows_are_thinned_out_with_a_word(tmp_path):
 
 def test_a_page_of_few_classes_says_of_nothing_that_it_is_left_out(tmp_path):
     page = report.write_page(write_run(tmp_path, exemplars=2)).read_text()
-    for words in ("groups of classes", "spread evenly", "Shown are"):
+    for words in ("consecutive classes", "evenly spread", "tasks are shown"):
         assert words not in page
     data = json.loads(page.partition('id="data">')[2].partition("</script>")[0])
     assert data["groups"] == {

@@ -1,4 +1,4 @@
-// Charts of the report and the compare page: lines with values under the pointer, and a matrix.
+// Charts of the report and of the compare page: lines, and a confusion matrix, with values in tooltips.
 "use strict";
 
 const SVG = "http://www.w3.org/2000/svg";
@@ -17,11 +17,18 @@ function html(parent, name, attributes = {}, text) {
   return parent.appendChild(element);
 }
 
+// A percentage as text, rounded by the rule of report/percentages.py: a final 5 is rounded up.
+// Number("38.15e1") is exactly 381.5, whereas 38.15 * 10 need not be.
+function percentText(percent, decimals = 1) {
+  const rounded = Math.round(Number(`${+percent.toFixed(6)}e${decimals}`));
+  return Number(`${rounded}e-${decimals}`).toFixed(decimals);
+}
+
 const isNumber = (x) => typeof x === "number";
 const data = (id) => JSON.parse(document.getElementById(id).textContent);
 
-// The colour of series i of n: one of six that can be told apart, else one of as many hues or, where
-// they are in an order, a step on a ramp.
+// The colour of series i of n: one of six distinct colours; beyond six, an evenly spaced hue; for
+// ordered series (ramp), a step on a colour ramp.
 function colorOf(i, n, ramp) {
   const hue = ramp ? 215 + (190 * i) / Math.max(n - 1, 1) : (360 * i) / n;
   return ramp || n > 6 ? `hsl(${Math.round(hue)} 70% var(--ramp))` : `var(--c${i})`;
@@ -37,7 +44,7 @@ function ticks(low, high, count) {
   return found;
 }
 
-// Puts the tip beside a place of the figure, inside it.
+// Moves the tooltip next to a position of the figure, and keeps it inside the figure.
 function placeTip(tip, figure, x, y) {
   tip.hidden = false;
   const room = figure.clientWidth - tip.offsetWidth;
@@ -46,12 +53,12 @@ function placeTip(tip, figure, x, y) {
   tip.style.top = `${Math.max(0, y - tip.offsetHeight / 2)}px`;
 }
 
-/* Lines over x. `spec` has
-     x, xlabel, ylabel, unit; low and high of y (high: null for that of the values);
-     series: name, y (null where there is none), and maybe x of its own, color, dash, band (one
-       standard deviation), quiet (no points);
-     ramp: whether the series are in an order; breaks: where a line is not joined to the point
-     before; marks: where vertical lines are; xname(x): how the tip says a place. */
+/* Draws a line chart. `spec` has
+     x, xlabel, ylabel, unit; low and high, the limits of y (default: from 0 to the largest value);
+     series, each with name and y (null for a missing value), and optionally its own x, color, dash,
+       band (one standard deviation), quiet (no points);
+     ramp: whether the series are ordered; breaks: indices of points that are not joined to the
+     point before; marks: the x of vertical lines; xname(x): the heading of the tooltip. */
 function lines(figure, spec) {
   const hidden = figure.hiddenSeries ?? (figure.hiddenSeries = new Set());
   const caption = figure.querySelector("figcaption");
@@ -60,11 +67,11 @@ function lines(figure, spec) {
   const W = Math.max(240, figure.clientWidth), H = Math.round(Math.min(360, Math.max(230, W * 0.5)));
   const [left, right, top, bottom] = [54, 42, 10, 40];
   const n = spec.series.length;
-  const series = spec.series.map((one, i) => ({
-    ...one, x: one.x ?? spec.x, color: one.color ?? colorOf(i, n, spec.ramp) }));
-  const shown = series.filter((one) => !hidden.has(one.name));
-  const xs = [...new Set(series.flatMap((one) => one.x))].sort((a, b) => a - b);
-  const values = series.flatMap((one) => one.y.map((y, k) => y + (one.band?.[k] ?? 0))).filter(isNumber);
+  const series = spec.series.map((line, i) => ({
+    ...line, x: line.x ?? spec.x, color: line.color ?? colorOf(i, n, spec.ramp) }));
+  const shown = series.filter((line) => !hidden.has(line.name));
+  const xs = [...new Set(series.flatMap((line) => line.x))].sort((a, b) => a - b);
+  const values = series.flatMap((line) => line.y.map((y, k) => y + (line.band?.[k] ?? 0))).filter(isNumber);
   const low = spec.low ?? 0, high = spec.high ?? (Math.max(...values, 0) * 1.05 || 1);
   const [first, last] = [xs[0], xs[xs.length - 1]];
   const place = (x) => (last === first ? (left + W - right) / 2 : left + ((x - first) / (last - first)) * (W - left - right));
@@ -86,34 +93,34 @@ function lines(figure, spec) {
   svg(root, "text", { x: 11, y: (H - bottom) / 2, "text-anchor": "middle", transform: `rotate(-90 11 ${(H - bottom) / 2})` }, spec.ylabel);
 
   const breaks = new Set(spec.breaks ?? []);
-  for (const one of shown) {
-    if (one.band) {
-      const there = one.x.map((_, k) => k).filter((k) => isNumber(one.y[k]) && isNumber(one.band[k]));
-      const edge = (k, sign) => `${place(one.x[k])},${height(Math.max(low, one.y[k] + sign * one.band[k]))}`;
-      const points = [...there.map((k) => edge(k, 1)), ...there.reverse().map((k) => edge(k, -1))];
-      svg(root, "polygon", { class: "band", points: points.join(" "), style: `fill:${one.color}`, "fill-opacity": 0.18 });
+  for (const line of shown) {
+    if (line.band) {
+      const indices = line.x.map((_, k) => k).filter((k) => isNumber(line.y[k]) && isNumber(line.band[k]));
+      const edge = (k, sign) => `${place(line.x[k])},${height(Math.max(low, line.y[k] + sign * line.band[k]))}`;
+      const points = [...indices.map((k) => edge(k, 1)), ...indices.reverse().map((k) => edge(k, -1))];
+      svg(root, "polygon", { class: "band", points: points.join(" "), style: `fill:${line.color}`, "fill-opacity": 0.18 });
     }
     let path = "", joined = false;
-    one.x.forEach((x, k) => {
-      if (!isNumber(one.y[k])) return (joined = false);
-      path += `${joined && !breaks.has(k) ? "L" : "M"}${place(x).toFixed(1)} ${height(one.y[k]).toFixed(1)}`;
+    line.x.forEach((x, k) => {
+      if (!isNumber(line.y[k])) return (joined = false);
+      path += `${joined && !breaks.has(k) ? "L" : "M"}${place(x).toFixed(1)} ${height(line.y[k]).toFixed(1)}`;
       joined = true;
     });
-    const style = `stroke:${one.color};fill:none`;
-    svg(root, "path", { class: "line", d: path, style, "stroke-width": 2, "stroke-linejoin": "round", "stroke-dasharray": one.dash ? "6 4" : "none" });
-    if (!one.quiet && one.x.length < 120)
-      one.x.forEach((x, k) => isNumber(one.y[k]) &&
-        svg(root, "circle", { cx: place(x), cy: height(one.y[k]), r: one.x.length > 40 ? 1.5 : 2.5, style: `fill:${one.color}` }));
+    const style = `stroke:${line.color};fill:none`;
+    svg(root, "path", { class: "line", d: path, style, "stroke-width": 2, "stroke-linejoin": "round", "stroke-dasharray": line.dash ? "6 4" : "none" });
+    if (!line.quiet && line.x.length < 120)
+      line.x.forEach((x, k) => isNumber(line.y[k]) &&
+        svg(root, "circle", { cx: place(x), cy: height(line.y[k]), r: line.x.length > 40 ? 1.5 : 2.5, style: `fill:${line.color}` }));
   }
   endLabels(root, shown, place, height, H - bottom, spec.unit);
 
   const legend = html(figure, "div", { class: "legend" });
-  for (const one of series) {
-    const button = html(legend, "button", { type: "button", "aria-pressed": !hidden.has(one.name) });
-    html(button, "i", { style: `border-top-color:${one.color};border-top-style:${one.dash ? "dashed" : "solid"}` });
-    button.append(one.name);
+  for (const line of series) {
+    const button = html(legend, "button", { type: "button", "aria-pressed": !hidden.has(line.name) });
+    html(button, "i", { style: `border-top-color:${line.color};border-top-style:${line.dash ? "dashed" : "solid"}` });
+    button.append(line.name);
     button.onclick = () => {
-      hidden.has(one.name) ? hidden.delete(one.name) : hidden.add(one.name);
+      hidden.has(line.name) ? hidden.delete(line.name) : hidden.add(line.name);
       lines(figure, spec);
     };
   }
@@ -125,43 +132,43 @@ function lines(figure, spec) {
   root.onpointermove = root.onpointerdown = (event) => {
     const at = event.clientX - root.getBoundingClientRect().left;
     const x = xs.reduce((a, b) => (Math.abs(place(b) - at) < Math.abs(place(a) - at) ? b : a));
-    const there = shown
-      .map((one) => { const k = one.x.indexOf(x); return { ...one, value: one.y[k], spread: one.band?.[k] }; })
-      .filter((one) => isNumber(one.value)).sort((a, b) => b.value - a.value);
-    if (!there.length) return leave();
+    const present = shown
+      .map((line) => { const k = line.x.indexOf(x); return { ...line, value: line.y[k], spread: line.band?.[k] }; })
+      .filter((line) => isNumber(line.value)).sort((a, b) => b.value - a.value);
+    if (!present.length) return leave();
     cursor.setAttribute("x1", place(x)); cursor.setAttribute("x2", place(x));
     cursor.setAttribute("visibility", "visible");
     tip.replaceChildren();
     html(tip, "b", {}, spec.xname ? spec.xname(x) : `${spec.xlabel}: ${x}`);
-    for (const one of there.slice(0, 14)) {
+    for (const line of present.slice(0, 14)) {
       const row = html(tip, "div");
-      html(row, "i", { style: `background:${one.color}` });
-      const spread = isNumber(one.spread) ? ` ± ${one.spread.toFixed(1)}` : "";
-      row.append(`${one.name}: ${spec.unit === "%" ? one.value.toFixed(1) + "%" : +one.value.toPrecision(4)}${spread}`);
+      html(row, "i", { style: `background:${line.color}` });
+      const spread = isNumber(line.spread) ? ` ± ${percentText(line.spread)}` : "";
+      row.append(`${line.name}: ${spec.unit === "%" ? percentText(line.value) + "%" : +line.value.toPrecision(4)}${spread}`);
     }
-    if (there.length > 14) html(tip, "div", {}, `and ${there.length - 14} more`);
+    if (present.length > 14) html(tip, "div", {}, `and ${present.length - 14} more`);
     placeTip(tip, figure, place(x), event.clientY - figure.getBoundingClientRect().top);
   };
   root.onpointerleave = leave;
 }
 
-// The last value of each line at its end, none over another, as many as there is room for.
+// Labels the end of each line with its last value, without overlaps; none if there is no room for all.
 function endLabels(root, series, place, height, floor, unit) {
-  const ends = series.flatMap((one) => {
-    const k = one.y.findLastIndex(isNumber);
-    return k < 0 || one.quiet ? [] : [{ x: place(one.x[k]), y: height(one.y[k]), value: one.y[k], color: one.color }];
+  const ends = series.flatMap((line) => {
+    const k = line.y.findLastIndex(isNumber);
+    return k < 0 || line.quiet ? [] : [{ x: place(line.x[k]), y: height(line.y[k]), value: line.y[k], color: line.color }];
   }).sort((a, b) => b.y - a.y);
-  if (ends.length > 10 || ends.some((one) => Math.abs(one.value) >= 1000)) return;
+  if (ends.length > 10 || ends.some((end) => Math.abs(end.value) >= 1000)) return;
   let below = floor + 12;
-  for (const one of ends) {
-    below = Math.min(one.y + 4, below - 12);
-    svg(root, "text", { x: one.x + 7, y: below, style: `fill:${one.color}` }, unit === "%" ? one.value.toFixed(1) : +one.value.toPrecision(3));
+  for (const end of ends) {
+    below = Math.min(end.y + 4, below - 12);
+    svg(root, "text", { x: end.x + 7, y: below, style: `fill:${end.color}` }, unit === "%" ? percentText(end.value) : +end.value.toPrecision(3));
   }
 }
 
-/* What is taken for what: a canvas of rows of shares 0..1, with names at its side and above. `spec`
-   has names, counts [n][n], bounds (where a task begins), right(i), how the tip says a cell of the
-   diagonal, and matches(i), whether to mark a row. */
+/* Draws a confusion matrix on a canvas: true classes in rows, predicted classes in columns. `spec` has
+   names, counts [n][n], bounds (the rows that begin a task), right(i), the text of the tooltip for a
+   cell on the diagonal, and matches(i), whether to highlight a class. */
 function confusion(figure, spec) {
   figure.querySelectorAll(".wide, .tip").forEach((element) => element.remove());
   const n = spec.names.length, ratio = window.devicePixelRatio || 1;
@@ -184,7 +191,7 @@ function confusion(figure, spec) {
   paint.fillStyle = color("--heat");
   spec.counts.forEach((row, i) => row.forEach((count, j) => {
     if (!count) return;
-    paint.globalAlpha = Math.sqrt(count / totals[i]);  // so that rare mistakes are seen
+    paint.globalAlpha = Math.sqrt(count / totals[i]);  // makes rare errors visible
     paint.fillRect(margin + j * size, margin + i * size, size, size);
   }));
   paint.globalAlpha = 1;
@@ -217,16 +224,16 @@ function confusion(figure, spec) {
     const j = Math.floor((event.clientX - at.left - margin) / size);
     const i = Math.floor((event.clientY - at.top - margin) / size);
     if (i < 0 || j < 0 || i >= n || j >= n) return (tip.hidden = true);
-    const count = spec.counts[i][j], share = ((100 * count) / totals[i]).toFixed(1);
+    const count = spec.counts[i][j], share = percentText((100 * count) / totals[i]);
     tip.replaceChildren();
-    html(tip, "div", {}, i === j ? spec.right(i) : `${spec.names[i]} taken for ${spec.names[j]}`);
+    html(tip, "div", {}, i === j ? spec.right(i) : `${spec.names[i]} predicted as ${spec.names[j]}`);
     html(tip, "b", {}, `${share}% (${count} of ${totals[i]})`);
     placeTip(tip, figure, event.clientX - around.left, event.clientY - around.top);
   };
   canvas.onpointerleave = () => (tip.hidden = true);
 }
 
-// Draws now, and anew when the width or the colours change.
+// Draws now, and again whenever the width or the colour scheme changes.
 function drawn(draw) {
   draw();
   let width = window.innerWidth, wait;

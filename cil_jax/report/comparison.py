@@ -1,7 +1,7 @@
-"""A comparison as a table for the terminal, CSV, LaTeX and Markdown, and as a page."""
+"""A comparison of groups as a table for the terminal, CSV, LaTeX and Markdown, and as a page."""
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,8 @@ from cil_jax.files import writing
 from cil_jax.report.escaping import csv_table, latex, markdown
 from cil_jax.report.groups import Comparison, Group, published, published_lines, source_of
 from cil_jax.report.page import render
-from cil_jax.report.published_results import sources
+from cil_jax.report.percentages import in_percent, percentage
+from cil_jax.report.published_results import Row, sources
 from cil_jax.report.tables import column_name, published_pair, sample, training
 
 NUMBERS = {
@@ -24,62 +25,66 @@ CURVES = {
     "all classes seen": "seen_accuracy",
     "old classes": "old_accuracy",
     "new classes": "new_accuracy",
-    "all, the task told": "task_aware_accuracy",
+    "all classes seen, task-aware": "task_aware_accuracy",
 }
-COLUMNS = ("run", "trained", "n", "classifier", *NUMBERS)
+GROUP_COLUMNS = ("run", "trained", "n")  # the same for all classifiers of a group
+COLUMNS = (*GROUP_COLUMNS, "classifier", *NUMBERS)
 TEXT = ("run", "trained", "classifier", "published")
 
 
 def table(comparison: Comparison) -> Table:
-    """A row for each group's classifiers; means and standard deviations in percent."""
+    """One row for each classifier of each group; means and standard deviations in percent."""
     head, rows = _cells(comparison)
     made = Table(title=f"{comparison.protocol}\naccuracy in percent", title_justify="left")
     for name in head:
         made.add_column(name, justify="left" if name in TEXT else "right")
     for row, is_first in rows:
-        made.add_row(*(row if is_first else ["", "", "", *row[3:]]))
+        made.add_row(*(row if is_first else _without_group(row)))
     return made
 
 
 def as_csv(comparison: Comparison) -> str:
-    """A line for each group's classifiers, each of which says all; percent with 4 decimals."""
-    names = [f"{key}_{what}" for key in NUMBERS.values() for what in ("mean", "std")]
-    about = ("run", "method", "preset", "dataset", "tasks", "orders", "trained", "n", "over")
-    last = ("published_average", "published_last", "published_source")
-    lines = [[*about, "classifier", "own", *names, *last]]
+    """One line for each classifier of each group, with all cells; percentages have 4 decimals."""
+    statistics = [(key, statistic) for key in NUMBERS.values() for statistic in ("mean", "std")]
+    group_head = ("run", "method", "preset", "dataset", "tasks", "orders", "trained", "n", "over")
+    published_head = ("published_average", "published_last", "published_source")
+    number_head = [f"{key}_{statistic}" for key, statistic in statistics]
+    lines: list[list[Any]] = [[*group_head, "classifier", "own", *number_head, *published_head]]
     for group in comparison.groups:
-        one = group.summary
-        said = [group.name, *(one[key] for key in ("method", "preset", "dataset"))]
-        said += [" ".join(map(str, one["task_sizes"])), "; ".join(one["orders"])]
-        said += [training(one), one["n"], one["over"]]
-        for classifier, numbers in one["classifiers"].items():
+        summary = group.summary
+        group_cells = [
+            *(group.name, summary["method"], summary["preset"], summary["dataset"]),
+            " ".join(map(str, summary["task_sizes"])),
+            "; ".join(summary["orders"]),
+            *(training(summary), summary["n"], summary["over"]),
+        ]
+        for classifier, numbers in summary["classifiers"].items():
             values = [
-                "" if (value := numbers[key][what]) is None else f"{100 * value:.4f}"
-                for key in NUMBERS.values()
-                for what in ("mean", "std")
+                "" if (value := numbers[key][statistic]) is None else percentage(value, 4)
+                for key, statistic in statistics
             ]
-            row = _row_of(group, classifier)
-            theirs = ["", "", ""] if row is None else [row.average, row.last, row.source]
-            own = "yes" if classifier == one["headline"] else "no"
-            lines.append([*said, classifier, own, *values, *theirs])
+            row = _published_row(group, classifier)
+            published_cells = ["", "", ""] if row is None else [row.average, row.last, row.source]
+            is_own = "yes" if classifier == summary["headline"] else "no"
+            lines.append([*group_cells, classifier, is_own, *values, *published_cells])
     return csv_table(lines)
 
 
 def as_markdown(comparison: Comparison) -> str:
-    """The table, its protocol and the sources of what is published."""
+    """The table, preceded by its protocol and followed by the sources of published values."""
     head, rows = _cells(comparison)
     lines = [list(head), ["---" if name in TEXT else "---:" for name in head]]
     lines += [[markdown(cell) for cell in row] for row, _ in rows]
     text = [f"Accuracy in percent; {markdown(comparison.protocol)}.", ""]
     text += ["| " + " | ".join(line) + " |" for line in lines]
     legend = _legend(comparison)
-    return "\n".join([*text, *([""] if legend else []), *(f"- {x}" for x in legend)]) + "\n"
+    return "\n".join([*text, *([""] if legend else []), *(f"- {line}" for line in legend)]) + "\n"
 
 
 def as_latex(comparison: Comparison) -> str:
     """The table in LaTeX, for the booktabs package."""
 
-    def line(cells):
+    def line(cells: Iterable[str]) -> str:
         return "    " + " & ".join(map(latex, cells)) + r" \\"
 
     head, rows = _cells(comparison)
@@ -88,7 +93,7 @@ def as_latex(comparison: Comparison) -> str:
     for row, is_first in rows:
         if is_first and body:
             body.append(r"    \addlinespace")
-        body.append(line(row if is_first else ["", "", "", *row[3:]]))
+        body.append(line(row if is_first else _without_group(row)))
     return "\n".join(
         [
             r"% needs \usepackage{booktabs}",
@@ -112,9 +117,9 @@ def write_comparison(comparison: Comparison, file: Path, arguments: Sequence[str
     """Writes the page of a comparison.
 
     Args:
-      comparison: what it shows.
-      file: where to.
-      arguments: of the command that makes it.
+      comparison: the groups to show.
+      file: the file to write.
+      arguments: the arguments of the command that writes the page, to be shown on it.
     """
     head, rows = _cells(comparison)
     page = render(
@@ -132,81 +137,91 @@ def write_comparison(comparison: Comparison, file: Path, arguments: Sequence[str
         ],
         head=head,
         rows=rows,
+        n_group_columns=len(GROUP_COLUMNS),
         is_text=TEXT,
         measures=list(CURVES),
         legend=_legend(comparison),
         left_out=[f"{path} {reason}" for path, reason in comparison.left_out],
         command=shlex.join(["python", "-m", "experiments.compare", *arguments]),
-        differing=_differing(comparison.groups),
+        differing=_differing_settings(comparison.groups),
         data=_data(comparison),
     )
     writing.replace_text(Path(file), page)
 
 
 def _cells(comparison: Comparison) -> tuple[tuple[str, ...], list[tuple[list[str], bool]]]:
-    """The head, and rows with whether each is the first of its group."""
+    """The column names, and the rows, each with whether it is the first of its group."""
     any_published = any(published(group) for group in comparison.groups)
     rows = []
     for group in comparison.groups:
-        one = group.summary
-        said = [group.name, training(one), sample(one).removeprefix("n = ")]
-        for number, (classifier, numbers) in enumerate(one["classifiers"].items()):
-            values = [_spread(numbers[key]) for key in NUMBERS.values()]
-            row = [*said, column_name(one, classifier), *values]
-            rows.append((row + [_published(group, classifier)] * any_published, number == 0))
+        summary = group.summary
+        group_cells = [group.name, training(summary), sample(summary).removeprefix("n = ")]
+        for index, (classifier, numbers) in enumerate(summary["classifiers"].items()):
+            values = [_mean_and_std(numbers[key]) for key in NUMBERS.values()]
+            row = [*group_cells, column_name(summary, classifier), *values]
+            if any_published:
+                row.append(_published_cell(group, classifier))
+            rows.append((row, index == 0))
     return (*COLUMNS, *(["published"] if any_published else [])), rows
 
 
-def _spread(number: dict[str, Any]) -> str:
-    """Such as '50.2 ± 1.1'."""
-    if number["mean"] is None:
-        return "-"
-    std = "" if number["std"] is None else f" ± {100 * number['std']:.1f}"
-    return f"{100 * number['mean']:.1f}{std}"
+def _without_group(row: Sequence[str]) -> list[str]:
+    """A row whose group is named in a row above it."""
+    return [""] * len(GROUP_COLUMNS) + list(row[len(GROUP_COLUMNS) :])
 
 
-def _row_of(group: Group, classifier: str) -> Any:
+def _mean_and_std(number: Mapping[str, Any]) -> str:
+    """A mean and standard deviation in percent, such as '50.2 ± 1.1'."""
+    has_std = number["mean"] is not None and number["std"] is not None
+    return percentage(number["mean"]) + (f" ± {percentage(number['std'])}" if has_std else "")
+
+
+def _published_row(group: Group, classifier: str) -> Row | None:
     return next((row for row in published(group) if row.classifier == classifier), None)
 
 
-def _published(group: Group, classifier: str) -> str:
-    """Published average and last accuracy, and where."""
-    row = _row_of(group, classifier)
+def _published_cell(group: Group, classifier: str) -> str:
+    """Published average and last accuracy with their source, such as '64.1 / 49.5 (icarl)'."""
+    row = _published_row(group, classifier)
     if row is None or (row.average is None and row.last is None):
         return "-"
     return f"{published_pair(row)} ({source_of(row)})"
 
 
 def _legend(comparison: Comparison) -> list[str]:
-    """What the sources of published values are."""
-    named = {row.source for group in comparison.groups for row in published(group)}
-    return [f"published, {key}: {text}" for key, text in sources().items() if key in named]
+    """The publications that the table names by a short name."""
+    used_sources = {row.source for group in comparison.groups for row in published(group)}
+    return [f"published, {key}: {text}" for key, text in sources().items() if key in used_sources]
 
 
-def _differing(groups: Sequence[Group]) -> list[tuple[str, list[str]]]:
-    """Settings in which groups differ, each with its value in every group."""
-    known = [group.settings for group in groups]
-    keys = dict.fromkeys(key for settings in known for key in settings)
-    rows = [(key, [str(settings.get(key, "-")) for settings in known]) for key in keys]
-    return [(key, values) for key, values in rows if len(set(values)) > 1]
+def _differing_settings(groups: Sequence[Group]) -> list[tuple[str, list[str]]]:
+    """The settings in which groups differ, each with its value in every group."""
+    settings_of_groups = [group.settings for group in groups]
+    names = dict.fromkeys(name for settings in settings_of_groups for name in settings)
+    rows = [
+        (name, [str(settings.get(name, "-")) for settings in settings_of_groups]) for name in names
+    ]
+    return [(name, values) for name, values in rows if len(set(values)) > 1]
 
 
 def _data(comparison: Comparison) -> dict[str, Any]:
-    """What the figure is drawn from, in percent."""
+    """The data of the page's figure; accuracies in percent."""
 
-    def curve(values):
-        return [None if value is None else round(100 * value, 2) for value in values]
+    def curve(fractions: Sequence[float | None]) -> list[float | None]:
+        return [None if fraction is None else in_percent(fraction) for fraction in fractions]
 
     groups = []
     for group in comparison.groups:
-        own = group.summary["classifiers"][group.summary["headline"]]
+        numbers = group.summary["classifiers"][group.summary["headline"]]
         lines = published_lines(group, comparison.seen)
         groups.append(
             {
                 "name": f"{group.name}, {group.summary['headline']}",
                 "curves": {
-                    what: {"mean": curve(own[key]["mean"]), "std": curve(own[key]["std"])}
-                    for what, key in CURVES.items()
+                    name: {
+                        statistic: curve(numbers[key][statistic]) for statistic in ("mean", "std")
+                    }
+                    for name, key in CURVES.items()
                 },
                 "published": [{"name": name, "x": x, "y": y} for name, x, y in lines],
             }

@@ -1,4 +1,4 @@
-"""Text of users, such as class names and paths, where a library or a format would interpret it."""
+"""Escapes text of users, such as class names and paths, for formats that would interpret it."""
 
 import csv
 import io
@@ -16,39 +16,44 @@ LATEX = {
     "^": r"\textasciicircum{}",
     "±": r"$\pm$",
 }
-FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what a spreadsheet takes for the start of one
+FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")  # a spreadsheet computes such cells
 
 
 def console(**options: Any) -> "Console":
-    """A console that prints text as it is: rich would take [red] or :cat: for its own.
+    """A console that prints text as it is; by default, rich would interpret [red] or :cat:.
 
     Args:
-      **options: of `rich.console.Console`.
+      **options: arguments of `rich.console.Console` that take precedence.
     """
-    from rich.console import Console  # which takes a while to import
+    from rich.console import Console  # slow to import
 
     return Console(**{"markup": False, "emoji": False, "highlight": False, **options})
 
 
 def latex(text: str) -> str:
-    """A text as LaTeX shows it."""
+    """Escapes a text for LaTeX."""
     return re.sub(r"[&%$#_{}\\~^±]", lambda match: LATEX[match[0]], text)
 
 
 def markdown(text: str) -> str:
-    """A text as Markdown shows it, also within a table."""
+    """Escapes a text for Markdown, also within a table, and joins its lines."""
     return re.sub(r"([\\`*_\[\]<>|~$])", r"\\\1", " ".join(text.split()))
 
 
 def csv_table(rows: Iterable[Iterable[Any]]) -> str:
-    """Rows as CSV. A text that a spreadsheet would compute begins with an apostrophe instead."""
+    """Writes rows as CSV.
+
+    A text that a spreadsheet would run as a formula gets an apostrophe in front.
+    """
     out = io.StringIO()
-    csv.writer(out, lineterminator="\n").writerows([_harmless(c) for c in row] for row in rows)
+    harmless_rows = ([_harmless(cell) for cell in row] for row in rows)
+    csv.writer(out, lineterminator="\n").writerows(harmless_rows)
     return out.getvalue()
 
 
 def _harmless(cell: Any) -> Any:
-    if not isinstance(cell, str) or not cell.startswith(FORMULA):
+    """A cell that no spreadsheet runs as a formula; numbers stay as they are."""
+    if not isinstance(cell, str) or not cell.startswith(FORMULA_STARTS):
         return cell
     try:
         float(cell)

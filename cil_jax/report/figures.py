@@ -1,15 +1,16 @@
-"""The figures of a run, made from its folder alone."""
+"""The figures of runs, drawn from the files in their folders."""
 
 import contextlib
 import itertools
 import textwrap
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import matplotlib
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
@@ -17,13 +18,14 @@ from matplotlib.ticker import MaxNLocator
 from cil_jax.confusion import Confusion
 from cil_jax.files import writing
 from cil_jax.report.fonts import drawable, families
+from cil_jax.report.percentages import percentage
 from cil_jax.report.tables import caption, column_name, protocol, sample, training_parts
 from cil_jax.report.thinning import groups
 from cil_jax.storage.run_folder import RunFolder
 
-# Okabe and Ito's colours, which people with any colour vision can tell apart.
+# The palette of Okabe and Ito, whose colours are distinct under any colour vision.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-STYLE = {
+STYLE: dict[Any, Any] = {  # matplotlib's type of the keys is a long Literal
     "font.size": 10,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -35,23 +37,22 @@ STYLE = {
     "axes.titlelocation": "left",
     "legend.frameon": False,
     "figure.dpi": 120,
-    "text.parse_math": False,  # names of classes and folders may have a $
+    "text.parse_math": False,  # names of classes and folders may contain a $
 }
+AVERAGE = "average incremental accuracy\n(including the first task)"  # title of a legend
+MOST_NAMED = 12  # characters without a font that a warning names
+LABEL_WIDTH = 44  # characters per line in the legend of several groups
+TITLE_WIDTH = 72  # characters per line in a title
+LONGEST_SIDE = 12.0  # inches, of a matrix
 
-
-AVERAGE = "average incremental accuracy,\nfirst task included"  # over the averages in a legend
-SHOWN = 12  # characters without a font that are named
-LABEL_WIDTH = 44  # letters of a line in the legend of a comparison
-LARGEST = 12.0  # inches of a matrix' side
-
-# Figures are drawn in threads as well, and a style is the whole process'.
-_ONE_AT_A_TIME = threading.RLock()
+# Figures are also drawn in background threads, and matplotlib's style is global to the process.
+_STYLE_LOCK = threading.RLock()
 
 
 @contextlib.contextmanager
-def _styled(text: str):
-    """A context in which to make and to draw figures with such a text in them."""
-    with _ONE_AT_A_TIME, matplotlib.rc_context({**STYLE, "font.family": families(text)[0]}):
+def _styled(text: str) -> Iterator[None]:
+    """Sets the style, with fonts for `text`, while figures are made and drawn."""
+    with _STYLE_LOCK, matplotlib.rc_context({**STYLE, "font.family": families(text)[0]}):
         yield
 
 
@@ -59,53 +60,63 @@ def draw(folder: RunFolder, warn: Callable[[str], None] = lambda line: None) -> 
     """Draws all figures of a run into its folder.
 
     Args:
-      folder: a run with results.
-      warn: is told where no font here has what a figure should show.
+      folder: the folder of a run that has results.
+      warn: called with a message if no installed font has a character that a figure shows.
 
     Returns:
-      The files: seen_accuracy.png, accuracy_matrix.png, curves.png and confusion.png.
+      The files: seen_accuracy.png, accuracy_matrix.png, confusion.png and curves.png.
     """
     results = folder.results()
     epochs, confusions = folder.epochs(results), folder.confusions(results)
     writing.make_folder(folder.figures)
-    made = []
-    text = _text(results)
-    if unknown := families(text)[1]:
-        shown = unknown if len(unknown) <= SHOWN else f"{unknown[:SHOWN]}..."
-        warn(f"no font here has {shown}: figures show squares; install one, such as Noto Sans CJK")
+    files = []
+    text = _names_of_user(results)
+    if missing := families(text)[1]:
+        named = missing if len(missing) <= MOST_NAMED else f"{missing[:MOST_NAMED]}..."
+        warn(
+            f"no installed font has {named}: figures show squares instead; install a font such as "
+            "Noto Sans CJK"
+        )
     with _styled(text):
-        drawn = {**_of_task(results, confusions), "curves": curves(results, epochs)}
-        for name, figure in drawn.items():
+        figures = {**_figures_of_task(results, confusions), "curves": curves(results, epochs)}
+        for name, figure in figures.items():
             file = folder.figures / f"{name}.png"
             with writing.replaced(file) as out:
                 figure.savefig(out, format="png", bbox_inches="tight")
-            made.append(file)
-    return made
+            files.append(file)
+    return files
 
 
 def is_drawn(folder: RunFolder) -> bool:
-    """Whether all figures of a run are there."""
-    return (folder.figures / "curves.png").exists()  # which is drawn last
+    """Whether a run's folder has all figures."""
+    return (folder.figures / "curves.png").exists()  # the last one that is drawn
 
 
-def pictures(results: dict[str, Any], confusions: Mapping[str, Confusion]) -> dict[str, np.ndarray]:
-    """Pixels uint8 [H, W, 3] of the figures of a task.
+def pictures(
+    results: Mapping[str, Any], confusions: Mapping[str, Confusion]
+) -> dict[str, np.ndarray]:
+    """Draws the figures that change with each task as arrays.
 
     Args:
-      results: what results.json holds.
-      confusions: after the task, by classifier.
+      results: the contents of results.json.
+      confusions: the confusion matrix of each classifier after the last task learned.
+
+    Returns:
+      Pixels uint8 [H, W, 3] of each figure, by its name.
     """
-    found = {}
-    with _styled(_text(results)):
-        for name, figure in _of_task(results, confusions).items():
+    pixels = {}
+    with _styled(_names_of_user(results)):
+        for name, figure in _figures_of_task(results, confusions).items():
             figure.set_layout_engine("tight")
             canvas = FigureCanvasAgg(figure)
             canvas.draw()
-            found[name] = np.asarray(canvas.buffer_rgba())[..., :3].copy()
-    return found
+            pixels[name] = np.asarray(canvas.buffer_rgba())[..., :3].copy()
+    return pixels
 
 
-def _of_task(results: dict[str, Any], confusions: Mapping[str, Confusion]) -> dict[str, Figure]:
+def _figures_of_task(
+    results: Mapping[str, Any], confusions: Mapping[str, Confusion]
+) -> dict[str, Figure]:
     """The figures of a run that change with each task."""
     return {
         "seen_accuracy": seen_accuracy(results),
@@ -114,40 +125,45 @@ def _of_task(results: dict[str, Any], confusions: Mapping[str, Confusion]) -> di
     }
 
 
-def seen_accuracy(results: dict[str, Any]) -> Figure:
-    """Accuracy on all classes seen, by their number; a line for each classifier."""
+def seen_accuracy(results: Mapping[str, Any]) -> Figure:
+    """Accuracy on all classes seen against their number; one line for each classifier."""
     figure = Figure(figsize=(5.6, 3.8))
     axes = figure.subplots()
     seen = np.cumsum(results["task_sizes"])
-    ends = [100 * one["seen_accuracy"][-1] for one in results["classifiers"].values()]
-    places = _apart(ends, gap=5)
-    classifiers = zip(COLORS, places, results["classifiers"].items(), strict=False)
-    for color, place, (name, one) in classifiers:
-        values = 100 * np.array(one["seen_accuracy"])
-        own = name == results["headline"]
-        label = (
-            f"{column_name(results, name)}: average {100 * one['average_incremental_accuracy']:.1f}"
-        )
-        axes.plot(
-            seen[: len(values)], values, "o-" if own else "o--", color=color, label=label, ms=4
-        )
+    last_values = [
+        100 * summary["seen_accuracy"][-1] for summary in results["classifiers"].values()
+    ]
+    label_heights = _apart(last_values, gap=5)
+    classifiers = results["classifiers"].items()
+    for color, height, (name, summary) in zip(COLORS, label_heights, classifiers, strict=False):
+        fractions = summary["seen_accuracy"]
+        x = seen[: len(fractions)]
+        average = percentage(summary["average_incremental_accuracy"])
+        style = "o-" if name == results["headline"] else "o--"
+        label = f"{column_name(results, name)}: average {average}"
+        axes.plot(x, 100 * np.array(fractions), style, color=color, label=label, ms=4)
         axes.annotate(
-            f"{values[-1]:.1f}",
-            (seen[len(values) - 1], place),
+            percentage(fractions[-1]),
+            (x[-1], height),
             xytext=(6, 0),
             textcoords="offset points",
             va="center",
             color=color,
         )
-    axes.set(ylim=(0, 102), xlabel="classes seen", ylabel="accuracy on all of them (%)")
-    axes.set_xticks(seen if len(seen) <= 12 else seen[:: len(seen) // 10])
+    _label_seen_axes(axes, seen)
     axes.legend(loc="lower left", title=AVERAGE, alignment="left", fontsize=8, title_fontsize=8)
     axes.set_title(_title(results))
     return figure
 
 
+def _label_seen_axes(axes: Axes, seen: np.ndarray) -> None:
+    """Axes of the accuracy in percent against the number of classes seen, int [T]."""
+    axes.set(ylim=(0, 102), xlabel="classes seen", ylabel="accuracy on all classes seen (%)")
+    axes.set_xticks(seen if len(seen) <= 12 else seen[:: len(seen) // 10])
+
+
 def _apart(values: Sequence[float], gap: float) -> list[float]:
-    """Places for labels near their values and no nearer to each other than a gap."""
+    """Positions for labels, near their values and at least `gap` apart."""
     places = np.array(values, float)
     order = np.argsort(places)
     for low, high in itertools.pairwise(order):
@@ -155,48 +171,44 @@ def _apart(values: Sequence[float], gap: float) -> list[float]:
     return (places - (places - values).mean()).tolist()
 
 
-def comparison(
-    runs: Mapping[str, dict[str, Any]],
+def seen_accuracy_of_groups(
+    groups_to_show: Mapping[str, Mapping[str, Any]],
     published: Mapping[str, Sequence[tuple[str, list[int], list[float]]]] | None = None,
 ) -> Figure:
-    """Accuracy on all classes seen of several runs, each by its own classifier.
+    """Mean accuracy on all classes seen of several groups, by each method's own classifier.
+
+    Bands show one standard deviation over the members of a group.
 
     Args:
-      runs: summaries from `cil_jax.storage.replicates.summarize`, by the name to show; all of one
-        protocol. A band is one standard deviation over members.
-      published: for some of these names lines with label, x and y in percent.
+      groups_to_show: summaries from `cil_jax.storage.replicates.summarize` by the names to show;
+        all of one protocol.
+      published: lines to add for some of these names, each with label, x and y in percent.
     """
-    lines = [label for of_run in (published or {}).values() for label, *_ in of_run]
-    captions = [protocol(run) for run in runs.values()]
-    with _styled("".join([*runs, *captions, *lines])):
+    published = published or {}
+    labels = [label for lines in published.values() for label, *_ in lines]
+    captions = [protocol(summary) for summary in groups_to_show.values()]
+    with _styled("".join([*groups_to_show, *captions, *labels])):
         figure = Figure(figsize=(7.8, 3.8))
         axes = figure.subplots()
-        first = next(iter(runs.values()))
+        first = next(iter(groups_to_show.values()))
         seen = np.cumsum(first["task_sizes"])
-        # What all have in common is said once, the rest of each.
-        parts = zip(*map(training_parts, runs.values()), strict=True)
-        common = [part[0] for part in parts if part[0] and len(set(part)) == 1]
-        dashes = itertools.cycle((True, False))
-        for color, (name, run) in zip(itertools.cycle(COLORS), runs.items(), strict=False):
-            one = run["classifiers"][run["headline"]]
-            values = 100 * np.array(one["seen_accuracy"]["mean"])
-            average = f"{100 * one['average_incremental_accuracy']['mean']:.1f}"
-            own = [part for part in training_parts(run) if part and part not in common]
-            label = _label(f"{name}, {run['headline']}, {sample(run)}")
-            label += "\n" + _label(", ".join([f"average {average}", *own]))
-            # Runs that lie on each other stay visible: every second line is dotted.
-            style = "o-" if next(dashes) else "o:"
-            places = seen[: len(values)]
-            axes.plot(places, values, style, color=color, label=label, ms=4)
-            for line, x, y in (published or {}).get(name, ()):
-                axes.plot(x, y, "--", color=color, label=_label(line), lw=1)
-            if run["n"] > 1:
-                band = 100 * np.array(one["seen_accuracy"]["std"])
-                axes.fill_between(
-                    places, values - band, values + band, color=color, alpha=0.2, lw=0
-                )
-        axes.set(ylim=(0, 102), xlabel="classes seen", ylabel="accuracy on all of them (%)")
-        axes.set_xticks(seen if len(seen) <= 12 else seen[:: len(seen) // 10])
+        # The title names what all groups share; the legend names the rest.
+        parts = zip(*map(training_parts, groups_to_show.values()), strict=True)
+        common = [values[0] for values in parts if values[0] and len(set(values)) == 1]
+        # Solid and dotted lines alternate, so that lines on top of each other stay visible.
+        styles = zip(itertools.cycle(COLORS), itertools.cycle(("o-", "o:")), strict=False)
+        for (color, style), (name, summary) in zip(styles, groups_to_show.items(), strict=False):
+            curve = summary["classifiers"][summary["headline"]]["seen_accuracy"]
+            values = 100 * np.array(curve["mean"])
+            x = seen[: len(values)]
+            label = _group_label(name, summary, common)
+            axes.plot(x, values, style, color=color, label=label, ms=4)
+            for line_label, line_x, line_y in published.get(name, ()):
+                axes.plot(line_x, line_y, "--", color=color, label=_wrapped(line_label), lw=1)
+            if summary["n"] > 1:
+                band = 100 * np.array(curve["std"])
+                axes.fill_between(x, values - band, values + band, color=color, alpha=0.2, lw=0)
+        _label_seen_axes(axes, seen)
         axes.legend(
             loc="upper left",
             bbox_to_anchor=(1.01, 1),
@@ -211,80 +223,91 @@ def comparison(
         return figure
 
 
-def _label(text: str) -> str:
+def _group_label(name: str, summary: Mapping[str, Any], common: Sequence[str]) -> str:
+    """A group's label: name, classifier, n, average, and how its training differs from others'."""
+    numbers = summary["classifiers"][summary["headline"]]
+    average = percentage(numbers["average_incremental_accuracy"]["mean"])
+    differing = [part for part in training_parts(summary) if part and part not in common]
+    head = _wrapped(f"{name}, {summary['headline']}, {sample(summary)}")
+    return head + "\n" + _wrapped(", ".join([f"average {average}", *differing]))
+
+
+def _wrapped(text: str) -> str:
     return textwrap.fill(drawable(text), LABEL_WIDTH)
 
 
-def accuracy_matrix(results: dict[str, Any]) -> Figure:
+def accuracy_matrix(results: Mapping[str, Any]) -> Figure:
     """Accuracy on each task after each task, for the method's own classifier."""
-    one = results["classifiers"][results["headline"]]
-    n = len(one["accuracy_matrix"])
-    matrix = np.full((n, n), np.nan)
-    for t, row in enumerate(one["accuracy_matrix"]):
+    fractions = results["classifiers"][results["headline"]]["accuracy_matrix"]
+    n_tasks = len(fractions)
+    matrix = np.full((n_tasks, n_tasks), np.nan)
+    for t, row in enumerate(fractions):
         matrix[t, : t + 1] = 100 * np.array(row)
-    side = min(LARGEST, max(3.6, 0.45 * n + 1.6))
+    side = min(LONGEST_SIDE, max(3.6, 0.45 * n_tasks + 1.6))
     figure = Figure(figsize=(side + 0.8, side))
     axes = figure.subplots()
     image = axes.imshow(matrix, vmin=0, vmax=100, cmap="viridis")
-    if n <= 20:
-        for t in range(n):
-            for j in range(t + 1):
+    if n_tasks <= 20:
+        for t, row in enumerate(fractions):
+            for j, fraction in enumerate(row):
                 color = "white" if matrix[t, j] < 60 else "black"
-                axes.text(j, t, f"{matrix[t, j]:.0f}", ha="center", va="center", color=color)
-    ticks = range(n) if n <= 20 else range(0, n, max(5, n // 20))
+                axes.text(j, t, percentage(fraction, 0), ha="center", va="center", color=color)
+    ticks = range(n_tasks) if n_tasks <= 20 else range(0, n_tasks, max(5, n_tasks // 20))
     labels = [str(t + 1) for t in ticks]
     axes.set_xticks(ticks, labels)
     axes.set_yticks(ticks, labels)
     axes.set(xlabel="accuracy on task", ylabel="after learning task")
     axes.grid(visible=False)
-    figure.colorbar(image, ax=axes, shrink=0.8, label="%")
+    figure.colorbar(image, ax=axes, shrink=0.8, label="accuracy (%)")
     axes.set_title(f"{_title(results)}\nclassifier: {results['headline']}")
     return figure
 
 
-def curves(results: dict[str, Any], epochs: Sequence[dict[str, Any]]) -> Figure:
-    """Loss and accuracy of the current task, epoch by epoch.
+def curves(results: Mapping[str, Any], epochs: Sequence[Mapping[str, Any]]) -> Figure:
+    """Loss and accuracy after each epoch, on the task that is being learned.
 
-    The training loss is over all that is trained on, exemplars included; the rest is over the
-    task's own classes.
+    The training loss is over all training images of the task, exemplars included; the other
+    values are over the task's own classes.
+
+    Args:
+      results: the contents of results.json.
+      epochs: the lines of metrics.jsonl about epochs.
     """
     figure = Figure(figsize=(8.4, 4.6))
     top, bottom = figure.subplots(2, 1, sharex=True)
     by_task = itertools.groupby(range(len(epochs)), key=lambda i: epochs[i]["task"])
-    tasks = [list(rows) for _, rows in by_task]
-    for axes, what, scale in ((top, "loss", 1), (bottom, "accuracy", 100)):
+    tasks = [list(indices) for _, indices in by_task]
+    for axes, quantity, scale in ((top, "loss", 1), (bottom, "accuracy", 100)):
         for color, split in zip(COLORS, ("train", "test"), strict=False):
-            for rows in tasks:
-                values = [scale * epochs[i][f"{split}_{what}"] for i in rows]
-                axes.plot(
-                    np.array(rows) + 1,
-                    values,
-                    ".-",
-                    ms=3,
-                    lw=1,
-                    color=color,
-                    label=None if rows[0] else split,
-                )
-        for rows in tasks[1:]:
-            axes.axvline(rows[0] + 0.5, color="#bbbbbb", lw=0.8)
+            for indices in tasks:
+                x = np.array(indices) + 1
+                y = [scale * epochs[i][f"{split}_{quantity}"] for i in indices]
+                label = None if indices[0] else split  # once in the legend
+                axes.plot(x, y, ".-", ms=3, lw=1, color=color, label=label)
+        for indices in tasks[1:]:
+            axes.axvline(indices[0] + 0.5, color="#bbbbbb", lw=0.8)
     top.set(ylabel="loss", ylim=(0, None))
-    bottom.set(ylabel="accuracy (%), linear", xlabel="epochs, over all tasks", ylim=(0, 102))
+    bottom.set(ylabel="accuracy (%), linear", xlabel="epoch, counted over all tasks", ylim=(0, 102))
     top.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2, borderaxespad=0)
     bottom.xaxis.set_major_locator(MaxNLocator(integer=True))
-    top.set_title(f"{_title(results)}\nthe current task")
+    top.set_title(f"{_title(results)}\nloss and accuracy on the current task")
     return figure
 
 
-def confusion(results: dict[str, Any], measured: Confusion) -> Figure:
-    """Confusion matrix after the last task, for the method's own classifier.
+def confusion(results: Mapping[str, Any], measured: Confusion) -> Figure:
+    """Confusion matrix after the last task learned, for the method's own classifier.
 
-    Of many classes those that came one after the other are put together, see `thinning.groups`.
+    If there are many classes, consecutive ones are merged; see `thinning.groups`.
+
+    Args:
+      results: the contents of results.json.
+      measured: the confusion matrix.
     """
     shown = groups(results["class_names"], results["task_sizes"], measured.n_classes)
     counts = measured.grouped(shown.bounds)
     share = 100 * counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     n, names = len(counts), [drawable(name) for name in shown.names]
-    side = min(LARGEST, max(4.0, 0.13 * n + 3.0))
+    side = min(LONGEST_SIDE, max(4.0, 0.13 * n + 3.0))
     figure = Figure(figsize=(side + 0.8, side))
     axes = figure.subplots()
     image = axes.imshow(share, vmin=0, vmax=100, cmap="Blues", interpolation="nearest")
@@ -294,7 +317,7 @@ def confusion(results: dict[str, Any], measured: Confusion) -> Figure:
     for bound in shown.tasks:
         axes.axhline(bound - 0.5, color="#999999", lw=0.5)
         axes.axvline(bound - 0.5, color="#999999", lw=0.5)
-    axes.set(xlabel="predicted class", ylabel="true class, in the order they came")
+    axes.set(xlabel="predicted class", ylabel="true class, in class order")
     axes.grid(visible=False)
     figure.colorbar(image, ax=axes, shrink=0.8, label="% of the true class")
     note = f"\n{shown.note}" if shown.note else ""
@@ -302,11 +325,11 @@ def confusion(results: dict[str, Any], measured: Confusion) -> Figure:
     return figure
 
 
-def _title(results: dict[str, Any]) -> str:
-    """Whose numbers they are, in lines that fit a figure."""
-    return textwrap.fill(drawable(caption(results)), 72)
+def _title(results: Mapping[str, Any]) -> str:
+    """The caption of a run, in lines that fit a figure."""
+    return textwrap.fill(drawable(caption(results)), TITLE_WIDTH)
 
 
-def _text(results: dict[str, Any]) -> str:
-    """All text in the figures of a run that is not ours."""
+def _names_of_user(results: Mapping[str, Any]) -> str:
+    """All text in a run's figures that users choose, such as class names."""
     return "".join([caption(results), *results["class_names"]])

@@ -1,10 +1,11 @@
-"""Runs beside each other: what belongs together, what may be compared, what is published."""
+"""Runs in comparable groups: which belong together, and which published results match them."""
 
 import dataclasses
+import functools
 import glob
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,30 +19,33 @@ from cil_jax.settings.loading import without_others
 from cil_jax.storage import replicates
 from cil_jax.storage.replicates import ONLY_REPORTED, SEEDS
 from cil_jax.storage.run_folder import RunFolder
+from cil_jax.storage.schemas import Results
+
+LeftOut = list[tuple[Path, str]]  # folders that are not compared, each with the reason
 
 
 @dataclasses.dataclass(frozen=True)
 class Group:
-    """Runs that differ in their seeds only.
+    """Runs that differ only in their seeds.
 
     Attributes:
-      name: method, preset and what was changed of it; where others have the same, also the
-        settings that tell them apart.
-      summary: what `cil_jax.storage.replicates.summarize` makes of them.
-      settings: those that decide, without seeds; empty where they are not known.
-      data: the SHA-256 of the data set, None where it is not known.
-      folders: of its runs.
+      name: method, preset and changed settings; if other groups have the same, also the settings
+        in which they differ.
+      summary: the result of `cil_jax.storage.replicates.summarize`.
+      settings: the settings that affect the result, except seeds; empty if they are unknown.
+      data: the SHA-256 of the data set; None if it is unknown.
+      folders: the folders of the runs.
     """
 
     name: str
-    summary: dict[str, Any]
+    summary: Mapping[str, Any]
     settings: dict[str, Any]
     data: str | None
     folders: tuple[Path, ...]
 
     @property
     def protocol(self) -> dict[str, Any]:
-        """What must be the same of runs that are compared, under the words that say it."""
+        """What compared groups must share, under the names that error messages use."""
         sizes = self.summary["task_sizes"]
         return {
             "data set": self.summary["dataset"],
@@ -58,8 +62,8 @@ class Comparison:
     """Groups of one protocol.
 
     Attributes:
-      groups: in the order in which they were named.
-      left_out: folders that are not in them, each with the reason.
+      groups: in the order in which their runs were given.
+      left_out: folders that are not in any group, each with the reason.
     """
 
     groups: tuple[Group, ...]
@@ -67,82 +71,101 @@ class Comparison:
 
     @property
     def protocol(self) -> str:
+        """A description of the protocol that all groups share."""
         return protocol(self.groups[0].summary)
 
     @property
     def seen(self) -> list[int]:
-        """Classes seen after each task learned."""
+        """The number of classes seen after each task learned."""
         first = self.groups[0].summary
         return np.cumsum(first["task_sizes"])[: replicates.n_learned(first)].tolist()
 
 
-def compare(paths: Sequence[str | os.PathLike], common_orders: bool = False) -> Comparison:
-    """Runs in groups that differ in their seeds only, if all are of one protocol.
+@dataclasses.dataclass(frozen=True)
+class _Run:
+    """A run that has results, with the parsed contents of its files."""
+
+    folder: RunFolder
+    results: Results
+
+    @property
+    def is_complete(self) -> bool:
+        return replicates.n_learned(self.results) == len(self.results["task_sizes"])
+
+    @functools.cached_property
+    def settings(self) -> dict[str, Any]:
+        """The settings that affect the result, except seeds; empty without a config.yaml."""
+        if not self.folder.holds_a_run:
+            return {}
+        settings = {**Config().decisive(), **without_others(self.folder.settings())}
+        return {name: value for name, value in settings.items() if name not in SEEDS}
+
+    @property
+    def group_key(self) -> str:
+        """The same for runs that differ only in their seeds."""
+        results = self.results
+        names = ("method", "preset", "dataset", "backbone", "epochs", "exemplars", "task_sizes")
+        recorded = {name: results[name] for name in names}
+        settings = self.settings or {**recorded, "changed": results.get("changed", {})}
+        return json.dumps([settings, results.get("data_sha256")], sort_keys=True)
+
+    def repeats(self, other: "_Run") -> bool:
+        """Whether a run of the same group has the same class order and seeds."""
+        return all(self.results[key] == other.results[key] for key in ("order", "seeds"))
+
+
+def compare(paths: Sequence[str | os.PathLike[str]], common_orders: bool = False) -> Comparison:
+    """Groups runs that differ only in their seeds, and checks that all follow one protocol.
 
     Args:
-      paths: run folders, folders of members, or patterns such as 'runs/*'.
-      common_orders: whether to leave out runs of class orders that not all groups have.
+      paths: run folders, folders of groups, or patterns such as 'runs/*'.
+      common_orders: whether to leave out runs whose class order does not occur in every group.
 
     Raises:
-      UserError: if a path is not there, nothing is left to compare, or protocols differ.
+      UserError: if a path does not exist, nothing is left to compare, or the protocols differ.
     """
     runs, summaries, left_out = _read(paths)
-    if any(replicates.is_complete(run) for run in runs):
-        for run in [run for run in runs if not replicates.is_complete(run)]:
-            results = run.results()
-            n, of = replicates.n_learned(results), len(results["task_sizes"])
-            left_out.append((run.path, f"has learned {n} of {of} tasks"))
-            runs.remove(run)
-    found: dict[str, list[tuple[RunFolder, dict[str, Any]]]] = {}
-    for run in runs:
-        results = run.results()
-        key = json.dumps([_settings(run, results), results.get("data_sha256")], sort_keys=True)
-        group = found.setdefault(key, [])
-        twin = next((r for r, there in group if _is_same(there, results)), None)
-        if twin is None:
-            group.append((run, results))
-        else:
-            left_out.append((run.path, f"has the class order and seeds of {twin.path}"))
-    kept = list(found.values())
-    if common_orders and kept:
-        common = set.intersection(*({one["order"] for _, one in group} for group in kept))
-        if not common:
-            raise UserError("--common-orders: there is no class order that all have")
-        for group in kept:
-            odd = [(run.path, one["order"]) for run, one in group if one["order"] not in common]
-            left_out += [(path, f"has order {order}, others have not") for path, order in odd]
-            group[:] = [(run, one) for run, one in group if one["order"] in common]
-    if not kept and not summaries:
-        said = [f"{path} {reason}" for path, reason in left_out]
-        raise UserError("there is nothing to compare:", said or ["no run was named"])
-    groups = [_group(group) for group in kept]
-    groups += [_bare(folder, summary) for folder, summary in summaries]
+    members = _grouped(_without_incomplete(runs, left_out), left_out)
+    if common_orders and members:
+        members = _with_common_orders(members, left_out)
+    if not members and not summaries:
+        reasons = [f"{path} {reason}" for path, reason in left_out]
+        raise UserError("nothing to compare:", reasons or ["no run was given"])
+    groups = [_group(runs_of_group) for runs_of_group in members]
+    groups += [Group("", summary, {}, None, (folder,)) for folder, summary in summaries]
     groups = _named(groups)
-    _check(groups)
+    _check_protocols(groups)
     return Comparison(tuple(groups), tuple(left_out))
 
 
 def published(group: Group) -> list[published_results.Row]:
-    """Published rows that a group repeats: same method, preset and settings, full protocol."""
+    """The published results that a group reproduces.
+
+    These have the method, preset and settings of the group, under the full protocol.
+    """
     summary = group.summary
     if not group.settings or replicates.n_learned(summary) < len(summary["task_sizes"]):
         return []
-    found = []
+    matching = []
     for row in published_results.rows():
         if (row.method, row.preset) == (summary["method"], summary["preset"]):
-            theirs = published_results.config(row, "full", "").decisive()
-            free = (*SEEDS, *ONLY_REPORTED)
-            if all(theirs[key] == group.settings[key] for key in theirs if key not in free):
-                found.append(row)
-    return found
+            expected = published_results.config(row, "full", "").decisive()
+            compared = expected.keys() - {*SEEDS, *ONLY_REPORTED}
+            if all(expected[name] == group.settings[name] for name in compared):
+                matching.append(row)
+    return matching
 
 
 def published_lines(group: Group, seen: Sequence[int]) -> list[tuple[str, list[int], list[float]]]:
-    """What is published of a group's own classifier, as lines over the classes seen.
+    """The published results for the group's own classifier, as lines over the classes seen.
+
+    Args:
+      group: the group.
+      seen: the number of classes seen after each task.
 
     Returns:
-      Of each its label, x and y in percent: the curve where one is published, else the average
-      over all of x and the last accuracy over the last step.
+      The label, x, and y in percent of each line. This is the published curve if there is one;
+      otherwise the average over all of x, and the last accuracy over the last step.
     """
     lines, seen = [], list(seen)
     for row in published(group):
@@ -152,120 +175,150 @@ def published_lines(group: Group, seen: Sequence[int]) -> list[tuple[str, list[i
             label = f"{group.name}: published ({source_of(row)})"
             lines.append((label, seen, list(row.curve)))
             continue
-        for what, value, places in (
-            ("average", row.average, seen),
-            ("last", row.last, seen[-2:]),
-        ):
+        for which, value, x in (("average", row.average, seen), ("last", row.last, seen[-2:])):
             if value is not None:
-                said = f"published {what} {published_value(row, what)} ({source_of(row)})"
-                label = f"{group.name}: {said}"
-                lines.append((label, places, [value] * len(places)))
+                text = f"published {which} {published_value(row, which)} ({source_of(row)})"
+                lines.append((f"{group.name}: {text}", x, [value] * len(x)))
     return lines
 
 
 def source_of(row: published_results.Row) -> str:
-    """Where a row was published, and what else should be known of it."""
+    """Where a result was published, with the row's remark."""
     return "; ".join(filter(None, (row.source, row.note)))
 
 
-def _read(paths: Sequence[str | os.PathLike]) -> tuple[list, list, list]:
-    """Run folders with results, summaries of groups without their members, and what is neither."""
-    runs: list[RunFolder] = []
-    summaries: list[tuple[Path, dict[str, Any]]] = []
-    left_out: list[tuple[Path, str]] = []
+def _read(
+    paths: Sequence[str | os.PathLike[str]],
+) -> tuple[list[_Run], list[tuple[Path, Mapping[str, Any]]], LeftOut]:
+    """Reads what the paths hold.
+
+    Returns:
+      Runs with results; summaries of groups whose run folders are missing; folders with neither.
+    """
+    runs: list[_Run] = []
+    summaries: list[tuple[Path, Mapping[str, Any]]] = []
+    left_out: LeftOut = []
     for path in _expanded(paths):
-        own = RunFolder(path)
-        if not own.holds_a_run and not path.exists():
-            raise UserError(f"there is no {path}")
-        inside = own.members()
-        if own.holds_a_run or own.results_file.exists():
-            found = [own]
-        elif inside:
-            found = inside
+        folder = RunFolder(path)
+        if not folder.holds_a_run and not path.exists():
+            raise UserError(f"{path} does not exist")
+        members = folder.members()
+        if folder.holds_a_run or folder.results_file.exists():
+            run_folders = [folder]
+        elif members:
+            run_folders = members
         elif (path / replicates.SUMMARY).exists():
             summaries.append((path, replicates.read_summary(path)))
             continue
         else:
             left_out.append((path, "holds no run"))
             continue
-        for run in found:
-            if not run.results_file.exists():
-                left_out.append((run.path, "has no results yet"))
+        for run_folder in run_folders:
+            if not run_folder.results_file.exists():
+                left_out.append((run_folder.path, "has no results yet"))
                 continue
             try:
-                run.results()
+                runs.append(_Run(run_folder, run_folder.results()))
             except UserError as error:
-                left_out.append((run.path, str(error).removeprefix(f"{run.path}/")))
-            else:
-                runs.append(run)
+                reason = str(error).removeprefix(f"{run_folder.path}/")
+                left_out.append((run_folder.path, reason))
     return runs, summaries, left_out
 
 
-def _expanded(paths: Sequence[str | os.PathLike]) -> list[Path]:
-    """Paths with patterns expanded where the shell did not, each once."""
-    found = []
-    for path in map(os.fspath, paths):
-        there = [] if os.path.exists(path) else sorted(glob.glob(path))
-        found += map(Path, there or [path])
-    return list({path.resolve(): path for path in found}.values())
+def _expanded(paths: Sequence[str | os.PathLike[str]]) -> list[Path]:
+    """Expands patterns that the shell did not expand, and drops duplicates."""
+    expanded: list[Path] = []
+    for path in paths:
+        matches = [] if os.path.exists(path) else sorted(glob.glob(os.fspath(path)))
+        expanded += map(Path, matches or [path])
+    return list({path.resolve(): path for path in expanded}.values())
 
 
-def _settings(run: RunFolder, results: dict[str, Any]) -> dict[str, Any]:
-    """The settings that decide, without seeds; as far as the results tell where none are there."""
-    if not run.holds_a_run:
-        keys = ("method", "preset", "dataset", "backbone", "epochs", "exemplars", "task_sizes")
-        return {**{key: results[key] for key in keys}, "changed": results.get("changed", {})}
-    settings = {**Config().decisive(), **without_others(run.settings())}
-    return {k: v for k, v in settings.items() if k not in SEEDS}
+def _without_incomplete(runs: Sequence[_Run], left_out: LeftOut) -> list[_Run]:
+    """Leaves out runs that have not learned all tasks, unless no run has."""
+    if not any(run.is_complete for run in runs):
+        return list(runs)
+    for run in runs:
+        if not run.is_complete:
+            n_learned, n_tasks = replicates.n_learned(run.results), len(run.results["task_sizes"])
+            left_out.append((run.folder.path, f"has learned {n_learned} of {n_tasks} tasks"))
+    return [run for run in runs if run.is_complete]
 
 
-def _is_same(one: dict[str, Any], other: dict[str, Any]) -> bool:
-    return one["order"] == other["order"] and one["seeds"] == other["seeds"]
+def _grouped(runs: Sequence[_Run], left_out: LeftOut) -> list[list[_Run]]:
+    """Runs that differ only in their seeds; leaves out a run that repeats another."""
+    by_key: dict[str, list[_Run]] = {}
+    for run in runs:
+        group = by_key.setdefault(run.group_key, [])
+        twin = next((other for other in group if run.repeats(other)), None)
+        if twin is None:
+            group.append(run)
+        else:
+            reason = f"has the same settings, class order and seeds as {twin.folder.path}"
+            left_out.append((run.folder.path, reason))
+    return list(by_key.values())
 
 
-def _group(runs: Sequence[tuple[RunFolder, dict[str, Any]]]) -> Group:
-    (run, first), *_ = runs
-    settings = _settings(run, first) if run.holds_a_run else {}
+def _with_common_orders(groups: Sequence[list[_Run]], left_out: LeftOut) -> list[list[_Run]]:
+    """Leaves out runs whose class order does not occur in every group.
+
+    Raises:
+      UserError: if no class order occurs in every group.
+    """
+    common = set.intersection(*({run.results["order"] for run in group} for group in groups))
+    if not common:
+        raise UserError("--common-orders: no class order occurs in every group")
+    for group in groups:
+        for run in group:
+            if (order := run.results["order"]) not in common:
+                reason = f"has class order {order}, which is not in every group"
+                left_out.append((run.folder.path, reason))
+    return [[run for run in group if run.results["order"] in common] for group in groups]
+
+
+def _group(runs: Sequence[_Run]) -> Group:
+    """The group of runs that differ only in their seeds; it has no name yet."""
     return Group(
-        "",
-        replicates.summarize([results for _, results in runs]),
-        settings,
-        first.get("data_sha256"),
-        tuple(run.path for run, _ in runs),
+        name="",
+        summary=replicates.summarize([dict(run.results) for run in runs]),
+        settings=runs[0].settings,
+        data=runs[0].results.get("data_sha256"),
+        folders=tuple(run.folder.path for run in runs),
     )
 
 
-def _bare(folder: Path, summary: dict[str, Any]) -> Group:
-    return Group("", summary, {}, None, (folder,))
-
-
 def _named(groups: Sequence[Group]) -> list[Group]:
-    """The same with names, all different."""
-    names, named = [run_name(group.summary) for group in groups], []
+    """The groups with distinct names."""
+    names = [run_name(group.summary) for group in groups]
+    named = []
     for group, name in zip(groups, names, strict=True):
-        others = [g for g, n in zip(groups, names, strict=True) if n == name and g is not group]
-        more = [
+        namesakes = [
+            other
+            for other, other_name in zip(groups, names, strict=True)
+            if other_name == name and other is not group
+        ]
+        differences = [
             setting(key, value)
             for key, value in group.settings.items()
-            if any(other.settings.get(key) != value for other in others)
+            if any(other.settings.get(key) != value for other in namesakes)
         ]
-        if others and not more:  # or it is not known in what they differ
-            more = [str(group.folders[0])]
-        named.append(dataclasses.replace(group, name=", ".join([name, *more])))
+        if namesakes and not differences:  # or the settings are unknown
+            differences = [str(group.folders[0])]
+        named.append(dataclasses.replace(group, name=", ".join([name, *differences])))
     return named
 
 
-def _check(groups: Sequence[Group]) -> None:
-    """Refuses groups of different protocols, and says of each in what it differs from others.
+def _check_protocols(groups: Sequence[Group]) -> None:
+    """Checks that all groups follow one protocol.
 
     Raises:
-      UserError: with a line for each group.
+      UserError: if they do not, with a line for each group that says where it differs.
     """
     protocols = [group.protocol for group in groups]
     differing = [
         key
         for key in protocols[0]
-        # What is not known of one is not held against it.
+        # An unknown value does not count as a difference.
         if len({json.dumps(p[key]) for p in protocols if p[key] is not None}) > 1
     ]
     if "tasks" in differing:
@@ -273,17 +326,17 @@ def _check(groups: Sequence[Group]) -> None:
     if not differing:
         return
     lines = []
-    for group, one in zip(groups, protocols, strict=True):
-        said = "; ".join(f"{key} {_said(one[key])}" for key in differing)
-        where = ", ".join(map(str, group.folders[:3])) + (", ..." if group.folders[3:] else "")
-        lines.append(f"{group.name} in {where}: {said}")
+    for group, group_protocol in zip(groups, protocols, strict=True):
+        values = "; ".join(f"{key} {_as_text(group_protocol[key])}" for key in differing)
+        folders = ", ".join(map(str, group.folders[:3])) + (", ..." if group.folders[3:] else "")
+        lines.append(f"{group.name} in {folders}: {values}")
     hint = ", or add --common-orders" if differing == ["class orders"] else ""
     raise UserError(
-        "these runs are of different protocols, and are neither averaged nor compared: name those "
-        f"of one protocol only{hint}",
+        "these runs follow different protocols and cannot be compared: give runs of a single "
+        f"protocol{hint}",
         lines,
     )
 
 
-def _said(value: Any) -> str:
+def _as_text(value: Any) -> str:
     return ", ".join(map(str, value)) if isinstance(value, list) else str(value)

@@ -1,6 +1,7 @@
-"""The page of a run: one file that holds all it shows, to be opened from disk."""
+"""The page of a run: one self-contained HTML file."""
 
 import datetime
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -13,98 +14,119 @@ import yaml
 from cil_jax.confusion import Confusion
 from cil_jax.errors import UserError
 from cil_jax.files import writing
+from cil_jax.report.percentages import in_percent, percent
 from cil_jax.report.tables import (
     LAST_ROWS,
     SUMMARY_ROWS,
     caption,
     column_name,
-    percent,
     protocol,
     run_name,
     size_of,
 )
 from cil_jax.report.thinning import MOST, Groups, groups, n_tasks, spread
-from cil_jax.report.thumbnails import SHOWN, strips
+from cil_jax.report.thumbnails import SHOWN, Strip, strips
 from cil_jax.settings.config import Config
 from cil_jax.settings.loading import command, from_plain, without_others
 from cil_jax.storage.run_folder import RunFolder
 
 SECTIONS = {
-    "seen": "Seen",
+    "seen": "Accuracy",
     "tasks": "Forgetting",
     "matrix": "Matrix",
     "curves": "Curves",
     "confusion": "Confusion",
     "classes": "Classes",
-    "repeat": "Repeat",
+    "repeat": "Command",
     "times": "Times",
     "settings": "Settings",
 }
 EPOCH_PERCENT = ("train_accuracy", "test_accuracy")
 EPOCH_NUMBERS = ("task", "epoch", "rate", "train_loss", "test_loss")
-TAKEN_FOR = 2  # other classes that a class' line names, at most
-PAIRS = 12  # of classes confused, at most
-DIGITS = 6  # of losses and rates in the page
+CONFUSED_WITH = 2  # other classes named beside a class, at most
+PAIRS = 12  # pairs of confused classes, at most
+DIGITS = 6  # significant digits of losses and rates in the page
 
 
 def write_page(folder: RunFolder) -> Path:
-    """Writes report.html of a run that has results, also while it goes.
+    """Writes report.html of a run that has results; the run may still be going.
 
     Returns:
       The file.
     """
     results, settings = folder.results(), folder.settings()
-    epochs = folder.epochs(results)
-    versions, settings = settings.get("versions", {}), without_others(settings)
-    own = results["classifiers"][results["headline"]]
-    n_learned = len(own["seen_accuracy"])
-    seen = np.cumsum(results["task_sizes"])[:n_learned].tolist()
-    confusions = folder.confusions(results)  # maybe of a task more: they are written first
-    images, labels = folder.exemplars()
-    pictures = strips(images, labels)
-    confusion = confusions[results["headline"]]
-    classes = _classes(results, confusion, pictures)
-    together = groups(results["class_names"], results["task_sizes"], confusion.n_classes)
-    cut = any(one["picture"] and one["picture"].shown < one["picture"].kept for one in classes)
-    n = max((one["picture"].shown for one in classes if one["picture"]), default=SHOWN)
-    page = render(
-        "page.html",
-        results=results,
-        own=own,
-        n_learned=n_learned,
-        n_tasks=len(results["task_sizes"]),
-        n_classes=sum(results["task_sizes"]),
-        n_kept=len(labels),
-        n_pictures=len(pictures) if len(pictures) < len(np.unique(labels)) else None,
-        together=together,
-        n_tasks_shown=min(n_learned, MOST),
-        n_measured=n_tasks(results["task_sizes"], confusion.n_classes),
-        seen=seen,
-        name=run_name(results),
-        caption=caption(results),
-        protocol=protocol(results),
-        column_name=column_name,
-        summary_rows=SUMMARY_ROWS,
-        last_rows=LAST_ROWS,
-        sections=list(SECTIONS.items()),
-        parts=bool(epochs and epochs[0].get("parts")),
-        classes=classes,
-        shown_of=f": the first {n} of each class" if cut else "",
-        to_come=results["class_names"][seen[-1] :],
-        command=_command(settings),
-        needs_data=results["dataset"].partition(":")[0] in ("cifar100", "tfds"),
-        facts=_facts(results, versions),
-        settings=yaml.safe_dump(settings, sort_keys=False),
-        data=_data(results, epochs, confusions, together, seen),
+    values = _values(
+        results,
+        settings,
+        epochs=folder.epochs(results),
+        confusions=folder.confusions(results),
+        exemplars=folder.exemplars(),
     )
-    writing.replace_text(folder.report_file, page)
+    writing.replace_text(folder.report_file, render("page.html", **values))
     return folder.report_file
 
 
-def render(template: str, **values: Any) -> str:
-    """A page of this folder, with the style and the charts that all have in common."""
+def _values(
+    results: Mapping[str, Any],
+    settings: Mapping[str, Any],
+    epochs: Sequence[Mapping[str, Any]],
+    confusions: Mapping[str, Confusion],
+    exemplars: tuple[np.ndarray, np.ndarray],
+) -> dict[str, Any]:
+    """The values that page.html shows.
 
-    def text(name):
+    Args:
+      results: the contents of results.json.
+      settings: the contents of config.yaml.
+      epochs: the lines of metrics.jsonl about epochs.
+      confusions: the confusion matrix of each classifier. It may include one more task than the
+        results, since it is written before them.
+      exemplars: images and labels, see `cil_jax.report.thumbnails.strips`.
+    """
+    versions, settings = settings.get("versions", {}), without_others(settings)
+    headline = results["headline"]
+    own = results["classifiers"][headline]
+    n_learned = len(own["seen_accuracy"])
+    seen = np.cumsum(results["task_sizes"])[:n_learned].tolist()
+    images, labels = exemplars
+    pictures = strips(images, labels)
+    confusion = confusions[headline]
+    together = groups(results["class_names"], results["task_sizes"], confusion.n_classes)
+    return {
+        "results": results,
+        "own": own,
+        "n_learned": n_learned,
+        "n_tasks": len(results["task_sizes"]),
+        "n_classes": sum(results["task_sizes"]),
+        "n_kept": len(labels),
+        "n_pictures": len(pictures) if len(pictures) < len(np.unique(labels)) else None,
+        "together": together,
+        "n_tasks_shown": min(n_learned, MOST),
+        "n_measured": n_tasks(results["task_sizes"], confusion.n_classes),
+        "seen": seen,
+        "name": run_name(results),
+        "caption": caption(results),
+        "protocol": protocol(results),
+        "column_name": column_name,
+        "summary_rows": SUMMARY_ROWS,
+        "last_rows": LAST_ROWS,
+        "sections": list(SECTIONS.items()),
+        "parts": bool(epochs and epochs[0].get("parts")),
+        "classes": _classes(results, confusion, pictures),
+        "shown_of": _exemplars_shown(pictures),
+        "to_come": results["class_names"][seen[-1] :],
+        "command": _command(settings),
+        "needs_data": results["dataset"].partition(":")[0] in ("cifar100", "tfds"),
+        "facts": _facts(results, versions),
+        "settings": yaml.safe_dump(settings, sort_keys=False),
+        "data": _data(results, epochs, confusions, together, seen),
+    }
+
+
+def render(template: str, **values: Any) -> str:
+    """Renders a template of this folder, with the style and charts that all pages share."""
+
+    def text(name: str) -> str:
         return (resources.files("cil_jax.report") / name).read_text(encoding="utf-8")
 
     environment = jinja2.Environment(
@@ -115,58 +137,71 @@ def render(template: str, **values: Any) -> str:
     )
     environment.filters["percent"] = percent
     environment.policies["json.dumps_kwargs"] = {"sort_keys": False}
-    shared = {name: markupsafe.Markup(text(name)) for name in ("style.css", "charts.js")}
     return environment.get_template(template).render(
-        style=shared["style.css"],
-        charts=shared["charts.js"],
+        style=markupsafe.Markup(text("style.css")),
+        charts=markupsafe.Markup(text("charts.js")),
         made=datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M:%S %Z"),
         **values,
     )
 
 
 def _classes(
-    results: dict[str, Any], confusion: Confusion, pictures: dict[int, Any]
+    results: Mapping[str, Any], confusion: Confusion, pictures: Mapping[int, Strip]
 ) -> list[dict[str, Any]]:
-    """Of each class seen: name, task, what it is taken for by the own classifier, exemplars."""
-    names, found = results["class_names"], []
+    """Name, task, accuracy, most frequent wrong predictions and exemplars of each class seen."""
+    names, classes = results["class_names"], []
     tasks = np.repeat(np.arange(len(results["task_sizes"])), results["task_sizes"])
     for label in range(confusion.n_classes):
         answers, n_images = confusion.answers(label)
         share = n_images / max(n_images.sum(), 1)
         order = np.argsort(-n_images, kind="stable")
-        taken = [(names[answers[j]], float(share[j])) for j in order if answers[j] != label]
-        found.append(
+        wrong = [(names[answers[j]], float(share[j])) for j in order if answers[j] != label]
+        classes.append(
             {
                 "name": names[label],
                 "task": int(tasks[label]) + 1,
                 "right": float(share[answers == label].sum()),
-                "taken": taken[:TAKEN_FOR],
+                "taken": wrong[:CONFUSED_WITH],
                 "picture": pictures.get(label),
             }
         )
-    return found
+    return classes
 
 
-def _command(settings: dict[str, Any]) -> str | None:
-    """The command that repeats the run, None where there is none or the settings are not ours."""
+def _exemplars_shown(pictures: Mapping[int, Strip]) -> str:
+    """Says how many exemplars of each class the page shows; '' if it shows all."""
+    if all(strip.shown == strip.kept for strip in pictures.values()):
+        return ""
+    n_shown = max((strip.shown for strip in pictures.values()), default=SHOWN)
+    return f": the first {n_shown} of each class"
+
+
+def _command(settings: Mapping[str, Any]) -> str | None:
+    """The command that repeats the run; None if there is none, or a setting is unknown."""
     try:
         return command(Config(**from_plain(settings, "config.yaml")))
     except UserError:
         return None
 
 
-def _facts(results: dict[str, Any], versions: dict[str, str]) -> list[tuple[str, str]]:
-    """What else is worth knowing: times, memory, machine and versions."""
-    named = {"train": "training", "end_task": "ends of tasks", "evaluate": "evaluation"}
+def _facts(results: Mapping[str, Any], versions: Mapping[str, str]) -> list[tuple[str, str]]:
+    """Times, sizes, machine and versions, as labels and values."""
+    kinds_of_work = {"train": "training", "end_task": "ends of tasks", "evaluate": "evaluation"}
     seconds = results["seconds"]
-    times = {"all together": sum(seconds.values()), **seconds}
-    facts = [(named.get(key, key), _duration(value)) for key, value in times.items()]
+    times = {"total time": sum(seconds.values()), **seconds}
+    facts: list[tuple[str, str]] = [
+        (kinds_of_work.get(key) or key, _duration(value)) for key, value in times.items()
+    ]
     facts.append(("parameters", f"{results['parameters']:,}"))
-    for key, n in results["memory"].items():
-        label = {"peak": "memory at most in use", "exemplars": "exemplars kept"}.get(key, key)
-        facts.append((f"{label}, size" if key in ("parameters", "teacher") else label, size_of(n)))
-    for key, value in results.get("machine", {}).items():
-        facts.append((key, str(value)))
+    sizes = {
+        "peak": "peak memory",
+        "exemplars": "size of the exemplars",
+        "parameters": "size of the parameters",
+        "teacher": "size of the teacher",
+    }
+    for key, n_bytes in results["memory"].items():
+        facts.append((sizes.get(key) or key, size_of(n_bytes)))
+    facts += [(key, str(value)) for key, value in results.get("machine", {}).items()]
     return facts + list(versions.items())
 
 
@@ -175,18 +210,15 @@ def _duration(seconds: float) -> str:
 
 
 def _data(
-    results: dict[str, Any],
-    epochs: list[dict[str, Any]],
-    confusions: dict[str, Confusion],
+    results: Mapping[str, Any],
+    epochs: Sequence[Mapping[str, Any]],
+    confusions: Mapping[str, Confusion],
     together: Groups,
     seen: list[int],
 ) -> dict[str, Any]:
-    """What the figures are drawn from; accuracies in percent."""
+    """The data of the page's figures; accuracies in percent."""
 
-    def in_percent(value):
-        return None if value is None else round(100 * value, 2)
-
-    def short(value):
+    def short(value: float | None) -> float | None:
         return value if value is None or isinstance(value, int) else float(f"{value:.{DIGITS}g}")
 
     parts = epochs[0].get("parts", {}) if epochs else {}
@@ -200,19 +232,19 @@ def _data(
         "classifiers": {
             name: {
                 "label": column_name(results, name),
-                "seen": [in_percent(x) for x in one["seen_accuracy"]],
+                "seen": [in_percent(accuracy) for accuracy in summary["seen_accuracy"]],
                 "matrix": [
-                    [in_percent(one["accuracy_matrix"][t][j]) for j in tasks if j <= t]
+                    [in_percent(summary["accuracy_matrix"][t][j]) for j in tasks if j <= t]
                     for t in tasks
                 ],
                 "confusion": confusions[name].grouped(together.bounds).tolist(),
                 "pairs": confusions[name].pairs(PAIRS),
             }
-            for name, one in results["classifiers"].items()
+            for name, summary in results["classifiers"].items()
         },
         "epochs": {
-            **{key: [in_percent(x[key]) for x in epochs] for key in EPOCH_PERCENT},
-            **{key: [short(x[key]) for x in epochs] for key in EPOCH_NUMBERS},
-            "parts": {name: [short(x["parts"][name]) for x in epochs] for name in parts},
+            **{key: [in_percent(line[key]) for line in epochs] for key in EPOCH_PERCENT},
+            **{key: [short(line[key]) for line in epochs] for key in EPOCH_NUMBERS},
+            "parts": {name: [short(line["parts"][name]) for line in epochs] for name in parts},
         },
     }

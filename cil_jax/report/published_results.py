@@ -1,4 +1,4 @@
-"""Published results, the runs that reproduce them, and how close those come."""
+"""Published results, the runs that reproduce them, and how close these come."""
 
 import dataclasses
 import functools
@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from cil_jax.errors import UserError, nearest_name
+from cil_jax.report.percentages import round_percentage
 from cil_jax.settings.config import Config, flag
 from cil_jax.settings.loading import preset
 from cil_jax.storage import replicates
@@ -184,7 +185,7 @@ def in_band(row: Row, ours: Outcome) -> bool | None:
     """Whether all our values lie in the row's bands; None if it has no band or was not run."""
     values = {"average": ours.average, "last": ours.last}
     checks = [
-        low <= round(value[0], 1) <= high
+        low <= float(round_percentage(value[0])) <= high
         for key, (low, high) in row.band.items()
         if (value := values[key]) is not None
     ]

@@ -1,4 +1,4 @@
-"""Exemplars as pictures in a page: a strip for each class, in the order of selection."""
+"""The exemplars of each class as one picture for a page, in the order of selection."""
 
 import base64
 import dataclasses
@@ -9,24 +9,24 @@ from PIL import Image
 
 from cil_jax.report.thinning import spread
 
-SHOWN = 20  # of each class, at most
-CLASSES = 200  # that are shown, at most
-LARGEST = 64  # pixels of a side; larger ones are made smaller
-ROOM = 8_000_000  # bytes of pixels in all: about a fourth of that in the page
-SMALL = 600_000  # bytes of pixels that are kept as they are
-COARSE = 20  # pixels of a side below which pixels are shown as squares
-ON_PAGE = 32  # pixels of a side there, at least
+SHOWN = 20  # exemplars per class, at most
+CLASSES = 200  # classes, at most
+LARGEST = 64  # pixels per side; larger exemplars are scaled down
+MOST_BYTES = 8_000_000  # of pixels in total; compressed they take about a quarter in the page
+LOSSLESS_BYTES = 600_000  # of pixels in total; up to this, compression is lossless
+COARSE = 20  # pixels per side; below this, pixels are shown as squares
+ON_PAGE = 32  # pixels per side on the page, at least
 
 
 @dataclasses.dataclass(frozen=True)
 class Strip:
-    """Exemplars of a class, side by side.
+    """The exemplars of a class, side by side.
 
     Attributes:
-      uri: the picture.
-      width, height: in pixels of the page.
-      shown, kept: how many there are in it, and in the memory.
-      coarse: whether its pixels are to be seen as squares.
+      uri: the picture as a data URI.
+      width, height: its size on the page, in pixels.
+      shown, kept: the number of exemplars in the picture, and in the memory.
+      coarse: whether to show its pixels as squares.
     """
 
     uri: str
@@ -38,46 +38,49 @@ class Strip:
 
 
 def strips(images: np.ndarray, labels: np.ndarray) -> dict[int, Strip]:
-    """A strip for each class that has exemplars, or for CLASSES of more, evenly spread.
+    """Makes a strip for each class with exemplars; beyond CLASSES, for an even selection of them.
 
     Args:
       images: uint8 [N, H, W, C], by class and then in the order of selection.
       labels: int [N].
+
+    Returns:
+      The strips by class.
     """
     classes, first, kept = np.unique(labels, return_index=True, return_counts=True)
     if not len(classes):
         return {}
-    some = spread(len(classes), CLASSES)
-    classes, first, kept = classes[some], first[some], kept[some]
+    selected = spread(len(classes), CLASSES)
+    classes, first, kept = classes[selected], first[selected], kept[selected]
     height, width = images.shape[1:3]
     scale = min(1.0, LARGEST / max(height, width))
     size = max(1, round(scale * width)), max(1, round(scale * height))
-    each = size[0] * size[1] * images.shape[3]
-    n = int(np.clip(ROOM // (each * len(classes)), 1, SHOWN))
-    lossless = each * n * len(classes) <= SMALL
-    found = {}
+    n_bytes = size[0] * size[1] * images.shape[3]  # of an exemplar
+    n_shown = int(np.clip(MOST_BYTES // (n_bytes * len(classes)), 1, SHOWN))
+    lossless = n_bytes * n_shown * len(classes) <= LOSSLESS_BYTES
+    by_class = {}
     for label, start, n_kept in zip(classes.tolist(), first.tolist(), kept.tolist(), strict=True):
-        own = images[start : start + min(n, n_kept)]
-        pictures = [_picture(image, size) for image in own]
+        shown = images[start : start + min(n_shown, n_kept)]
+        pictures = [_picture(image, size) for image in shown]
         strip = Image.new(pictures[0].mode, (size[0] * len(pictures), size[1]))
         for place, picture in enumerate(pictures):
             strip.paste(picture, (place * size[0], 0))
         out = io.BytesIO()
         strip.save(out, "WEBP", lossless=lossless, quality=80, method=2)
         uri = "data:image/webp;base64," + base64.b64encode(out.getvalue()).decode()
-        larger = max(1, -(-ON_PAGE // max(size)))
-        found[label] = Strip(
+        magnification = max(1, -(-ON_PAGE // max(size)))
+        by_class[label] = Strip(
             uri=uri,
-            width=strip.width * larger,
-            height=strip.height * larger,
-            shown=len(own),
+            width=strip.width * magnification,
+            height=strip.height * magnification,
+            shown=len(shown),
             kept=n_kept,
             coarse=max(size) < COARSE,
         )
-    return found
+    return by_class
 
 
 def _picture(image: np.ndarray, size: tuple[int, int]) -> Image.Image:
-    """A picture of an image uint8 [H, W, C] with C 1 or 3."""
+    """An image uint8 [H, W, C], with C 1 or 3, as a picture of the given width and height."""
     picture = Image.fromarray(image[..., 0] if image.shape[2] == 1 else image)
     return picture if picture.size == size else picture.resize(size, Image.Resampling.LANCZOS)
