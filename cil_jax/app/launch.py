@@ -11,7 +11,7 @@ import shlex
 import sys
 from collections.abc import Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 from cil_jax.app import output
 from cil_jax.app.accelerator import start_accelerator, take_huge_pages
@@ -23,7 +23,7 @@ from cil_jax.training import signals
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from cil_jax.storage.schemas import Results
+    from cil_jax.storage.schemas import GroupSummary, Results
     from cil_jax.training.callbacks import Callback
 
 STOPPING = "stopping: saving at the next step (press Ctrl-C again to quit without saving)"
@@ -108,7 +108,7 @@ def resume_command(config: Config) -> str:
     return shlex.join(words)
 
 
-def run_one(config: Config, console: "Console", how_to_continue: str) -> dict[str, Any]:
+def run_one(config: Config, console: "Console", how_to_continue: str) -> "Results":
     """Trains a run to its end and writes its report and figures.
 
     Args:
@@ -127,7 +127,7 @@ def run_one(config: Config, console: "Console", how_to_continue: str) -> dict[st
 
 def _run_together(
     configs: Sequence[Config], console: "Console", how_to_continue: str
-) -> list[dict[str, Any]]:
+) -> "list[Results]":
     """Trains one or several runs in one program; see `run_one`."""
     from cil_jax.platform import devices
 
@@ -146,7 +146,7 @@ def _run_together(
     return results
 
 
-def _train(configs: Sequence[Config], console: "Console") -> list[dict[str, Any]]:
+def _train(configs: Sequence[Config], console: "Console") -> "list[Results]":
     """Trains runs to their end with progress, logs and signals; returns their results.
 
     Raises:
@@ -194,7 +194,7 @@ def _draw(folder: RunFolder) -> None:
 
 def run_members(
     config: Config, seeds: list[int] | None, n_orders: int | None, n_at_once: int = 1
-) -> dict[str, Any]:
+) -> "GroupSummary":
     """Trains the members of a group that are not done; prints and writes the summary of all.
 
     Args:
@@ -264,7 +264,7 @@ def _skip_done(members: Sequence[Config], console: "Console") -> list[tuple[str,
     return todo
 
 
-def _summarize(config: Config, console: "Console") -> dict[str, Any]:
+def _summarize(config: Config, console: "Console") -> "GroupSummary":
     """Prints and writes the summary of all finished members of a group, and returns it."""
     from cil_jax import report
     from cil_jax.storage import replicates

@@ -280,7 +280,7 @@ def _group(runs: Sequence[_Run]) -> Group:
     """The group of runs that differ only in their seeds; it has no name yet."""
     return Group(
         name="",
-        summary=replicates.summarize([dict(run.results) for run in runs]),
+        summary=replicates.summarize([run.results for run in runs]),
         settings=runs[0].settings,
         data=runs[0].results.get("data_sha256"),
         folders=tuple(run.folder.path for run in runs),

@@ -8,17 +8,18 @@ the runs are in different tasks or epochs. `Engine.train_together` describes how
 import contextlib
 import time
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import cast
 
 import jax
 import jax.numpy as jnp
 
 from cil_jax.platform import devices
+from cil_jax.storage.schemas import Results
 from cil_jax.training.engine import Engine, TrainRequest
 from cil_jax.training.loop import Run, Trained
 
 
-def go(runs: Sequence[Run]) -> list[dict[str, Any]]:
+def go(runs: Sequence[Run]) -> list[Results]:
     """Trains several runs together, each from its current position to its end.
 
     If one run fails, the others are closed; they can be resumed from their last checkpoints. If one
@@ -38,7 +39,7 @@ def go(runs: Sequence[Run]) -> list[dict[str, Any]]:
             stack.enter_context(contextlib.closing(member.steps))
         stack.enter_context(devices.using(runs[0].mesh))
         _drive(members, runs[0].engine)
-    return [member.results for member in members]
+    return [member.results for member in members if member.results is not None]
 
 
 class _Member:
@@ -56,7 +57,7 @@ class _Member:
     def __init__(self, run: Run):
         self.steps = run.steps()
         self.request: TrainRequest | None = None
-        self.results: dict[str, Any] = {}
+        self.results: Results | None = None
         self.n_left, self.seconds = 0, 0.0
 
     def advance(self, trained: Trained | None) -> None:

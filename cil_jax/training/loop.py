@@ -24,7 +24,7 @@ from cil_jax.platform import devices, environment, machine
 from cil_jax.settings.config import Config
 from cil_jax.storage.checkpoint import Checkpoints
 from cil_jax.storage.run_folder import RunFolder, Unwritten
-from cil_jax.storage.schemas import RunRecord, problem_of_record
+from cil_jax.storage.schemas import Results, RunRecord, problem_of_record
 from cil_jax.training.build import data_seed, dataset_of, engine_of, scenario_of, schedule_of
 from cil_jax.training.callbacks import Callback, Position
 from cil_jax.training.engine import Sums, TrainRequest
@@ -52,7 +52,7 @@ class Trained(NamedTuple):
 
 # A run as a generator: it yields requests for updates, receives their results, and returns the
 # contents of results.json.
-Steps = Generator[TrainRequest, Trained, dict[str, Any]]
+Steps = Generator[TrainRequest, Trained, Results]
 # A part of a run, which returns the learner.
 LearnerSteps = Generator[TrainRequest, Trained, Learner]
 
@@ -147,7 +147,7 @@ class Run:
         self._saving_seconds = 0.0  # of the last save
         self._last_save = "there is no checkpoint yet"
 
-    def go(self) -> dict[str, Any]:
+    def go(self) -> Results:
         """Trains from the current position to the end; returns the contents of results.json."""
         with contextlib.closing(self.steps()) as steps, devices.using(self.mesh):
             trained: Any = None  # which starts a generator, though its type does not allow it
@@ -559,7 +559,7 @@ class Run:
             {name: Confusion(n_seen, np.array(c, np.int32)) for name, c in cells.items()}
         )
 
-    def _results(self, learner: Learner) -> dict[str, Any]:
+    def _results(self, learner: Learner) -> Results:
         return results_of(self.config, self.scenario, self.engine, learner, self.history)
 
     @contextlib.contextmanager
