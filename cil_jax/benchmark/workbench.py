@@ -6,7 +6,7 @@ The speed does not depend on the content of the images, so no data set is needed
 import dataclasses
 import functools
 import tempfile
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +24,7 @@ from cil_jax.selection import herding, herding_of_classes, unit
 from cil_jax.settings.config import Config
 from cil_jax.settings.loading import preset
 from cil_jax.storage.run_folder import RunFolder
+from cil_jax.storage.schemas import Results
 from cil_jax.training import build
 from cil_jax.training.callbacks import Callback
 from cil_jax.training.engine import Engine
@@ -230,7 +231,7 @@ def small_run_config(settings: Settings) -> Config:
     )
 
 
-def small_run(config: Config) -> dict[str, Any]:
+def small_run(config: Config) -> Results:
     """Runs it in a temporary folder and returns the contents of results.json."""
     with tempfile.TemporaryDirectory() as folder:
         config = dataclasses.replace(config, out=f"{folder}/run")
