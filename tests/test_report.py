@@ -2,6 +2,7 @@
 
 import base64
 import io
+import json
 import re
 import subprocess
 import sys
@@ -231,9 +232,17 @@ def test_the_table_names_each_classifier_and_has_every_number():
 @pytest.mark.parametrize(
     ("fraction", "one_decimal", "whole"),
     # 38.15 and 26.85 lie between two binary numbers; half to even would make 30 of 30.5.
-    [(0.305, "30.5", "31"), (0.3815, "38.2", "38"), (0.2685, "26.9", "27"), (0.2, "20.0", "20")],
+    [
+        (0.305, "30.5", "31"),
+        (0.3815, "38.2", "38"),
+        (0.2685, "26.9", "27"),
+        (0.2, "20.0", "20"),
+        (0.38146, "38.1", "38"),
+    ],
 )
-def test_a_percentage_is_the_same_in_tables_figures_and_comparisons(fraction, one_decimal, whole):
+def test_a_percentage_is_the_same_in_tables_figures_and_pages(
+    tmp_path, fraction, one_decimal, whole
+):
     results = results_of((2, 2), [[fraction], [fraction] * 2])
     assert f"{one_decimal}%" in shown(report.summary(results))
     labels = figures.seen_accuracy(results).axes[0].texts
@@ -245,6 +254,12 @@ def test_a_percentage_is_the_same_in_tables_figures_and_comparisons(fraction, on
     assert f"| {one_decimal} |" in comparison.as_markdown(Comparison((group,), ()))
     axes = figures.seen_accuracy_of_groups({"a run": summary}).axes[0]
     assert f"average {one_decimal}" in axes.get_legend().texts[0].get_text()
+    run = write_run(tmp_path, sizes=(2, 2), matrix=[[fraction], [fraction] * 2])
+    page = report.write_page(run).read_text()
+    assert f"<td>{one_decimal}%</td>" in page
+    data = json.loads(page.partition('id="data">')[2].partition("</script>")[0])
+    # Not rounded to fewer decimals before percentText in charts.js rounds it for display.
+    assert data["classifiers"]["nme"]["seen"] == [round(100 * fraction, 6)] * 2
 
 
 @pytest.mark.parametrize("n", [1, 30])

@@ -242,7 +242,7 @@ def test_a_page_that_is_made_before_the_results_tells_of_the_confusions_there_ar
     run = write_run(tmp_path)
     run.write_results(results_of(matrix=((0.9,), (0.5, 0.8))))
     page = report.write_page(run).read_text()
-    assert "In progress: 2 of 3 tasks learned" in page and "After task 3; point at" in page
+    assert "In progress: 2 of 3 tasks learned" in page and "After task 3. Rows are" in page
 
 
 def test_lines_are_counted_without_reading_them_as_text(tmp_path):
