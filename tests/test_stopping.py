@@ -252,7 +252,7 @@ def test_a_damaged_line_of_measurements_is_named_and_stays_and_later_ones_are_no
     cil_jax.run(resumed(copied), Listener())
     assert file.read_bytes() == b"".join(damaged)
     assert [line.partition(" is damaged: ")[0] for line in heard] == [
-        f"line {number} of {file}" for number in (1, 3)
+        f"{file}, line {number}," for number in (1, 3)
     ]
     folder = RunFolder(copied)
     assert folder.measurements() == [json.loads(line) for line in (second, last)]
