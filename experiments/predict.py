@@ -21,7 +21,7 @@ from cil_jax.errors import UserError
 from cil_jax.settings.config import ACCELERATORS, help_of
 
 if TYPE_CHECKING:
-    from cil_jax.data.own import Problems
+    from cil_jax.data.user_data import Problems
     from cil_jax.trained.saved_learner import SavedLearner
 
 BATCH = 256  # images in memory at once
@@ -58,7 +58,7 @@ def _predict(arguments: list[str] | None) -> None:
 
     import cil_jax
     from cil_jax import report
-    from cil_jax.data.own import Problems
+    from cil_jax.data.user_data import Problems
     from cil_jax.storage.run_folder import RunFolder
 
     learner = cil_jax.load(flags.run, warn)
@@ -89,7 +89,7 @@ def _answers(
     learner: "SavedLearner", classifier: str, paths: list[str], top: int, problems: "Problems"
 ) -> Iterator[tuple[str, list[tuple[str, float]]]]:
     """The best classes of each image that can be read. Adds the other images to `problems`."""
-    from cil_jax.data import pictures
+    from cil_jax.data import image_files
     from cil_jax.data.folder import files_in
 
     files = []
@@ -98,7 +98,7 @@ def _answers(
     if not files:
         raise UserError(f"no files found in {', '.join(paths)}")
     shape = learner.image_shape
-    decoded = pictures.read_each(((f, f) for f in files), shape[:2], shape[2])
+    decoded = image_files.read_each(((f, f) for f in files), shape[:2], shape[2])
     while batch := list(islice(decoded, BATCH)):
         read = [(name, image) for name, image in batch if not isinstance(image, Exception)]
         for name, image in batch:

@@ -36,7 +36,7 @@ from cil_jax.training.evaluation import Evaluation
 # are opened, made, renamed and removed through Python, so what changes them makes moments too.
 EPOCHS = 5
 CALLS = {
-    "training": [(loop.Run, "_pause")],
+    "training": [(loop.Run, "_save_or_stop")],
     "saving": [(Checkpoints, "save")],
     "evaluating": [
         (Evaluation, name) for name in ("of_task", "of_seen", "_counts", "_all_data_means")

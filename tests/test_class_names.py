@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from cil_jax import data
-from cil_jax.data.own import name_problems
+from cil_jax.data.user_data import name_problems
 from cil_jax.errors import UserError
 
 ALIKE = [

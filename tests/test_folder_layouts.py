@@ -6,7 +6,7 @@ from PIL import Image
 
 from cil_jax import data
 from cil_jax.data.folder import files_in
-from cil_jax.data.own import Problems
+from cil_jax.data.user_data import Problems
 from cil_jax.errors import UserError
 
 

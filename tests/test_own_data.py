@@ -23,9 +23,9 @@ from PIL import Image
 import cil_jax
 from cil_jax import data
 from cil_jax.app.command_line import guarded
-from cil_jax.data import own, pictures
-from cil_jax.data.own import Problems, ReadOptions
+from cil_jax.data import image_files, user_data
 from cil_jax.data.tfds import newest_version
+from cil_jax.data.user_data import Problems, ReadOptions
 from cil_jax.errors import UserError
 from cil_jax.settings.config import Config
 from cil_jax.storage.run_folder import RunFolder
@@ -113,7 +113,7 @@ def test_every_class_has_its_share_of_test_images_and_one_at_least(counts, share
     problems = Problems("x")
     names = [str(c) for c in range(len(counts))]
     options = ReadOptions(test_share=share, split_seed=seed)
-    is_test = own.hold_out(labels, names, options, problems)
+    is_test = user_data.hold_out(labels, names, options, problems)
     for c, n in enumerate(counts):
         assert is_test[labels == c].sum() == min(max(round(share * n), 1), n - 1)
     assert not problems
@@ -250,49 +250,52 @@ def test_kinds_of_pixels_become_grey_or_colour():
         (deep, [77], {"kind": "TIFF"}),
         (Image.new("CMYK", (1, 1), (0, 255, 0, 0)), [255, 0, 255], {"kind": "TIFF"}),
     ):
-        array = pictures.read(encoded(picture, **more))
+        array = image_files.read(encoded(picture, **more))
         assert array.dtype == np.uint8 and array.tolist() == [[expected]], (picture.mode, more)
 
 
 def test_every_format_is_read():
     image = Image.fromarray(np.full((4, 6, 3), 100, np.uint8))
-    for kind in pictures.FORMATS:
-        array = pictures.read(encoded(image, kind))
+    for kind in image_files.FORMATS:
+        array = image_files.read(encoded(image, kind))
         assert array.shape == (4, 6, 3) and np.abs(array.astype(int) - 100).max() <= 2, kind
     frames = [Image.new("L", (2, 2), shade) for shade in (10, 200)]
     moving = encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])
-    assert pictures.read(moving).max() == 10  # the first
-    with pytest.raises(pictures.Unreadable, match="pixels have 32 bits"):
-        pictures.read(encoded(Image.new("F", (2, 2)), "TIFF"))
+    assert image_files.read(moving).max() == 10  # the first
+    with pytest.raises(image_files.Unreadable, match="pixels have 32 bits"):
+        image_files.read(encoded(Image.new("F", (2, 2)), "TIFF"))
     for none in (b"", b"hello", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n"):
-        with pytest.raises(pictures.Unreadable, match="not an image in a known format"):
-            pictures.read(none)
+        with pytest.raises(image_files.Unreadable, match="not an image in a known format"):
+            image_files.read(none)
 
 
 def test_a_picture_is_turned_as_its_camera_was():
     image = Image.fromarray(np.array([[10, 20, 30], [40, 50, 60]], np.uint8))
     exif = Image.Exif()
     exif[0x0112] = 6  # turn by a quarter to the right to see it upright
-    array = pictures.read(encoded(image, exif=exif))
+    array = image_files.read(encoded(image, exif=exif))
     assert array[..., 0].tolist() == [[40, 10], [50, 20], [60, 30]]
 
 
 def test_the_middle_square_is_taken_and_brought_to_size():
     wide = np.zeros((4, 12), np.uint8)
     wide[:, 4:8] = 200
-    array = pictures.read(encoded(Image.fromarray(wide)), image_size=2)
+    array = image_files.read(encoded(Image.fromarray(wide)), image_size=2)
     assert array.shape == (2, 2, 1) and array.min() > 180  # a third of it all would be 67
-    assert pictures.read(encoded(Image.fromarray(wide)), image_size=9).shape == (9, 9, 1)
+    assert image_files.read(encoded(Image.fromarray(wide)), image_size=9).shape == (9, 9, 1)
     photo = Image.fromarray(np.full((300, 400, 3), 90, np.uint8))
-    assert pictures.read(encoded(photo, "JPEG"), image_size=8).shape == (8, 8, 3)
+    assert image_files.read(encoded(photo, "JPEG"), image_size=8).shape == (8, 8, 3)
 
 
 def test_a_decompression_bomb_is_not_unpacked(monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
-    assert pictures.read(encoded(Image.new("1", (10, 10)))).shape == (10, 10, 1)
+    assert image_files.read(encoded(Image.new("1", (10, 10)))).shape == (10, 10, 1)
     for side in (11, 15):  # where Pillow would warn, and where it would refuse
-        with warnings.catch_warnings(action="ignore"), pytest.raises(pictures.Unreadable) as error:
-            pictures.read(encoded(Image.new("1", (side, side))))
+        with (
+            warnings.catch_warnings(action="ignore"),
+            pytest.raises(image_files.Unreadable) as error,
+        ):
+            image_files.read(encoded(Image.new("1", (side, side))))
         assert str(error.value).startswith("more than 100 pixels")
 
 
@@ -341,7 +344,7 @@ def test_of_test_and_validation_folders_that_of_test_is_taken(tmp_path):
 
 def test_crops_move_images_by_an_eighth_of_their_shorter_side():
     images, labels = np.zeros((2, 16, 40, 1), np.uint8), np.zeros(2, np.int64)
-    assert own.user_dataset("wide", (images, images), (labels, labels), ["any"]).pad == 2
+    assert user_data.user_dataset("wide", (images, images), (labels, labels), ["any"]).pad == 2
 
 
 @pytest.mark.parametrize("test", ["test", "validation", "val"])
@@ -404,7 +407,7 @@ def test_all_faults_of_a_folder_are_said_at_once(tmp_path, capsys, in_time):
     (tmp_path / "c" / "twice").symlink_to(tmp_path / "c")
     assert guarded(lambda: data.load(name)) == 2
     lines = capsys.readouterr().err.splitlines()
-    none = f"not an image in a known format ({', '.join(pictures.FORMATS)})"
+    none = f"not an image in a known format ({', '.join(image_files.FORMATS)})"
     assert lines[0] == f"error: {tmp_path} has 13 problems:"
     assert sorted(lines[1:]) == sorted(f"  {line}" for line in (
         f"a/text.png: {none}",
@@ -456,7 +459,7 @@ def test_folders_of_no_use_are_said(tmp_path):
 def test_other_sizes_by_the_hundred_are_counted(tmp_path):
     problems = Problems("x")
     sizes = [(4, 4)] * 50 + [(4, n) for n in range(5, 45)]
-    pictures.read_all(
+    image_files.read_all(
         [(str(i), encoded(Image.new("L", size))) for i, size in enumerate(sizes)], None, problems
     )
     assert problems.found[0].startswith("the images have 41 sizes, most often 4 x 4: resize all to")
@@ -467,8 +470,8 @@ def test_other_sizes_by_the_hundred_are_counted(tmp_path):
 def test_pictures_are_decoded_once_for_each_size(tmp_path, monkeypatch):
     name, _ = colour_folder(tmp_path / "d")
     calls = []
-    original = pictures.read
-    monkeypatch.setattr(pictures, "read", lambda *a: calls.append(a) or original(*a))
+    original = image_files.read
+    monkeypatch.setattr(image_files, "read", lambda *a: calls.append(a) or original(*a))
     first = data.load(name)
     assert len(calls) == 9 and data.load(name).sha256() == first.sha256()
     assert len(data.load(name, test_share=0.5).test_labels) > 0 and len(calls) == 9
@@ -639,7 +642,7 @@ def test_damaged_pictures_get_a_message(tmp_path, in_time):
     chance = random.Random(1)
     image, exif = Image.fromarray(pixels(1, (9, 8, 3))[0]), Image.Exif()
     exif[0x0112] = 8
-    kinds = [(kind, image, {}) for kind in pictures.FORMATS]
+    kinds = [(kind, image, {}) for kind in image_files.FORMATS]
     kinds += [("PNG", image.convert("P"), {"exif": exif}), ("JPEG", image, {"exif": exif})]
     kinds += [("GIF", image.convert("L"), {}), ("WEBP", image.convert("RGBA"), {"exif": exif})]
     contents = [encoded(image, kind, **more) for kind, image, more in kinds]

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from cil_jax.data import pictures
+from cil_jax.data import image_files
 
 WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC, OFFSET, SAMPLES, ROWS, SIZE = (
     *(256, 257, 258, 259, 262, 273, 277, 278, 279),
@@ -45,7 +45,7 @@ def tiff(values, bits, *, white_is_zero=False, byte_order="<", deflate=False):
 
 
 def read(content):
-    return pictures.read(content)[..., 0].tolist()
+    return image_files.read(content)[..., 0].tolist()
 
 
 @pytest.mark.parametrize("deflate", [False, True])
@@ -84,7 +84,7 @@ def test_pgm_and_ppm_of_any_largest_value_are_read(most, values, expected, is_te
         else:
             pixels = np.array(every, ">u2" if most > 255 else np.uint8).tobytes()
         content = f"P{letter} 2 2 {most}\n".encode() + pixels
-        array = pictures.read(content)
+        array = image_files.read(content)
         assert array.shape == (2, 2, n_channels)
         assert array[..., -1].ravel().tolist() == expected
 
@@ -129,8 +129,8 @@ def test_a_picture_with_junk_for_exif_is_read_as_it_is_stored(kind, more):
 def test_damaged_pixels_are_an_error_whatever_exif_says():
     content = saved("PNG", exif=b"junk")
     for damaged in (content[: content.index(b"IDAT") + 8], content[: content.index(b"eXIf") + 20]):
-        with pytest.raises(pictures.Unreadable):
-            pictures.read(damaged)
+        with pytest.raises(image_files.Unreadable):
+            image_files.read(damaged)
 
 
 def test_each_exif_orientation_brings_the_picture_upright():

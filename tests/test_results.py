@@ -11,7 +11,7 @@ from cil_jax.settings.loading import preset
 from cil_jax.storage.run_folder import RunFolder
 from cil_jax.training.callbacks import Callback
 from cil_jax.training.loop import Run
-from cil_jax.training.outcome import changed, results_of
+from cil_jax.training.results import changed, results_of
 
 
 @pytest.mark.parametrize("protocol", published_results.PROTOCOLS)

@@ -177,9 +177,7 @@ def test_a_run_that_goes_on_elsewhere_says_so_in_one_line(copied):
     for _ in range(2):  # the second time all is done
         cil_jax.run(resumed(copied), Listener())
     (line,) = heard
-    assert line.startswith(
-        "the environment has changed since the run began: jax was 0.1.0, is now "
-    )
+    assert "because the environment has changed: jax was 0.1.0, is now " in line
     assert "; cores was 4096, is now " in line and "\n" not in line
 
 

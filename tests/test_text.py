@@ -13,7 +13,7 @@ from conftest import write_run
 from rich.table import Table
 
 from cil_jax.app import launch
-from cil_jax.data import pictures
+from cil_jax.data import image_files
 from cil_jax.errors import UserError
 from cil_jax.report import comparison, draw, escaping, figures, fonts, published_results
 from cil_jax.report.groups import compare
@@ -126,10 +126,10 @@ def test_markdown_is_escaped_in_one_line():
 def test_pictures_are_files_and_neither_pipes_nor_devices(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     for source in (tmp_path / "pipe", "/dev/zero"):
-        with pytest.raises(pictures.Unreadable, match="not a regular file"):
-            pictures.read(source)
-    with pytest.raises(pictures.Unreadable, match="No such file"):
-        pictures.read(tmp_path / "missing.png")
+        with pytest.raises(image_files.Unreadable, match="not a regular file"):
+            image_files.read(source)
+    with pytest.raises(image_files.Unreadable, match="No such file"):
+        image_files.read(tmp_path / "missing.png")
 
 
 def test_names_that_cannot_be_saved_are_not_learned():

@@ -1,8 +1,8 @@
 """The ResNet and its training against PyTorch with the same weights.
 
-PyTorch's side is `cil_jax.benchmark.peer`, written from the papers and not from our own code; so
-these tests also prove that the benchmark compares the same work. Skipped where PyTorch is not
-installed: pip install -e '.[bench]'.
+PyTorch's side is `cil_jax.benchmark.pytorch_model`, written from the papers and not from our own
+code; so these tests also prove that the benchmark compares the same work. Skipped where PyTorch is
+not installed: pip install -e '.[bench]'.
 """
 
 import jax
@@ -22,9 +22,10 @@ from cil_jax.settings.loading import preset
 from cil_jax.training.engine import Engine
 
 torch = pytest.importorskip("torch")
+from cil_jax.benchmark import pytorch_model  # noqa: E402
+
 F = torch.nn.functional
 
-from cil_jax.benchmark import peer  # noqa: E402
 
 N_CLASSES, BATCH = 7, 6
 
@@ -94,7 +95,7 @@ def case(request):
     rng = np.random.RandomState(0)
     torch.manual_seed(0)
     sizes = (n_blocks,) * 3
-    network = filled(peer.Network(sizes, (16, 32, 64), N_CLASSES, last_relu), rng)
+    network = filled(pytorch_model.Network(sizes, (16, 32, 64), N_CLASSES, last_relu), rng)
     backbone = models.build(name, last_relu=last_relu, layers=models.layers_for("cpu"))
     images = rng.randn(BATCH, 32, 32, 3).astype(np.float32)
     return network, backbone, images, rng.randint(0, N_CLASSES, BATCH)
@@ -203,10 +204,11 @@ def both_sides(pad=0, mirror=False):
     torch.manual_seed(2)
     mean, std = rng.uniform(0.3, 0.6, CIFAR).astype(np.float32), np.ones(CIFAR, np.float32)
     networks = [
-        filled(peer.Network((1, 1), (4, 8), N_CLASSES, last_relu=False), rng) for _ in range(2)
+        filled(pytorch_model.Network((1, 1), (4, 8), N_CLASSES, last_relu=False), rng)
+        for _ in range(2)
     ]
     teacher, student = (Weights(*to_flax(network)) for network in networks)
-    model = peer.ICaRL(
+    model = pytorch_model.ICaRL(
         networks[0],
         mean=mean,
         std=std,
@@ -292,7 +294,7 @@ def test_herding_means_and_nearest_means_are_pytorchs():
     model, engine, learner = both_sides(mirror=True)
     features = jax.random.normal(jax.random.key(4), (3, 30, 16))
     ours = jax.vmap(lambda rows: herding(rows, 12))(features)
-    theirs = peer.herding(torch.tensor(np.asarray(features)), 12)
+    theirs = pytorch_model.herding(torch.tensor(np.asarray(features)), 12)
     np.testing.assert_array_equal(ours, theirs.numpy())
 
     images, labels = pixels(20)

@@ -24,7 +24,7 @@ from cil_jax.training.loop import Run
 from cil_jax.typing import Array
 
 if TYPE_CHECKING:
-    from cil_jax.benchmark import peer
+    from cil_jax.benchmark import pytorch_model
 
 EAGER, COMPILED = "eager", "compiled"
 Calls = dict[str, Callable[[], Any]]  # by variant; empty if PyTorch is not measured
@@ -44,7 +44,7 @@ class PyTorch:
 
     def __init__(self, settings: Settings, notes: list[str], tell: Callable[[str], None]):
         self._settings, self._notes, self._tell = settings, notes, tell
-        self._tasks: dict[str, peer.Task] | None = None
+        self._tasks: dict[str, pytorch_model.Task] | None = None
         self.device = self._find() if settings.torch else None
 
     def _find(self) -> str | None:
@@ -73,7 +73,7 @@ class PyTorch:
         """The version of PyTorch, "-" if it is not measured."""
         return "-" if self.device is None else importlib.metadata.version("torch")
 
-    def do(self, place: Place, work: Callable[["peer.Task"], Any]) -> Calls:
+    def do(self, place: Place, work: Callable[["pytorch_model.Task"], Any]) -> Calls:
         """Calls that do some work at a point of a run, eagerly and compiled.
 
         Args:
@@ -92,16 +92,16 @@ class PyTorch:
             return {}
         import torch  # pyright: ignore[reportMissingImports]  # optional
 
-        from cil_jax.benchmark import peer
+        from cil_jax.benchmark import pytorch_model
 
         rows = torch.tensor(np.asarray(features)).to(self.device)
-        return {EAGER: lambda: peer.herding(rows, self._settings.herded).cpu()}
+        return {EAGER: lambda: pytorch_model.herding(rows, self._settings.herded).cpu()}
 
     def whole_run(self, run: Run, accuracy: dict[str, float]) -> Calls:
         """A call that does the work of a run, and writes its last NME accuracy to `accuracy`."""
         if self.device is None:
             return {}
-        from cil_jax.benchmark import peer
+        from cil_jax.benchmark import pytorch_model
 
         config, scenario = run.config, run.scenario
         schedule, n_classes = build.schedule_of(config, 0), sum(scenario.task_sizes)
@@ -111,7 +111,7 @@ class PyTorch:
         def call() -> None:
             augmentation = run.engine.augmentation
             model = self._model(config, scenario.dataset, augmentation, n_classes, mean_and_std)
-            accuracy[EAGER] = peer.whole_run(
+            accuracy[EAGER] = pytorch_model.whole_run(
                 model,
                 [(task.images, task.labels) for task in tasks],
                 scenario.test_set()[:2],
@@ -123,7 +123,7 @@ class PyTorch:
 
         return {EAGER: call}
 
-    def _compiled(self, place: Place) -> dict[str, "peer.Task"]:
+    def _compiled(self, place: Place) -> dict[str, "pytorch_model.Task"]:
         if not self._settings.torch_compile:
             self._notes.append("torch.compile was not measured.")
             return {}
@@ -140,8 +140,8 @@ class PyTorch:
         self._notes.append(f"torch.compile: {seconds:.0f} s until the first update was done.")
         return {COMPILED: task}
 
-    def _task(self, place: Place, compiled: bool) -> "peer.Task":
-        from cil_jax.benchmark import peer
+    def _task(self, place: Place, compiled: bool) -> "pytorch_model.Task":
+        from cil_jax.benchmark import pytorch_model
 
         bench, learner, pool = place
         dataset = bench.scenario.dataset
@@ -156,7 +156,7 @@ class PyTorch:
         )
         model.begin_task(int(learner.n_old))
         exists = np.asarray(pool.labels) >= 0
-        return peer.Task(
+        return pytorch_model.Task(
             model,
             np.asarray(pool.images)[exists],
             np.asarray(pool.labels)[exists],
@@ -173,19 +173,19 @@ class PyTorch:
         n_classes: int,
         mean_and_std: tuple[np.ndarray, np.ndarray],
         compiled: bool = False,
-    ) -> "peer.ICaRL":
+    ) -> "pytorch_model.ICaRL":
         """A new network with the settings of a run."""
-        from cil_jax.benchmark import peer
+        from cil_jax.benchmark import pytorch_model
 
         backbone = models.BACKBONES[config.backbone]
-        network = peer.Network(
+        network = pytorch_model.Network(
             backbone["stage_sizes"],
             backbone["widths"],
             n_classes,
             config.last_relu,
             dataset.image_shape[2],
         )
-        return peer.ICaRL(
+        return pytorch_model.ICaRL(
             network,
             mean=mean_and_std[0],
             std=mean_and_std[1],

@@ -12,8 +12,8 @@ from cil_jax.data import cifar100, digits, folder, npz, tfds
 from cil_jax.data.augment import Augmentation
 from cil_jax.data.dataset import Dataset
 from cil_jax.data.folder import read_folder
-from cil_jax.data.own import ReadOptions
 from cil_jax.data.scenario import Scenario, Task
+from cil_jax.data.user_data import ReadOptions
 from cil_jax.errors import UserError, nearest_name
 from cil_jax.settings.config import flag
 
@@ -59,7 +59,7 @@ def load(
         describe the formats.
       data_dir: the folder of prepared tensorflow-datasets (default: TFDS_DATA_DIR, or else the
         default of tensorflow-datasets), for cifar100 and tfds:NAME.
-      image_size, test_share, split_seed: see `cil_jax.data.own.ReadOptions`.
+      image_size, test_share, split_seed: see `cil_jax.data.user_data.ReadOptions`.
 
     Raises:
       UserError: if there is no such data set, its data is missing or faulty, or an option does not

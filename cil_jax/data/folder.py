@@ -17,10 +17,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cil_jax.data import pictures
+from cil_jax.data import image_files
 from cil_jax.data.cache import Arrays, cached, state_of
 from cil_jax.data.dataset import Dataset
-from cil_jax.data.own import (
+from cil_jax.data.user_data import (
     Problems,
     ReadOptions,
     check_classes,
@@ -125,7 +125,7 @@ def read_folder(path: str | os.PathLike[str], image_shape: tuple[int, int, int])
             problems.add(f"class {name!r} has no image")
     files, labels = _files_and_labels(classes, names)
     named_files = [(_relative(file, root), file) for file in files]
-    images = pictures.read_all(named_files, image_shape[:2], problems, channels=image_shape[2])
+    images = image_files.read_all(named_files, image_shape[:2], problems, channels=image_shape[2])
     problems.check()
     return LabelledImages(images, labels, names)
 
@@ -162,11 +162,11 @@ def _cached_images(
 
     def decode() -> Arrays:
         named_files = ((_relative(file, root), file) for file in files)
-        images = pictures.read_all(named_files, image_size, problems)
+        images = image_files.read_all(named_files, image_size, problems)
         problems.check()
         return {"images": images}
 
-    state = (state_of(files, root), pictures.DECODER)
+    state = (state_of(files, root), image_files.DECODER)
     return cached("folder", root, state, decode, variant=f"size {image_size}")["images"]
 
 
@@ -236,7 +236,7 @@ def _classes(folder: Path, root: Path, problems: Problems) -> Split:
     """Returns the files of each class folder, sorted by the name of the class."""
     classes: Split = {}
     folder_names: dict[str, str] = {}  # by the name of the class
-    image_suffixes = pictures.suffixes()
+    image_suffixes = image_files.suffixes()
     for entry in _entries(folder, problems):
         path = _relative(entry.path, root)
         if _is_folder(entry):

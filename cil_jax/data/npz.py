@@ -15,7 +15,7 @@ import numpy as np
 from numpy.lib.npyio import NpzFile
 
 from cil_jax.data.dataset import Dataset
-from cil_jax.data.own import (
+from cil_jax.data.user_data import (
     Problems,
     ReadOptions,
     check_classes,

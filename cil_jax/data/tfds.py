@@ -13,10 +13,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from array_record.python.array_record_module import ArrayRecordReader
 
-from cil_jax.data import pictures
+from cil_jax.data import image_files
 from cil_jax.data.cache import Arrays, cached, state_of
 from cil_jax.data.dataset import Dataset
-from cil_jax.data.own import Problems, ReadOptions, check_classes, check_names, user_dataset
+from cil_jax.data.user_data import Problems, ReadOptions, check_classes, check_names, user_dataset
 from cil_jax.errors import UserError
 
 TEST_SPLITS = ("test", "validation")  # the first one that a data set has is for testing
@@ -51,7 +51,7 @@ def load(name: str, data_dir: str | os.PathLike[str] | None, options: ReadOption
     arrays = cached(
         "tfds-" + name.replace(":", "-"),
         folder,
-        (state_of(sorted(folder.iterdir()), folder), pictures.DECODER),
+        (state_of(sorted(folder.iterdir()), folder), image_files.DECODER),
         lambda: decode(folder, size),
         variant=f"size {size}",
     )
@@ -137,7 +137,7 @@ def decode(folder: Path, image_size: int | None = None, sort_by: str | None = No
 
     Args:
       folder: folder of one version of a data set.
-      image_size: as for `pictures.read`.
+      image_size: as for `image_files.read`.
       sort_by: name of a feature; each split is sorted by its values (default: keep the order of
         the files).
 
@@ -162,7 +162,7 @@ def decode(folder: Path, image_size: int | None = None, sort_by: str | None = No
                 sort_keys[split].append(record[sort_by] if sort_by else len(split_labels))
                 yield name, record[prepared.image]
 
-    images = pictures.read_all(encoded_images(), image_size, problems)
+    images = image_files.read_all(encoded_images(), image_size, problems)
     train_labels, test_labels = (np.array(values, np.int32) for values in labels.values())
     for split, split_labels in labels.items():
         _check_labels(split, split_labels, len(names), problems)
@@ -255,7 +255,7 @@ def _records(
 
     info = builder.info.splits[split]
     try:
-        # `cil_jax.data.pictures` decodes the images, as for all data sets.
+        # `cil_jax.data.image_files` decodes the images, as for all data sets.
         source = builder.as_data_source(split, decoders={image: tfds.decode.SkipDecoding()})
         shards = list(zip(info.filepaths, info.shard_lengths, strict=True))
     except Exception as error:

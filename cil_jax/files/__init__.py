@@ -1,5 +1,5 @@
 """Safe reading and writing of files, of whatever content.
 
 A killed process leaves no half-written file, and a hostile file runs no code and fills no memory.
-What the files mean is decided in the rooms above.
+What the files mean is decided in the folders above.
 """

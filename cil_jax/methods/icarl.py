@@ -15,6 +15,8 @@ from cil_jax.methods.rehearsal import Rehearsal
 class ICaRL(Rehearsal, LwF):
     """Distillation as in LwF.MC, with exemplars and their nearest-mean classifier.
 
+    `LwF._parts` computes the loss.
+
     objective "sigmoid" is the paper's; "softmax" is PyCIL's, cross-entropy over all open outputs
     plus distillation at a temperature. distill "none" gives hybrid 2 (with answer "nme") and hybrid
     3 (with answer "linear"); distillation with answer "linear" is hybrid 1.

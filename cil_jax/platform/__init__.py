@@ -1,4 +1,4 @@
 """What a run computes on: devices, the machine, versions and the options of JAX.
 
-No training code: this room describes and checks the platform, and spreads arrays over devices.
+No training code: it describes and checks the platform, and spreads arrays over devices.
 """

@@ -3,7 +3,7 @@
 Nothing here needs a device or the data set, and nothing here changes a result.
 """
 
-from cil_jax.report.figures import draw, is_drawn, pictures
+from cil_jax.report.figures import draw, figure_pixels, is_drawn
 from cil_jax.report.page import write_page
 from cil_jax.report.tables import (
     caption,
@@ -17,9 +17,9 @@ from cil_jax.report.tables import (
 __all__ = [
     "caption",
     "draw",
+    "figure_pixels",
     "group_summary",
     "is_drawn",
-    "pictures",
     "reproduction",
     "reproduction_markdown",
     "selection",

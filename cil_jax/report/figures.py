@@ -92,7 +92,7 @@ def is_drawn(folder: RunFolder) -> bool:
     return (folder.figures / "curves.png").exists()  # the last one that is drawn
 
 
-def pictures(
+def figure_pixels(
     results: Mapping[str, Any], confusions: Mapping[str, Confusion]
 ) -> dict[str, np.ndarray]:
     """Draws the figures that change with each task as arrays.
@@ -288,7 +288,8 @@ def curves(results: Mapping[str, Any], epochs: Sequence[Mapping[str, Any]]) -> F
             axes.axvline(indices[0] + 0.5, color="#bbbbbb", lw=0.8)
     top.set(ylabel="loss", ylim=(0, None))
     bottom.set(ylabel="accuracy (%), linear", xlabel="epoch, counted over all tasks", ylim=(0, 102))
-    top.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2, borderaxespad=0)
+    if tasks:  # damaged lines are left out, and may be all there are
+        top.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2, borderaxespad=0)
     bottom.xaxis.set_major_locator(MaxNLocator(integer=True))
     top.set_title(f"{_title(results)}\nloss and accuracy on the current task")
     return figure

@@ -23,7 +23,7 @@ from cil_jax.report.tables import classifier_name, percent, run_name, seeds, siz
 from cil_jax.report.time_left import TimeLeft
 from cil_jax.training.build import data_seed, schedule_of
 from cil_jax.training.callbacks import Callback, Position, RunView
-from cil_jax.training.outcome import changed
+from cil_jax.training.results import changed
 
 NARROWEST_BAR = 8  # characters
 NARROWEST_COLUMN = 9  # characters

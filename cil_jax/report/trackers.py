@@ -19,7 +19,7 @@ from cil_jax import report
 from cil_jax.files import writing
 from cil_jax.learner import Learner
 from cil_jax.platform import devices
-from cil_jax.report.background import Background
+from cil_jax.report.background_thread import Background
 from cil_jax.settings.config import Config
 from cil_jax.settings.loading import command
 from cil_jax.storage.run_folder import RunFolder
@@ -142,7 +142,11 @@ class Log(Callback, abc.ABC):
         epoch = sum(self._epochs[: line["task"] + 1])
         self._later(
             lambda: self.evaluation(
-                line["n_seen"], epoch, line["task"], scalars, report.pictures(results, confusions)
+                line["n_seen"],
+                epoch,
+                line["task"],
+                scalars,
+                report.figure_pixels(results, confusions),
             )
         )
 

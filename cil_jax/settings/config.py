@@ -31,13 +31,13 @@ class Bound(NamedTuple):
 
 _COUNT = Bound(lambda x: x >= 1, "be at least 1")
 _POSITIVE = Bound(lambda x: 0 < x < float("inf"), "be above 0 and finite")
-_NOT_NEGATIVE = Bound(lambda x: 0 <= x < float("inf"), "not be negative")
+_NOT_NEGATIVE = Bound(lambda x: 0 <= x < float("inf"), "be finite and not negative")
 _SEED = Bound(lambda x: 0 <= x < 2**32, f"lie in 0..{2**32 - 1}")
 _FRACTIONS = Bound(
     lambda fractions: (
         all(0 < fraction <= 1 for fraction in fractions) and list(fractions) == sorted(fractions)
     ),
-    "lie in 0..1, in increasing order",
+    "be above 0 and at most 1, in increasing order",
 )
 
 ACCELERATORS = ("auto", "cpu", "gpu", "tpu")
@@ -174,8 +174,8 @@ class Config:
     order: str = _setting(
         "seeded",
         _SCENARIO,
-        "class order, in which the tasks take the classes: natural, as in the data set, or seeded, "
-        "a random permutation",
+        "order in which the classes arrive: natural (as in the data set) or seeded (a random "
+        "permutation)",
         choices=("natural", "seeded"),
     )
     order_seed: int = _setting(
@@ -228,15 +228,15 @@ class Config:
     batch_size: int = _setting(
         128,
         _TRAINING,
-        "images per update; an epoch drops a final partial batch, and cycles through the images "
-        "if there are fewer than one batch",
+        "images per update; the last partial batch of an epoch is dropped, and if there are fewer "
+        "images than N, they are repeated to fill one batch",
         bound=_COUNT,
     )
     rate: float = _setting(0.1, _TRAINING, "initial learning rate of each task", bound=_POSITIVE)
     rate_steps: tuple[float, ...] = _setting(
         (0.7, 0.9),
         _TRAINING,
-        "learning-rate milestones, as fractions of a task's epochs, of all tasks unless "
+        "learning-rate milestones as fractions of a task's epochs, for all tasks unless "
         "--first-rate-steps is given; at each, the learning rate is divided by --rate-factor",
         bound=_FRACTIONS,
     )
@@ -249,14 +249,14 @@ class Config:
     rate_factor: float = _setting(
         5.0,
         _TRAINING,
-        "factor that the learning rate is divided by at each milestone",
+        "divisor of the learning rate at each milestone",
         bound=_POSITIVE,
     )
     momentum: float = _setting(0.9, _TRAINING, "momentum of SGD", bound=_NOT_NEGATIVE)
     weight_decay: float = _setting(
         2e-4,
         _TRAINING,
-        "L2 weight-decay coefficient, of all tasks unless --first-weight-decay is given: X * w is "
+        "L2 weight-decay coefficient, for all tasks unless --first-weight-decay is given: X * w is "
         "added to the gradient of each weight w; see --decay",
         bound=_NOT_NEGATIVE,
     )
@@ -302,23 +302,22 @@ class Config:
         "softmax",
         _LOSS,
         "softmax: cross-entropy, with distillation at --temperature for lwf and icarl; sigmoid: "
-        "binary cross-entropy of every output, where for lwf and icarl the old network's sigmoids "
-        "are the targets of old classes",
+        "binary cross-entropy of every output, where for lwf and icarl the old network's sigmoid "
+        "outputs are the targets for old classes",
         choices=("softmax", "sigmoid"),
     )
     softmax_over: str = _setting(
         "open",
         _LOSS,
-        "outputs in the softmax of the cross-entropy: open: all that the network has (see "
-        "--outputs); new: those of the current task only (finetune, lwf)",
+        "outputs in the softmax of the cross-entropy: open (all current outputs, see --outputs) "
+        "or new (those of the current task only; finetune, lwf)",
         choices=("open", "new"),
     )
     distill: str = _setting(
         "all",
         _LOSS,
-        "distillation of the old outputs (lwf, icarl): all: of all outputs together; tasks: in a "
-        "separate softmax for each old task; none: no distillation, so that exemplars are trained "
-        "on their labels",
+        "distillation of the old outputs (lwf, icarl): all (one softmax over all old outputs), "
+        "tasks (one softmax per old task) or none (exemplars are trained on their labels)",
         choices=("all", "tasks", "none"),
     )
     lambda_: float = _setting(
@@ -330,16 +329,15 @@ class Config:
     divisor: float = _setting(
         100.0,
         _LOSS,
-        "constant that the sigmoid loss, summed over the outputs, is divided by "
-        "(--objective sigmoid)",
+        "divisor of the sigmoid loss, which is summed over the outputs (--objective sigmoid)",
         bound=_POSITIVE,
     )
 
     ncm: bool = _setting(
         True,
         _EVALUATION,
-        "also report the nearest class mean of all training data, to analyse the features: an "
-        "incremental learner may not keep that data",
+        "also report the nearest class mean over all training data; for analysis only, since an "
+        "incremental learner has no access to that data",
     )
 
     out: str | None = _setting(
@@ -509,7 +507,9 @@ def check(field: dataclasses.Field[Any], value: Value) -> None:
         if word not in packages:
             raise UserError(f"unknown {name} {word!r}{nearest_name(word, packages)}")
         if importlib.util.find_spec(packages[word]) is None:
-            raise UserError(f"{name} {word} needs a package: pip install {packages[word]}")
+            raise UserError(
+                f"{name} {word} needs the package {packages[word]}: pip install {packages[word]}"
+            )
     holds, rule = field.metadata.get("bound", (None, ""))
     if holds and value is not None and not holds(value):
         is_tuple = isinstance(value, tuple)

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cil_jax.data.own import name_problems
+from cil_jax.data.user_data import name_problems
 from cil_jax.errors import UserError
 from cil_jax.learner import Learner, root_keys, with_room
 from cil_jax.memory import Pool

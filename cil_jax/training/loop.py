@@ -29,7 +29,7 @@ from cil_jax.training.build import data_seed, dataset_of, engine_of, scenario_of
 from cil_jax.training.callbacks import Callback, Position
 from cil_jax.training.engine import Sums, TrainRequest
 from cil_jax.training.evaluation import Evaluation
-from cil_jax.training.outcome import results_of
+from cil_jax.training.results import results_of
 from cil_jax.training.signals import Stopped
 from cil_jax.training.streaming import HostPool, Streamed
 
@@ -237,7 +237,7 @@ class Run:
         """Returns the learner as last saved, or the given one if none was saved."""
         restored = self._checkpoints.restore(learner, self._warn)
         if restored is None:
-            if self.folder.results_file.exists():  # which are written after a checkpoint
+            if self.folder.results_file.exists():  # results are written after a checkpoint
                 raise UserError(
                     f"{self.folder.path} has results but no checkpoint to continue from: restore "
                     f"{self.folder.checkpoints}, or start a new run in another --out"
@@ -294,8 +294,8 @@ class Run:
         changes = environment.changes(self.folder.settings())
         if changes and int(learner.task) < len(self.scenario.task_sizes):
             self._warn(
-                f"the environment has changed since the run began: {'; '.join(changes)}: results "
-                "may differ from those of an uninterrupted run"
+                "results may differ from those of an uninterrupted run, because the environment "
+                f"has changed: {'; '.join(changes)}"
             )
 
     def _rewrite_files(self, learner: Learner) -> None:
@@ -319,7 +319,7 @@ class Run:
 
     # Saving and stopping.
 
-    def _pause(
+    def _save_or_stop(
         self,
         learner: Learner,
         epoch_so_far: dict[str, Any] | None = None,
@@ -413,10 +413,10 @@ class Run:
         self._write_confusions()
         self._write_exemplars(learner)
         self._save(learner)
-        # After the checkpoint, so that results never tell of a task that would be learned again.
+        # After the checkpoint, so that results never include a task that would be learned again.
         self.folder.write_results(self._results(learner))
         self.callback.task_done(self, line)
-        self._pause(learner, is_saved=True)
+        self._save_or_stop(learner, is_saved=True)
 
     # An epoch.
 
@@ -430,7 +430,7 @@ class Run:
         line = self._epoch_line(learner, epoch)
         self.folder.append(line)
         self.callback.epoch_done(self, line)
-        self._pause(learner)
+        self._save_or_stop(learner)
         return learner
 
     def _begin_epoch(self, step: int, task: int, number: int, n_steps: int) -> _Epoch:
@@ -462,7 +462,7 @@ class Run:
             epoch.step = stop
             self._check_loss(epoch)
             self._report_progress(epoch)
-            self._pause(learner, epoch.so_far())
+            self._save_or_stop(learner, epoch.so_far())
             start = time.perf_counter()
         return learner.replace(epoch=jnp.int32(epoch.number + 1), step=jnp.int32(0))
 

@@ -169,7 +169,7 @@ def check_memory(n_bytes: int) -> None:
     if n_bytes > memory:
         raise UserError(
             f"the images need at least {n_bytes / 1e9:,.1f} GB, but this machine has "
-            f"{memory / 1e9:,.1f} GB of memory: use fewer or smaller images (--image-size)"
+            f"{memory / 1e9:,.1f} GB of memory: use fewer or smaller images"
         )
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import PIL
 from PIL import ExifTags, Image, ImageOps
 
-from cil_jax.data.own import Problems, check_memory
+from cil_jax.data.user_data import Problems, check_memory
 from cil_jax.files.reading import is_regular
 
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP", "PPM")
