@@ -1,4 +1,4 @@
 """Training a run: compiled programs, streaming, evaluation and the loop over tasks.
 
-This room calls methods only through their hooks and does not know them by name.
+This folder calls methods only through their hooks and does not know them by name.
 """
