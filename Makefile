@@ -19,7 +19,7 @@ test: lint
 lint: .venv/installed-$(EXTRAS)
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
-	$(RUN) -m basedpyright
+	$(RUN) -m basedpyright --project pyproject.toml --pythonpath $(RUN) --level error
 
 clean:
 	rm -rf .venv runs/demo
