@@ -7,7 +7,7 @@ pixels, so no other image of an old task is needed again.
 """
 
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import chex
 import jax
@@ -225,7 +225,8 @@ def rows_of_step(order: Index, count: Index, step: Index, batch_size: int) -> In
     Returns:
       int [B], or [S, B].
     """
-    return order[(step * batch_size + np.arange(batch_size, dtype=np.int32)) % count]
+    places: Any = (step * batch_size + np.arange(batch_size, dtype=np.int32)) % count
+    return order[places]
 
 
 def join(

@@ -66,7 +66,7 @@ def _replace_unreadable() -> None:
 
 
 def _folder() -> Path:
-    return Path(jax.config.jax_compilation_cache_dir)
+    return Path(jax.config.values["jax_compilation_cache_dir"])
 
 
 def _warn(problem: str, error: Exception) -> None:

@@ -43,7 +43,7 @@ class Dataset:
         digest = hashlib.sha256(repr(self.class_names).encode())
         for array in (self.train_images, self.train_labels, self.test_images, self.test_labels):
             digest.update(f"{array.dtype}{array.shape}".encode())
-            digest.update(np.ascontiguousarray(array))
+            digest.update(np.ascontiguousarray(array).data)
         return digest.hexdigest()
 
     def pixel_statistics(self, normalization: str) -> tuple[np.ndarray, np.ndarray]:
