@@ -16,9 +16,10 @@ os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.5"
 # Random numbers alone take the CPU's compiler seconds at its default level, a tenth at this one.
 os.environ["XLA_FLAGS"] = f"--xla_backend_optimization_level=1 {os.environ.get('XLA_FLAGS', '')}"
 
-# Where the suite runs in the background, SIGINT may be ignored, and would be in each process that
-# a test starts.
+# Where the suite runs in the background, SIGINT may be ignored, as SIGHUP is under nohup, and would
+# be in each process that a test starts.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 import numpy as np
 import pytest

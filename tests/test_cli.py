@@ -446,7 +446,7 @@ def test_a_folder_of_members_is_no_run_and_says_what_it_is(tmp_path, refusal, ca
     for ask, more in ((report.main, []), (predict.main, ["picture.png"])):
         assert ask([str(tmp_path / "both"), *more]) == 2
         error = capsys.readouterr().err
-        assert f"name one, such as {tmp_path / 'both' / 'order1993-seed0'}" in error
+        assert f"choose one, such as {tmp_path / 'both' / 'order1993-seed0'}" in error
 
 
 def test_help_says_what_the_preset_says_of_the_first_task():

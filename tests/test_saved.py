@@ -414,11 +414,11 @@ def test_a_picture_becomes_of_the_size_and_colours_that_are_asked_for(tmp_path):
     colours = np.zeros((4, 8, 3), np.uint8)
     colours[:, 2:6] = (255, 0, 0)
     Image.fromarray(colours).save(tmp_path / "red.png")
-    red = data.pictures.read(tmp_path / "red.png", (4, 4), 3)
+    red = data.image_files.read(tmp_path / "red.png", (4, 4), 3)
     assert np.all(red == (255, 0, 0)) and red.shape == (4, 4, 3)  # the middle
-    assert data.pictures.read(tmp_path / "red.png", 4, 1)[0, 0, 0] == 76  # 299 / 1000 of 255
-    assert data.pictures.read(tmp_path / "red.png", (2, 4), 3).shape == (2, 4, 3)
-    assert np.array_equal(data.pictures.read(tmp_path / "red.png", (4, 8)), colours)
+    assert data.image_files.read(tmp_path / "red.png", 4, 1)[0, 0, 0] == 76  # 299 / 1000 of 255
+    assert data.image_files.read(tmp_path / "red.png", (2, 4), 3).shape == (2, 4, 3)
+    assert np.array_equal(data.image_files.read(tmp_path / "red.png", (4, 8)), colours)
     Image.fromarray(colours[..., 0]).save(tmp_path / "grey.png")
-    grey = data.pictures.read(tmp_path / "grey.png", channels=3)
+    grey = data.image_files.read(tmp_path / "grey.png", channels=3)
     assert np.array_equal(grey, np.repeat(colours[..., :1], 3, 2))

@@ -108,7 +108,7 @@ def test_tables_in_files_hold_names_that_nothing_interprets(named):
         ("-x", "'-x"),
         ("@x", "'@x"),
         ("\tx", "'\tx"),
-        ("\rx", '"\'\rx"'),
+        ("\rx", '"\'\nx"'),
         ("-1.5", "-1.5"),
         ("+3", "+3"),
         (-2, "-2"),

@@ -10,7 +10,7 @@ import pytest
 from conftest import small_config
 
 import cil_jax
-from cil_jax.app import flags, launch
+from cil_jax.app import command_line, launch
 from cil_jax.errors import UserError
 from cil_jax.settings.config import Config
 from cil_jax.storage import replicates
@@ -219,6 +219,6 @@ def test_the_command_runs_members_in_groups_and_says_whose_lines_are_whose(tmp_p
 def test_members_at_once_that_make_no_sense_are_refused(words, message, capsys, monkeypatch):
     monkeypatch.setattr("sys.argv", ["icarl", *words])
     with pytest.raises(SystemExit) as end:
-        flags.main("icarl", "paper")
-    assert end.value.code == flags.FAILED
+        command_line.main("icarl", "paper")
+    assert end.value.code == command_line.FAILED
     assert message in capsys.readouterr().err

@@ -53,10 +53,13 @@ def csv_table(rows: Iterable[Iterable[Any]]) -> str:
 
 def _harmless(cell: Any) -> Any:
     """A cell that no spreadsheet runs as a formula; numbers stay as they are."""
-    if not isinstance(cell, str) or not cell.startswith(FORMULA_STARTS):
+    if not isinstance(cell, str):
         return cell
+    text = cell.replace("\r", "\n")  # older versions of Python do not quote a carriage return
+    if not cell.startswith(FORMULA_STARTS):
+        return text
     try:
         float(cell)
     except ValueError:
-        return f"'{cell}"
+        return f"'{text}"
     return cell
