@@ -11,7 +11,7 @@ import shlex
 import sys
 from collections.abc import Sequence
 from functools import partial
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from cil_jax.app import output
 from cil_jax.app.accelerator import start_accelerator, take_huge_pages
@@ -53,11 +53,11 @@ def run(config: Config, callback: "Callback | None" = None) -> "Results":
         folder.check(config)
     callback = callback or Callback()
     if not config.log:
-        return cast("Results", Run(config, folder, callback).go())
+        return Run(config, folder, callback).go()
     from cil_jax.report import trackers  # imports matplotlib
 
     with trackers.opened(config, partial(print, file=sys.stderr), page=False) as logs:
-        return cast("Results", Run(config, folder, CallbackList([callback, *logs])).go())
+        return Run(config, folder, CallbackList([callback, *logs])).go()
 
 
 def run_command(config: Config) -> None:
