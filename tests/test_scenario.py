@@ -16,6 +16,18 @@ from cil_jax.data.augment import Augmentation
 from cil_jax.errors import UserError
 
 
+def test_the_order_of_icarls_authors_is_the_one_that_their_loader_leaves():
+    random = np.random.RandomState(1993)
+    for _ in range(100):
+        random.shuffle(np.arange(500))
+    expected = np.arange(100)
+    random.shuffle(expected)
+    np.testing.assert_array_equal(scenario.class_order(100, "icarl", 0), expected)
+    assert expected[:4].tolist() == [87, 0, 52, 58]
+    with pytest.raises(UserError, match="an order of 100 classes .* this data set has 10"):
+        scenario.class_order(10, "icarl", 0)
+
+
 def test_the_default_order_is_the_published_one():
     order = scenario.class_order(100, "seeded", 1993)
     assert order[:12].tolist() == [68, 56, 78, 8, 23, 84, 90, 65, 74, 76, 40, 89]

@@ -315,7 +315,7 @@ def check_effect(config: Config, given: Iterable[str]) -> None:
     from cil_jax import methods
 
     unused = methods.unused_settings(config)
-    unused |= {"order_seed"} if config.order == "natural" else set()
+    unused |= {"order_seed"} if config.order != "seeded" else set()
     for name in given:
         if name in unused:
             raise UserError(

@@ -131,18 +131,46 @@ class Scenario:
         return positions
 
 
+ICARL_ORDER = (
+    *(87, 0, 52, 58, 44, 91, 68, 97, 51, 15),
+    *(94, 92, 10, 72, 49, 78, 61, 14, 8, 86),
+    *(84, 96, 18, 24, 32, 45, 88, 11, 4, 67),
+    *(69, 66, 77, 47, 79, 93, 29, 50, 57, 83),
+    *(17, 81, 41, 12, 37, 59, 25, 20, 80, 73),
+    *(1, 28, 6, 46, 62, 82, 53, 9, 31, 75),
+    *(38, 63, 33, 74, 27, 22, 36, 3, 16, 21),
+    *(60, 19, 70, 90, 89, 43, 5, 42, 65, 76),
+    *(40, 30, 23, 85, 2, 95, 56, 48, 71, 64),
+    *(98, 13, 99, 7, 34, 55, 54, 26, 35, 39),
+)
+"""The first order of CIFAR-100's classes in the code of iCaRL's authors, ten classes a line.
+
+Their loader shuffles the 500 images of each of the 100 classes, starting from NumPy's seed 1993,
+before the order is drawn, so it is not the permutation of seed 1993 that later papers use.
+"""
+
+
 def class_order(n_classes: int, order: str, seed: int) -> np.ndarray:
     """Returns all classes in the order in which they arrive, int [n_classes].
 
     Args:
       n_classes: number of classes of the data set.
-      order: "natural" for 0, 1, 2, ..., or "seeded" for a random permutation.
-      seed: seed of the permutation. 1993 gives the order that PyCIL and most papers use. The
-        authors' code of iCaRL also starts from 1993, but draws other random numbers first, so its
-        orders differ.
+      order: "natural" for 0, 1, 2, ..., "seeded" for a random permutation, or "icarl" for
+        `ICARL_ORDER`.
+      seed: seed of the permutation. 1993 gives the order that PyCIL and most papers use.
+
+    Raises:
+      UserError: if the order is "icarl" and the number of classes is not 100.
     """
     if order == "natural":
         return np.arange(n_classes)
+    if order == "icarl":
+        if n_classes != len(ICARL_ORDER):
+            raise UserError(
+                f"--order icarl is an order of {len(ICARL_ORDER)} classes (CIFAR-100), "
+                f"and this data set has {n_classes}"
+            )
+        return np.array(ICARL_ORDER)
     return np.random.RandomState(seed).permutation(n_classes)
 
 

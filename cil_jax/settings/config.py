@@ -174,9 +174,9 @@ class Config:
     order: str = _setting(
         "seeded",
         _SCENARIO,
-        "order in which the classes arrive: natural (as in the data set) or seeded (a random "
-        "permutation)",
-        choices=("natural", "seeded"),
+        "order in which the classes arrive: natural (as in the data set), seeded (a random "
+        "permutation) or icarl (CIFAR-100's in the code of iCaRL's authors)",
+        choices=("natural", "seeded", "icarl"),
     )
     order_seed: int = _setting(
         1993,
