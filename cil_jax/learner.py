@@ -1,11 +1,10 @@
-"""The learner: the state of a run as one tree of arrays, and the forward pass of its network.
+"""The learner: the state of a run as one tree of arrays, and the features that it computes.
 
 The tree keeps its structure and shapes from before the first task until after the last.
 """
 
 import enum
 import math
-from typing import Any
 
 import chex
 import jax
@@ -14,10 +13,10 @@ import optax
 from flax import struct
 from jax import lax
 
-from cil_jax import heads
 from cil_jax import memory as memory_lib
+from cil_jax.network import Network, Weights
 from cil_jax.platform.devices import replicate, shard_batch
-from cil_jax.typing import Array, Backbone, ImageShape, Key, Params
+from cil_jax.typing import Array, ImageShape, Key, Params
 
 # Values of `Learner.task_of` for a class that no task has brought: one that the scenario still
 # brings, and spare room beyond the scenario's classes.
@@ -25,25 +24,16 @@ TO_COME, SPARE = -1, -2
 
 
 class Purpose(enum.IntEnum):
-    """What a random key is for; with the task, epoch and step it determines the key."""
+    """What a random key is for; with the position in the run it determines the key."""
 
     BACKBONE = 0
     HEAD = 1
     SHUFFLE = 2
     AUGMENT = 3
     SELECT = 4
-
-
-class Weights(struct.PyTreeNode):
-    """The arrays that a network computes with.
-
-    Attributes:
-      params: {"backbone": ..., "head": {"kernel" [D, room], "bias" [room]}}.
-      batch_stats: running statistics of the backbone's normalisation layers.
-    """
-
-    params: Params
-    batch_stats: Params
+    ROWS = 5
+    BESIDE = 6
+    CHANGE = 7
 
 
 class Normalizer(struct.PyTreeNode):
@@ -66,25 +56,30 @@ class Learner(struct.PyTreeNode):
 
     Attributes:
       weights: of the network in training.
+      own: what the method itself keeps, see `Method.own`.
       teacher: the weights at the end of the previous task.
-      momentum: optimizer state, reset at the start of each task.
+      teacher_own: what the method itself kept at the end of the previous task.
+      momentum: optimizer state, reset at the start of each step of training.
       memory: the exemplars.
       means: float32 [room, D], unit-length class means of the exemplars; zero for a class without.
       normalizer: maps pixels to network inputs.
-      task, epoch, step: int32 [], number of tasks learned, of epochs done in this task, and of
-        updates done in this epoch.
+      task, place, epoch, step: int32 [], number of tasks learned, of steps of the plan done in this
+        task, of epochs done in this step of the plan, and of updates done in this epoch.
       n_old, n_seen: int32 [], number of classes before this task, and including it.
       task_of: int32 [room], the task that brought each class; TO_COME or SPARE if none has.
       init_key, data_key: root keys, of initial weights and of all other random choices.
     """
 
     weights: Weights
+    own: Params
     teacher: Weights
+    teacher_own: Params
     momentum: optax.OptState
     memory: memory_lib.Memory
     means: Array
     normalizer: Normalizer
     task: Array
+    place: Array
     epoch: Array
     step: Array
     n_old: Array
@@ -100,10 +95,22 @@ class Learner(struct.PyTreeNode):
         return height, width, channels
 
     def key(self, purpose: Purpose, step: int | Array = 0) -> Key:
-        """Returns the random key for a purpose and a step of the current task and epoch."""
+        """Returns the random key for a purpose and a step of the current epoch.
+
+        In a later training of a task, such as a second one on balanced data, batches and
+        augmentation differ from those of the first, so their keys also depend on the place in the
+        plan.
+        """
         is_init = purpose in (Purpose.BACKBONE, Purpose.HEAD)
         root = self.init_key if is_init else self.data_key
-        return derive_key(root, purpose, self.task, self.epoch, step)
+        key = derive_key(root, purpose, self.task, self.epoch, step)
+        if purpose in (Purpose.SHUFFLE, Purpose.AUGMENT, Purpose.BESIDE):
+            key = jnp.where(self.place > 0, jax.random.fold_in(key, self.place), key)
+        return key
+
+    def task_key(self, purpose: Purpose) -> Key:
+        """Returns the random key for a purpose that is the same throughout a task."""
+        return derive_key(self.data_key, purpose, self.task, 0, 0)
 
 
 def derive_key(
@@ -120,15 +127,18 @@ def n_bytes(learner: Learner) -> dict[str, int]:
     """Measures what the learner stores.
 
     Returns:
-      Bytes of "parameters" and "teacher", both with batch statistics and closed head columns, and
-      of the "exemplars" kept; empty slots do not count.
+      Bytes of "parameters" and "teacher", both with batch statistics and closed head columns; of
+      the "exemplars" kept with all that is stored beside them, where empty slots do not count; and
+      of the method's "own" arrays, if it has any.
     """
-    networks = {"parameters": learner.weights, "teacher": learner.teacher}
-    n_exemplars = int(learner.memory.counts.sum())
-    return {
-        **{name: sum(x.nbytes for x in jax.tree.leaves(w)) for name, w in networks.items()},
-        "exemplars": n_exemplars * math.prod(learner.image_shape),
-    }
+    memory = learner.memory
+    trees = {"parameters": learner.weights, "teacher": learner.teacher, "own": learner.own}
+    sizes = {name: sum(x.nbytes for x in jax.tree.leaves(tree)) for name, tree in trees.items()}
+    slot = sum(x.nbytes for x in jax.tree.leaves(memory.extras)) // len(memory.labels)
+    n_exemplars = int((memory.labels >= 0).sum())
+    if not sizes["own"]:
+        del sizes["own"]
+    return {**sizes, "exemplars": n_exemplars * (math.prod(learner.image_shape) + slot)}
 
 
 def root_keys(seed: int, data_seed: int) -> tuple[Key, Key]:
@@ -139,37 +149,34 @@ def root_keys(seed: int, data_seed: int) -> tuple[Key, Key]:
     )
 
 
-def with_room(learner: Learner, n_classes: int) -> Learner:
-    """Enlarges the learner's room to n_classes; its predictions and training stay the same.
+def widened(learner: Learner, wider: Learner) -> Learner:
+    """Moves a learner into a new one that has room for more classes or tasks.
 
-    With fixed outputs, the added columns are closed until their classes arrive, unlike those of the
-    original room.
+    Its predictions and training stay the same. With fixed outputs, the added columns are closed
+    until their classes arrive, unlike those of the original room.
+
+    Args:
+      learner: the learner.
+      wider: a new learner of the same method whose arrays are at least as large along each axis;
+        the old arrays are written into their first corner.
     """
-    n_added = n_classes - learner.means.shape[0]
 
-    def widen(path: tuple[Any, ...], array: Array) -> Array:
-        if not any(getattr(key, "key", None) == "head" for key in path):
-            return array
-        return jnp.pad(array, [(0, 0)] * (array.ndim - 1) + [(0, n_added)])
+    def place_in_corner(old: Array, new: Array) -> Array:
+        if old.shape == new.shape:
+            return old
+        return new.at[tuple(slice(0, n) for n in old.shape)].set(old)
 
-    narrow = (learner.weights, learner.teacher, learner.momentum)
-    weights, teacher, momentum = jax.tree_util.tree_map_with_path(widen, narrow)
-    memory = learner.memory.replace(counts=jnp.pad(learner.memory.counts, (0, n_added)))
-    return learner.replace(
-        weights=weights,
-        teacher=teacher,
-        momentum=momentum,
-        memory=memory,
-        means=jnp.pad(learner.means, ((0, n_added), (0, 0))),
-        task_of=jnp.pad(learner.task_of, (0, n_added), constant_values=SPARE),
-    )
+    n_classes = learner.task_of.shape[0]
+    is_added = jnp.arange(wider.task_of.shape[0]) >= n_classes
+    task_of = jnp.where(is_added, SPARE, wider.task_of)
+    return jax.tree.map(place_in_corner, learner, wider.replace(task_of=task_of))
 
 
 def with_whole_tasks(learner: Learner) -> Learner:
     """Returns the learner as it was at the end of its last finished task.
 
-    If a further task is in progress, the teacher holds the network of that time, and memory and
-    means have not changed since.
+    If a further task is in progress, the teacher is the network of that time, and memory and means
+    have not changed since, as exemplars are chosen in the last step of a plan.
     """
     is_known = (learner.task_of >= 0) & (learner.task_of < learner.task)
     is_newest = is_known & (learner.task_of == learner.task - 1)
@@ -179,6 +186,8 @@ def with_whole_tasks(learner: Learner) -> Learner:
     zero = jnp.int32(0)
     return learner.replace(
         weights=learner.teacher,
+        own=learner.teacher_own,
+        place=zero,
         epoch=zero,
         step=zero,
         n_old=n_seen - is_newest.sum().astype(jnp.int32),
@@ -187,49 +196,8 @@ def with_whole_tasks(learner: Learner) -> Learner:
     )
 
 
-class Output(struct.PyTreeNode):
-    """The output of a network for a batch.
-
-    Attributes:
-      features: float [B, D].
-      logits: float [B, room]; closed columns are `heads.CLOSED`.
-      batch_stats: the running statistics after this batch.
-    """
-
-    features: Array
-    logits: Array
-    batch_stats: Params
-
-
-def forward(
-    backbone: Backbone,
-    weights: Weights,
-    images: Array,
-    n_open: int | Array,
-    *,
-    train: bool = False,
-) -> Output:
-    """Applies the network to normalised images [B, H, W, C].
-
-    Args:
-      backbone: the module that computes features.
-      weights: its parameters and the head's.
-      images: normalised images.
-      n_open: number of open head columns.
-      train: whether to normalise with batch statistics and to update the running ones.
-    """
-    variables = {"params": weights.params["backbone"], "batch_stats": weights.batch_stats}
-    if train:
-        features, updated = backbone.apply(variables, images, train=True, mutable=["batch_stats"])
-        batch_stats = updated["batch_stats"]
-    else:
-        features, batch_stats = backbone.apply(variables, images, train=False), weights.batch_stats
-    logits = heads.logits(weights.params["head"], features, n_open)
-    return Output(features, logits, batch_stats)
-
-
 def embed(
-    backbone: Backbone,
+    network: Network,
     learner: Learner,
     images: Array,
     *,
@@ -250,35 +218,27 @@ def embed(
         start = jnp.minimum(i * batch_size, n - batch_size)
         batch = shard_batch(lax.dynamic_slice_in_dim(images, start, batch_size))
         batch = learner.normalizer(batch[:, :, ::-1] if mirrored else batch)
-        new = forward(backbone, learner.weights, batch, learner.n_seen).features
+        new = network(learner.weights, batch, learner.n_seen).features
         return lax.dynamic_update_slice_in_dim(features, new, start, 0)
 
     zeros = jnp.zeros((n, learner.means.shape[1]))
     return replicate(lax.fori_loop(0, n_batches, add_batch, zeros))
 
 
-def views(backbone: Backbone, learner: Learner, images: Array, mirrored: bool) -> list[Array]:
+def views(network: Network, learner: Learner, images: Array, mirrored: bool) -> list[Array]:
     """Computes features [N, D] of images and, if `mirrored`, also of their mirror images.
 
     See `embed`.
     """
     sides = (False, True) if mirrored else (False,)
-    return [embed(backbone, learner, images, mirrored=side) for side in sides]
-
-
-def initial_weights(
-    backbone: Backbone, image_shape: ImageShape, n_classes: int, key: Key
-) -> Weights:
-    """Initialises a network; its head has room for n_classes and no open column."""
-    variables = backbone.init(key, jnp.zeros((1, *image_shape)))
-    head = heads.create(backbone.n_features, n_classes)
-    return Weights({"backbone": variables["params"], "head": head}, variables["batch_stats"])
+    return [embed(network, learner, images, mirrored=side) for side in sides]
 
 
 def create(
-    backbone: Backbone,
+    weights: Weights,
     *,
     image_shape: ImageShape,
+    n_features: int,
     n_classes: int,
     memory_size: int,
     normalizer: Normalizer,
@@ -286,11 +246,12 @@ def create(
     init_key: Key,
     data_key: Key,
 ) -> Learner:
-    """Creates a learner that has seen no class.
+    """Creates a learner that has seen no class, has no exemplars' extras and no `own` arrays.
 
     Args:
-      backbone: a Linen module that maps images to features.
+      weights: of a network with no open column.
       image_shape: (H, W, C).
+      n_features: number of features per image.
       n_classes: room of the head.
       memory_size: number of exemplars over all classes; 0 for none.
       normalizer: maps pixels to network inputs.
@@ -299,16 +260,17 @@ def create(
     """
     chex.assert_rank(normalizer.mean, 3)
     zero = jnp.int32(0)
-    key = derive_key(init_key, Purpose.BACKBONE, task=0, epoch=0, step=0)
-    weights = initial_weights(backbone, image_shape, n_classes, key)
     return Learner(
         weights=weights,
+        own={},
         teacher=weights,
+        teacher_own={},
         momentum=optimizer.init(weights.params),
-        memory=memory_lib.create(memory_size, image_shape, n_classes),
-        means=jnp.zeros((n_classes, backbone.n_features)),
+        memory=memory_lib.create(memory_size, image_shape),
+        means=jnp.zeros((n_classes, n_features)),
         normalizer=normalizer,
         task=zero,
+        place=zero,
         epoch=zero,
         step=zero,
         n_old=zero,

@@ -14,11 +14,14 @@ def unit(vectors: Array) -> Array:
     """Scales vectors [..., D] to unit length along the last axis; zero vectors stay zero.
 
     The vectors are first divided by a power of two, which is exact, so that no square overflows or
-    underflows.
+    underflows. The gradient at a zero vector is zero.
     """
+    is_zero = jnp.all(vectors == 0.0, axis=-1, keepdims=True)
+    vectors = jnp.where(is_zero, 1.0, vectors)  # else the gradient of the norm would be NaN
     _, exponent = jnp.frexp(jnp.abs(vectors).max(axis=-1, keepdims=True))
     vectors = jnp.ldexp(vectors, -exponent)
-    return vectors / jnp.maximum(jnp.linalg.norm(vectors, axis=-1, keepdims=True), 1e-12)
+    norms = jnp.maximum(jnp.linalg.norm(vectors, axis=-1, keepdims=True), 1e-12)
+    return jnp.where(is_zero, 0.0, vectors / norms)
 
 
 def herding(features: Array, count: int, mask: Array | None = None) -> Array:

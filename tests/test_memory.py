@@ -1,5 +1,7 @@
 """The exemplar memory against a memory kept in plain Python."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,10 +14,20 @@ N_CLASSES, TASK_ROOM, CLASS_ROOM = 7, 3, 6
 join = jax.jit(memory_lib.join, static_argnums=(3, 4))
 
 
+def filled(memory, pool, slots):
+    """The memory after a policy has said which row fills each slot."""
+    is_filled = (slots.labels >= 0)[:, None, None, None]
+    n_new = (pool.labels[: pool.n_new_rows] >= 0).sum()
+    return memory.replace(
+        images=jnp.where(is_filled, pool.images[slots.source], jnp.uint8(0)),
+        labels=slots.labels,
+        n_offered=memory.n_offered + n_new,
+    )
+
+
 @jax.jit
 def update(memory, pool, rows, available, n_old, n_seen):
-    after, from_pool = memory_lib.reallocate(memory, rows, available, n_old, n_seen)
-    return memory_lib.fill(memory, after, pool.images[from_pool], n_old)
+    return filled(memory, pool, memory_lib.equal_shares(pool, rows, available, n_old, n_seen))
 
 
 def image(c: int, i: int) -> np.ndarray:
@@ -36,7 +48,7 @@ def task_pool(memory, first, sizes):
 def contents(memory) -> dict[int, list[int]]:
     """Which images of each class are in the memory, in order."""
     kept: dict[int, list[int]] = {}
-    for pixels, label in zip(np.asarray(memory.images), np.asarray(memory.labels()), strict=True):
+    for pixels, label in zip(np.asarray(memory.images), np.asarray(memory.labels), strict=True):
         c, i, _ = pixels[0, 0].tolist()
         if label < 0:
             assert (c, i) == (0, 0)  # nothing is left behind in an empty slot
@@ -59,7 +71,7 @@ tasks = st.lists(
 )
 def test_memory_is_never_above_its_size_shares_equally_and_keeps_the_order(tasks, room, seed):
     rng = np.random.RandomState(seed)
-    memory = memory_lib.create(room, (1, 1, 3), N_CLASSES)
+    memory = memory_lib.create(room, (1, 1, 3))
     expected: dict[int, list[int]] = {}
     n_seen = 0
     for sizes in tasks:
@@ -79,12 +91,12 @@ def test_memory_is_never_above_its_size_shares_equally_and_keeps_the_order(tasks
         expected = {c: order[:share] for c, order in expected.items()}
         assert contents(memory) == expected
         assert sum(map(len, expected.values())) <= room
-        assert memory.counts.tolist()[:n_seen] == [len(expected[c]) for c in range(n_seen)]
-        assert memory.counts.tolist()[n_seen:] == [0] * (N_CLASSES - n_seen)
+        counts = memory.counts(N_CLASSES).tolist()
+        assert counts == [len(expected.get(c, ())) for c in range(N_CLASSES)]
 
 
 def test_the_pool_holds_new_images_and_exemplars_and_nothing_else():
-    memory = memory_lib.create(4, (1, 1, 3), N_CLASSES)
+    memory = memory_lib.create(4, (1, 1, 3))
     pool = task_pool(memory, 0, [3, 2])
     assert int(pool.count()) == 5
     rows, mask = pool.rows_of(jnp.arange(TASK_ROOM))
@@ -95,7 +107,7 @@ def test_the_pool_holds_new_images_and_exemplars_and_nothing_else():
     pool = task_pool(memory, 2, [4])
     present = np.asarray(pool.labels) >= 0
     assert sorted(np.asarray(pool.labels)[present].tolist()) == [0, 0, 1, 1, 2, 2, 2, 2]
-    shuffled = np.asarray(pool.shuffled(jax.random.key(0)))
+    shuffled = np.asarray(pool.order(jax.random.key(0)))
     assert sorted(shuffled.tolist()) == list(range(len(pool.labels)))
     assert set(shuffled[:8].tolist()) == set(np.flatnonzero(present).tolist())
 
@@ -111,8 +123,9 @@ def test_kept_images_come_class_by_class_also_where_a_class_does_not_fill_its_sh
     memory = memory_lib.Memory(
         images=jnp.asarray([image(*at) for at in [(0, 0), (0, 1), *[(9, 9)] * 4]
                             + [(2, 0), (2, 1), (2, 2), (9, 9)]]),
-        counts=jnp.array([2, 0, 3], jnp.int32),
-        share=jnp.int32(3),
+        labels=jnp.array([0, 0, -1, -1, -1, -1, 2, 2, 2, -1], jnp.int32),
+        extras={},
+        n_offered=jnp.int32(5),
     )  # fmt: skip
     images, labels = memory_lib.exemplars(memory)
     assert labels.tolist() == [0, 0, 2, 2, 2]
@@ -120,9 +133,78 @@ def test_kept_images_come_class_by_class_also_where_a_class_does_not_fill_its_sh
 
 
 def test_rows_of_a_class_are_new_images_only():
-    memory = memory_lib.create(4, (1, 1, 3), N_CLASSES)
+    memory = memory_lib.create(4, (1, 1, 3))
     pool = task_pool(memory, 0, [3, 2])
     rows, mask = pool.rows_of(jnp.arange(TASK_ROOM))
     memory = update(memory, pool, rows, mask.sum(1), jnp.int32(0), jnp.int32(2))
     _, mask = task_pool(memory, 2, [4]).rows_of(jnp.arange(TASK_ROOM))
     assert mask.sum(axis=1).tolist() == [0, 0, 4]
+
+
+def offered(memory, first, sizes, policy):
+    """The memory after a task of classes first, first + 1, ... with so many images each."""
+    pool = task_pool(memory, first, sizes)
+    rows, mask = pool.rows_of(first + jnp.arange(TASK_ROOM))
+    n_old, n_seen = jnp.int32(first), jnp.int32(first + len(sizes))
+    return filled(memory, pool, policy(pool, rows, mask.sum(1), n_old, n_seen))
+
+
+def test_a_class_balanced_memory_is_full_and_its_classes_are_as_equal_as_they_can_be():
+    memory = memory_lib.create(10, (1, 1, 3))
+    memory = offered(memory, 0, [6, 1], memory_lib.class_balanced)
+    assert contents(memory) == {0: [0, 1, 2, 3, 4, 5], 1: [0]}  # room for all
+    memory = offered(memory, 2, [5, 4], memory_lib.class_balanced)
+    # Three for each class that has them, and the one slot that is left for the first.
+    assert contents(memory) == {0: [0, 1, 2], 1: [0], 2: [0, 1, 2], 3: [0, 1, 2]}
+    memory = offered(memory, 4, [6], memory_lib.class_balanced)
+    assert contents(memory) == {0: [0, 1, 2], 1: [0], 2: [0, 1], 3: [0, 1], 4: [0, 1]}
+
+
+def test_a_fixed_number_a_class_does_not_change_when_classes_arrive():
+    policy = partial(memory_lib.equal_shares, share=2)
+    memory = offered(memory_lib.create(8, (1, 1, 3)), 0, [6, 1], policy)
+    assert contents(memory) == {0: [0, 1], 1: [0]}
+    memory = offered(memory, 2, [3, 3], policy)
+    assert contents(memory) == {0: [0, 1], 1: [0], 2: [0, 1], 3: [0, 1]}
+
+
+@jax.jit
+def reservoir_of_three(key):
+    """The classes in a reservoir of three slots after five images of one class and then six."""
+    memory = memory_lib.create(3, (1, 1, 3))
+    for first, size, key in zip((0, 1), (5, 6), jax.random.split(key), strict=True):
+        pool = task_pool_of_class(memory, first, size)
+        memory = filled(memory, pool, memory_lib.reservoir(pool, memory.n_offered, key))
+    return memory.images[:, 0, 0, :2], memory.n_offered
+
+
+def task_pool_of_class(memory, c, size):
+    rows = np.arange(TASK_ROOM * CLASS_ROOM)
+    images = np.zeros((len(rows), 1, 1, 3), np.uint8)
+    images[:size, 0, 0, 0], images[:size, 0, 0, 1] = c + 1, np.arange(size) + 1
+    labels = np.where(rows < size, c, -1).astype(np.int32)
+    return memory_lib.join(jnp.asarray(images), jnp.asarray(labels), memory, TASK_ROOM, CLASS_ROOM)
+
+
+def test_each_image_is_in_a_reservoir_with_equal_probability():
+    """Eleven images for three slots: each is kept with probability 3 / 11."""
+    n = 4000
+    kept, n_offered = jax.vmap(reservoir_of_three)(jax.random.split(jax.random.key(0), n))
+    assert np.all(np.asarray(n_offered) == 11)
+    images, counts = np.unique(np.asarray(kept).reshape(-1, 2), axis=0, return_counts=True)
+    assert len(images) == 11 and counts.sum() == 3 * n  # no empty slot
+    deviation = np.sqrt(3 / 11 * 8 / 11 / n)
+    np.testing.assert_allclose(counts / n, 3 / 11, atol=4.5 * deviation)
+    assert all(len(np.unique(one, axis=0)) == 3 for one in np.asarray(kept)[:50])
+
+
+def test_exemplars_are_drawn_from_filled_slots_alone():
+    memory = offered(memory_lib.create(9, (1, 1, 3)), 0, [2, 3], memory_lib.equal_shares)
+    pool = task_pool(memory, 2, [4])
+    rows = pool.sample_exemplars(jax.random.key(0), 200)
+    drawn = pool.complete(pool.images[rows], rows)
+    assert np.all(np.asarray(drawn.from_memory))
+    assert {tuple(x) for x in np.asarray(drawn.images)[:, 0, 0, :2].tolist()} == {
+        *((1, 1), (1, 2), (2, 1), (2, 2), (2, 3))
+    }
+    assert np.array_equal(drawn.labels, np.asarray(drawn.images)[:, 0, 0, 0] - 1)

@@ -18,7 +18,7 @@ from cil_jax.benchmark.settings import Settings
 from cil_jax.classifiers import Counts, nearest_mean
 from cil_jax.data import Dataset
 from cil_jax.learner import Learner, Normalizer
-from cil_jax.memory import Memory, Pool
+from cil_jax.memory import Pool
 from cil_jax.methods import Batch
 from cil_jax.selection import herding, herding_of_classes, unit
 from cil_jax.settings.config import Config
@@ -56,7 +56,7 @@ class Workbench:
         )
         dataset = random_dataset(settings)
         self.scenario = build.scenario_of(self.config, dataset)
-        self.engine = build.engine_of(self.config, dataset)
+        self.engine = build.engine_of(self.config, dataset, build.room_of(self.scenario.task_sizes))
         images, labels, _ = self.scenario.test_set()
         self.test_images, self.test_labels = jnp.asarray(images), jnp.asarray(labels)
 
@@ -72,19 +72,20 @@ class Workbench:
         normalizer = Normalizer(jnp.asarray(mean), jnp.asarray(std))
         new = self.engine.create(dataset.image_shape, settings.n_classes, normalizer, *keys)
         n_new, n_old = settings.task_size, task * settings.task_size
-        share = min(settings.memory // n_old, settings.images_per_class)
-        counts = np.where(np.arange(settings.n_classes) < n_old, share, 0)
+        share = settings.memory // n_old
+        owner, rank = np.divmod(np.arange(settings.memory), share)
+        is_filled = (owner < n_old) & (rank < settings.images_per_class)
+        is_old = jnp.arange(settings.n_classes) < n_old
         learner = self.engine.begin_task(new, jnp.int32(n_new))  # initializes head columns
         learner = learner.replace(
-            memory=Memory(
-                jnp.asarray(dataset.train_images[: settings.memory]),
-                jnp.asarray(counts, jnp.int32),
-                jnp.int32(settings.memory // n_old),
+            memory=learner.memory.replace(
+                images=jnp.asarray(dataset.train_images[: settings.memory]),
+                labels=jnp.asarray(np.where(is_filled, owner, -1), jnp.int32),
             ),
             means=unit(jax.random.normal(keys[0], learner.means.shape)),
             task=jnp.int32(task),
             n_seen=jnp.int32(n_old),
-            task_of=jnp.where(counts > 0, jnp.arange(settings.n_classes) // n_new, -1),
+            task_of=jnp.where(is_old, jnp.arange(settings.n_classes) // n_new, -1),
         )
         return self.engine.begin_task(learner, jnp.int32(n_new))
 

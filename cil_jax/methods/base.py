@@ -9,15 +9,17 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import ClassVar, TypeAlias
 
+import jax
 import jax.numpy as jnp
 from flax import struct
 
-from cil_jax import heads
 from cil_jax.classifiers import PROBABILITY, Scale
-from cil_jax.learner import SPARE, Learner, Output, Weights, forward
-from cil_jax.memory import Memory, Pool
+from cil_jax.learner import SPARE, Learner
+from cil_jax.memory import Pool, Slots
+from cil_jax.methods.plan import Keep, Plan, Train
+from cil_jax.network import Network, Output, Weights
 from cil_jax.settings.config import Config
-from cil_jax.typing import Array, Backbone, Key, Params
+from cil_jax.typing import Array, Backbone, ImageShape, Key, Params
 
 Classifier = Callable[[Learner, Array], Array]  # (learner, features [B, D]) -> scores [B, room]
 
@@ -26,10 +28,20 @@ LossResult: TypeAlias = tuple[Array, tuple[Mapping[str, Array], Output]]
 
 
 class Batch(struct.PyTreeNode):
-    """Normalised images float [B, H, W, C] and their labels int32 [B]."""
+    """Images that a loss is computed of.
+
+    Attributes:
+      images: float [B, H, W, C], normalised.
+      labels: int32 [B].
+      extras: what `Method.extras` has stored with the exemplars among them; arrays [B, ...],
+        undefined for new images.
+      from_memory: bool [B], which of them are exemplars.
+    """
 
     images: Array
     labels: Array
+    extras: Params
+    from_memory: Array
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,6 +52,8 @@ class Method:
 
     Attributes:
       backbone: the Linen module that computes features.
+      n_classes, n_tasks: number of classes and of tasks that there is room for.
+      task_room: the largest number of classes in a task.
       outputs: "growing" to open head columns when their classes arrive, "fixed" to open all of
         them in the first task. Only classes seen are predicted in either case.
       headline: the name of the classifier that counts as the method's prediction.
@@ -49,20 +63,54 @@ class Method:
     """
 
     backbone: Backbone
+    n_classes: int = dataclasses.field(default=1, kw_only=True)
+    n_tasks: int = dataclasses.field(default=1, kw_only=True)
+    task_room: int = dataclasses.field(default=1, kw_only=True)
     outputs: str = dataclasses.field(default="growing", kw_only=True)
 
     parts: ClassVar[tuple[str, ...]] = ()
     keeps_all_data: ClassVar[bool] = False
 
+    # What the learner consists of.
+
     @property
-    def headline(self) -> str:
-        """The name of the classifier that counts as the method's prediction."""
-        return "linear"
+    def network(self) -> Network:
+        """The backbone and the head; a method may choose another head, or several backbones."""
+        return Network(self.backbone)
 
     @property
     def memory_size(self) -> int | None:
         """Number of exemplars over all classes; None for a method that keeps none."""
         return None
+
+    def initial_weights(self, image_shape: ImageShape, n_classes: int, key: Key) -> Weights:
+        """Initialises the weights, with room for n_classes; a method may add parameters."""
+        return self.network.create(image_shape, n_classes, key)
+
+    def own(self, learner: Learner) -> Params:
+        """Returns the arrays that the method itself keeps, as they are before the first task.
+
+        Their shapes must not change later. `Learner.own` holds them; hooks that return a learner
+        may replace it, and `Learner.teacher_own` is what it was at the end of the previous task.
+
+        Args:
+          learner: a new learner whose `own` is empty.
+        """
+        del learner
+        return {}
+
+    def extras(self, learner: Learner, output: Output) -> Params:
+        """Returns what is stored with an exemplar when it is selected, by name.
+
+        Args:
+          learner: after training on the task.
+          output: the network's output in evaluation mode for images [B] without augmentation.
+
+        Returns:
+          Arrays [B, ...].
+        """
+        del learner, output
+        return {}
 
     @classmethod
     def unused_settings(cls, config: Config) -> set[str]:
@@ -77,8 +125,10 @@ class Method:
         del config
         return set()
 
+    # What happens in a task.
+
     def begin_task(self, learner: Learner, n_new: Array, key: Key) -> Learner:
-        """Runs before training: freezes the network as the teacher and opens head columns.
+        """Runs before the plan: freezes the network as the teacher and opens head columns.
 
         Args:
           learner: after the previous task.
@@ -90,27 +140,25 @@ class Method:
         is_new = (column >= n_old) & (column < n_seen)
         after = learner.replace(
             teacher=learner.weights,
+            teacher_own=learner.own,
             n_old=n_old,
             n_seen=n_seen,
             task_of=jnp.where(is_new, learner.task, learner.task_of),
         )
         n_open = self.n_open(learner)
         params = dict(learner.weights.params)
-        params["head"] = heads.grow(params["head"], n_open, self.n_open(after) - n_open, key)
+        n_added = self.n_open(after) - n_open
+        params["head"] = self.network.head.grow(params["head"], n_open, n_added, key)
         return after.replace(weights=learner.weights.replace(params=params))
 
-    def n_open(self, learner: Learner) -> Array:
-        """Returns the number of open head columns, int32 []."""
-        if self.outputs == "growing":
-            return learner.n_seen
-        return jnp.where(learner.n_seen > 0, (learner.task_of != SPARE).sum(), 0)
+    def plan(self, is_first: bool) -> Plan:
+        """Returns the steps of a task: by default, train and, with a memory, keep exemplars.
 
-    def trainable(self, learner: Learner) -> Params | None:
-        """Returns factors that the updates are multiplied by; None if all weights are trained.
-
-        The factors form a tree like params, of arrays that broadcast to them; 0 freezes a weight.
+        Args:
+          is_first: whether it is the first task, in which there are no old classes.
         """
-        del learner
+        del is_first
+        return (Train(), Keep()) if self.memory_size is not None else (Train(),)
 
     def loss(
         self, params: Params, learner: Learner, batch: Batch, key: Key, train: bool = True
@@ -129,73 +177,90 @@ class Method:
         """
         raise TypeError(f"{type(self).__name__} does not define loss")
 
-    def end_task(self, learner: Learner, pool: Pool, key: Key) -> Learner:
-        """Runs after training: selects exemplars, estimates importances, corrects bias, or nothing.
+    def trainable(self, learner: Learner) -> Params | None:
+        """Returns factors that the updates are multiplied by; None if all weights are trained.
+
+        The factors form a tree like params, of arrays that broadcast to them; 0 freezes a weight.
+        """
+        del learner
+
+    def updated(self, before: Learner, learner: Learner, grads: Params) -> Learner:
+        """Runs after each update, for what it must leave in the weights or in `own`.
 
         Args:
-          learner: after training on the task.
-          pool: the images it was trained on.
-          key: a random key.
+          before: the learner before the update.
+          learner: the learner after it; its `weights` and `own` may be replaced.
+          grads: the gradient of the loss.
         """
-        del pool, key
+        del before, grads
         return learner
 
-    # For images that stay on the host, `end_task` of a method with a memory is split in two:
-    # `select` and `keep`.
+    # Exemplars.
 
     @property
     def selects_by_features(self) -> bool:
-        """Whether `select` needs the features of the new images."""
+        """Whether `policy` needs the features of the new images."""
         return False
 
-    def select(
-        self, learner: Learner, pool: Pool, features: Array | None, key: Key
-    ) -> tuple[Memory, Array]:
-        """Selects the new images to keep.
+    def policy(self, learner: Learner, pool: Pool, features: Array | None, key: Key) -> Slots:
+        """Decides which images the memory keeps; see the policies in `cil_jax.memory`.
 
         Args:
           learner: after training on the task.
-          pool: the images it was trained on; its `images` may be None.
+          pool: the images of the task and the exemplars; its `images` may be None.
           features: float [N, D], of the pool's new rows; None unless `selects_by_features`.
           key: a random key.
-
-        Returns:
-          The result of `cil_jax.memory.reallocate`.
         """
         raise TypeError(f"{type(self).__name__} keeps no exemplars")
 
-    def keep(self, learner: Learner, after: Memory, new_images: Array) -> Learner:
-        """Stores the images that `select` selected.
+    def kept(self, learner: Learner) -> Learner:
+        """Runs after the memory has got its new exemplars; for class means, for example."""
+        return learner
 
-        Args:
-          learner: after training on the task.
-          after: the memory that `select` returned.
-          new_images: uint8 [room, H, W, C], the images in the rows that `select` returned.
-        """
-        raise TypeError(f"{type(self).__name__} keeps no exemplars")
+    # Predictions.
+
+    @property
+    def headline(self) -> str:
+        """The name of the classifier that counts as the method's prediction."""
+        return "linear"
+
+    @property
+    def classifier_in_training(self) -> str:
+        """The name of the classifier whose accuracy is reported after each epoch."""
+        return "linear" if "linear" in self.classifiers() else self.headline
 
     def classifiers(self) -> Mapping[str, Classifier]:
         """Returns the classifiers by name; each of them is evaluated and reported."""
-        return {"linear": linear}
+        return {"linear": self.linear}
 
     def scale(self, classifier: str) -> Scale:
         """Returns how the scores of a classifier are presented to users."""
         del classifier
         return PROBABILITY
 
-    def student(self, params: Params, learner: Learner, batch: Batch, train: bool) -> Output:
-        """Applies the network in training to a batch."""
-        weights = Weights(params, learner.weights.batch_stats)
-        return forward(self.backbone, weights, batch.images, self.n_open(learner), train=train)
+    # For use in hooks.
 
-    def teacher(self, learner: Learner, batch: Batch) -> Output:
+    def n_open(self, learner: Learner) -> Array:
+        """Returns the number of open head columns, int32 []."""
+        if self.outputs == "growing":
+            return learner.n_seen
+        return jnp.where(learner.n_seen > 0, (learner.task_of != SPARE).sum(), 0)
+
+    def student(
+        self, params: Params, learner: Learner, batch: Batch, train: bool, maps: bool = False
+    ) -> Output:
+        """Applies the network in training to a batch; see `Network`."""
+        weights = learner.weights.replace(params=params)
+        return self.network(weights, batch.images, self.n_open(learner), train=train, maps=maps)
+
+    def teacher(self, learner: Learner, batch: Batch, maps: bool = False) -> Output:
         """Applies the network of the previous task to a batch, in evaluation mode."""
-        return forward(self.backbone, learner.teacher, batch.images, learner.n_old)
+        output = self.network(learner.teacher, batch.images, learner.n_old, maps=maps)
+        return jax.lax.stop_gradient(output)
 
-
-def linear(learner: Learner, features: Array) -> Array:
-    """Scores features by the logits of the head. The literature calls its argmax "CNN"."""
-    return heads.logits(learner.weights.params["head"], features, learner.n_seen)
+    def linear(self, learner: Learner, features: Array) -> Array:
+        """Scores features by the logits of the head. The literature calls its argmax "CNN"."""
+        return self.network.head.logits(learner.weights.params["head"], features, learner.n_seen)
 
 
 def zero_in_first_task(learner: Learner, value: Array) -> Array:

@@ -5,13 +5,15 @@ its task ends. Old outputs never change, but the features are never adapted to l
 """
 
 import dataclasses
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 
-from cil_jax.learner import Learner, Output
+from cil_jax.learner import Learner
 from cil_jax.methods.base import Batch
 from cil_jax.methods.finetune import Finetune
+from cil_jax.network import Output
 from cil_jax.typing import Params
 
 
@@ -22,14 +24,16 @@ class FixedRepresentation(Finetune):
     With outputs "fixed", these include the outputs of classes that have not arrived yet.
     """
 
-    def student(self, params: Params, learner: Learner, batch: Batch, train: bool) -> Output:
+    def student(
+        self, params: Params, learner: Learner, batch: Batch, train: bool, maps: bool = False
+    ) -> Output:
+        finetune_student = partial(super().student, params, learner, batch, maps=maps)
         if not train:
-            return super().student(params, learner, batch, train=False)
-        finetune_student = super().student
+            return finetune_student(train=False)
         return jax.lax.cond(
             learner.n_old > 0,
-            lambda: finetune_student(params, learner, batch, train=False),
-            lambda: finetune_student(params, learner, batch, train=True),
+            lambda: finetune_student(train=False),
+            lambda: finetune_student(train=True),
         )
 
     def trainable(self, learner: Learner) -> Params:

@@ -5,8 +5,7 @@ from typing import ClassVar
 
 import jax
 
-from cil_jax import heads
-from cil_jax.learner import Learner, initial_weights
+from cil_jax.learner import Learner
 from cil_jax.methods.finetune import Finetune
 from cil_jax.typing import Array, Key
 
@@ -21,6 +20,7 @@ class Joint(Finetune):
         learner = super().begin_task(learner, n_new, key)
         backbone_key, head_key = jax.random.split(key)
         room = learner.means.shape[0]
-        initial = initial_weights(self.backbone, learner.image_shape, room, backbone_key)
-        head = heads.grow(initial.params["head"], 0, self.n_open(learner), head_key)
-        return learner.replace(weights=initial.replace(params={**initial.params, "head": head}))
+        initial = self.initial_weights(learner.image_shape, room, backbone_key)
+        params = dict(initial.params)
+        params["head"] = self.network.head.grow(params["head"], 0, self.n_open(learner), head_key)
+        return learner.replace(weights=initial.replace(params=params))

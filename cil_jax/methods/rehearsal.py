@@ -9,11 +9,10 @@ from collections.abc import Mapping
 import jax
 import jax.numpy as jnp
 
-from cil_jax import memory as memory_lib
 from cil_jax.classifiers import COSINE, Scale, class_means, nearest_class_mean
-from cil_jax.learner import Learner, embed, views
-from cil_jax.memory import Memory, Pool
-from cil_jax.methods.base import Classifier, Method, linear
+from cil_jax.learner import Learner, views
+from cil_jax.memory import Pool, Slots, equal_shares
+from cil_jax.methods.base import Classifier, Method
 from cil_jax.selection import herding_of_classes, uniform
 from cil_jax.typing import Array, Key
 
@@ -46,17 +45,19 @@ class Rehearsal(Method):
     def selects_by_features(self) -> bool:
         return self.selection == "herding"
 
-    def end_task(self, learner: Learner, pool: Pool, key: Key) -> Learner:
+    def policy(self, learner: Learner, pool: Pool, features: Array | None, key: Key) -> Slots:
         """Drops exemplars of old classes and selects those of new ones (Algorithms 4 and 5)."""
-        images, features = pool.device_images(), None
-        if self.selects_by_features:
-            features = embed(self.backbone, learner, images[: pool.n_new_rows])
-        after, rows = self.select(learner, pool, features, key)
-        return self.keep(learner, after, images[rows])
+        picks, n_available = self.picks(learner, pool, features, key)
+        return equal_shares(pool, picks, n_available, learner.n_old, learner.n_seen)
 
-    def select(
+    def picks(
         self, learner: Learner, pool: Pool, features: Array | None, key: Key
-    ) -> tuple[Memory, Array]:
+    ) -> tuple[Array, Array]:
+        """Orders the images of each new class by how much they are wanted.
+
+        Returns:
+          Pool rows int [task_room, M], and how many of them are images, int [task_room].
+        """
         rows, mask = pool.rows_of(learner.n_old + jnp.arange(pool.task_room))
         count = min(self.memory, pool.class_room)
         if features is not None:
@@ -67,23 +68,19 @@ class Rehearsal(Method):
                 return uniform(class_key, pool.class_room, count, class_mask)
 
             picks = jax.vmap(pick)(jax.random.split(key, pool.task_room), mask)
-        selected = jnp.take_along_axis(rows, picks, axis=1)
-        return memory_lib.reallocate(
-            learner.memory, selected, mask.sum(axis=1), learner.n_old, learner.n_seen
-        )
+        return jnp.take_along_axis(rows, picks, axis=1), mask.sum(axis=1)
 
-    def keep(self, learner: Learner, after: Memory, new_images: Array) -> Learner:
-        """Stores the new exemplars and computes the class means with the current network."""
-        memory = memory_lib.fill(learner.memory, after, new_images, learner.n_old)
-        learner = learner.replace(memory=memory)
-        sides = views(self.backbone, learner, memory.images, self.mirror_means)
-        features, labels = jnp.concatenate(sides), jnp.tile(memory.labels(), len(sides))
+    def kept(self, learner: Learner) -> Learner:
+        """Computes the class means of the exemplars with the current network."""
+        memory = learner.memory
+        sides = views(self.network, learner, memory.images, self.mirror_means)
+        features, labels = jnp.concatenate(sides), jnp.tile(memory.labels, len(sides))
         means = class_means(features, labels, learner.means.shape[0])
         return learner.replace(means=means)
 
     def classifiers(self) -> Mapping[str, Classifier]:
         """Returns "nme" and "linear", the method's prediction first."""
-        classifiers: dict[str, Classifier] = {"nme": nme, "linear": linear}
+        classifiers: dict[str, Classifier] = {"nme": nme, "linear": self.linear}
         return {self.answer: classifiers.pop(self.answer), **classifiers}
 
     def scale(self, classifier: str) -> Scale:

@@ -32,7 +32,7 @@ from cil_jax.learner import Learner
 from cil_jax.platform.devices import copy_to_all, is_first_process, max_over_processes
 from cil_jax.storage.schemas import CheckpointAbout, RunRecord
 
-FORMAT = 3  # since 3: checksums, and states within an epoch
+FORMAT = 4  # since 4: the place in a plan, a method's own arrays, and labels of exemplars
 KEPT = 2  # checkpoints: the newest and the one before it
 UNFINISHED = "unfinished"
 SUMS = "SHA256SUMS"

@@ -194,7 +194,10 @@ class GroupSummary(TypedDict):
 
 
 class EpochLine(TypedDict):
-    """A line of metrics.jsonl after an epoch: losses, accuracies, learning rate and speed."""
+    """A line of metrics.jsonl after an epoch: losses, accuracies, learning rate and speed.
+
+    `training` is the name of the training, for any but the main one of a task.
+    """
 
     kind: Literal["epoch"]
     task: Count
@@ -206,6 +209,7 @@ class EpochLine(TypedDict):
     test_accuracy: Fraction
     parts: NotRequired[dict[str, float]]
     images_per_second: NotRequired[Number]
+    training: NotRequired[Text]
 
 
 class EvaluationLine(TypedDict):
@@ -287,6 +291,8 @@ class LearnerAbout(TypedDict):
     class_names: ClassNames
     image_shape: ImageShape
     room: Annotated[int, Meta(ge=1, le=2 * MOST_CLASSES)]
+    n_tasks: NotRequired[Annotated[int, Meta(ge=1, le=2 * MOST_CLASSES)]]
+    task_room: NotRequired[Annotated[int, Meta(ge=1, le=2 * MOST_CLASSES)]]
     versions: NotRequired[dict[str, str]]
 
 

@@ -56,7 +56,7 @@ def export(learner: SavedLearner, file: str | os.PathLike, classifier: str | Non
     path, name = Path(file), learner.checked_classifier(classifier)
     if os.path.lexists(path):
         raise UserError(f"{path} exists already: choose another --out")
-    engine = engine_of(learner.config, None, platform="any")
+    engine = engine_of(learner.config, None, learner.room, platform="any")
     meaning, made_by = engine.method.scale(name).meaning, versions()
     about = {
         "class_names": learner.class_names,

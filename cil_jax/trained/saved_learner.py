@@ -21,7 +21,7 @@ import numpy as np
 
 from cil_jax.errors import UserError, nearest_name
 from cil_jax.files import reading, writing
-from cil_jax.learner import Learner, Normalizer, with_whole_tasks
+from cil_jax.learner import Learner, Normalizer, widened, with_whole_tasks
 from cil_jax.platform.versions import versions
 from cil_jax.settings import loading
 from cil_jax.settings.config import Config
@@ -29,7 +29,7 @@ from cil_jax.storage import schemas
 from cil_jax.storage.checkpoint import Checkpoints
 from cil_jax.storage.run_folder import RunFolder
 from cil_jax.trained import teaching
-from cil_jax.training.build import engine_of
+from cil_jax.training.build import Room, engine_of, room_of
 from cil_jax.training.callbacks import Position
 from cil_jax.training.engine import Engine
 
@@ -79,11 +79,15 @@ class SavedLearner:
       engine: the compiled programs.
       state: the state of the learner, a tree of arrays; do not modify it.
       class_names: the names of the classes that it knows, in the order in which it learned them.
+      room: what its arrays have room for.
     """
 
-    def __init__(self, config: Config, state: Learner, class_names: Sequence[str]) -> None:
+    def __init__(
+        self, config: Config, state: Learner, class_names: Sequence[str], room: Room
+    ) -> None:
         self.config, self.state, self.class_names = config, state, tuple(class_names)
-        self.engine = engine_of(config, None)
+        self.room = room
+        self.engine = engine_of(config, None, room)
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -162,15 +166,19 @@ class SavedLearner:
         lesson = teaching.checked(
             self.engine.method, self.class_names, self._checked(images), labels, class_names
         )
-        self.state = teaching.taught(
-            self.engine,
-            self.config,
-            self.state,
-            lesson,
-            epochs=epochs,
-            seed=seed,
-            progress=progress,
+        room = teaching.room_for(self.room, self.state, len(lesson.class_names))
+        engine, state = self.engine, self.state
+        if room != self.room:
+            engine = engine_of(self.config, None, room)
+            wider = engine.create(
+                *(self.image_shape, room.n_classes, state.normalizer),
+                *(state.init_key, state.data_key),
+            )
+            state = widened(state, wider)
+        state = teaching.taught(
+            engine, self.config, state, lesson, epochs=epochs, seed=seed, progress=progress
         )
+        self.engine, self.state, self.room = engine, state, room
         self.class_names += lesson.class_names
         return self
 
@@ -188,7 +196,9 @@ class SavedLearner:
             "settings": self.config.decisive(),
             "class_names": self.class_names,
             "image_shape": self.image_shape,
-            "room": self.state.means.shape[0],
+            "room": self.room.n_classes,
+            "n_tasks": self.room.n_tasks,
+            "task_room": self.room.task_room,
             "versions": versions(),
         }
         with writing.writing(path):
@@ -236,13 +246,13 @@ class _Facts(NamedTuple):
       settings: fields of Config.
       class_names: the names of its classes; those that it has not learned yet come last.
       image_shape: (H, W, C) of its images.
-      n_rows: the number of classes that its arrays have room for.
+      room: what its arrays have room for.
     """
 
     settings: dict[str, Any]
     class_names: list[str]
     image_shape: tuple[int, int, int]
-    n_rows: int
+    room: Room
 
 
 def load(folder: str | os.PathLike, warn: Callable[[str], None] = warnings.warn) -> SavedLearner:
@@ -260,7 +270,7 @@ def load(folder: str | os.PathLike, warn: Callable[[str], None] = warnings.warn)
     is_saved_alone = not RunFolder(path).holds_a_run and (path / LEARNER).exists()
     facts = _facts_of_learner(path) if is_saved_alone else _facts_of_run(path)
     config = Config(**facts.settings)
-    engine = engine_of(config, None)
+    engine = engine_of(config, None, facts.room)
     if not (path / "checkpoints").is_dir():
         raise UserError(f"{path} has no checkpoints")
     with Checkpoints(path / "checkpoints") as checkpoints:
@@ -274,7 +284,7 @@ def load(folder: str | os.PathLike, warn: Callable[[str], None] = warnings.warn)
     if not 0 < n_seen <= len(facts.class_names):
         problem = f"class_names: too few for the {n_seen} classes that the learner knows"
         raise reading.damaged(path, problem)
-    return SavedLearner(config, learner, facts.class_names[:n_seen])
+    return SavedLearner(config, learner, facts.class_names[:n_seen], facts.room)
 
 
 def _facts_of_learner(path: Path) -> _Facts:
@@ -282,7 +292,9 @@ def _facts_of_learner(path: Path) -> _Facts:
     about = reading.read_json(path / LEARNER, schemas.LearnerAbout)
     settings = loading.from_plain(about["settings"], str(path / LEARNER))
     height, width, channels = about["image_shape"]
-    return _Facts(settings, about["class_names"], (height, width, channels), about["room"])
+    # Learners of older formats do not say more; their checkpoints are refused by name.
+    room = Room(about["room"], about.get("n_tasks", 1), about.get("task_room", 1))
+    return _Facts(settings, about["class_names"], (height, width, channels), room)
 
 
 def _facts_of_run(path: Path) -> _Facts:
@@ -303,7 +315,7 @@ def _facts_of_run(path: Path) -> _Facts:
     if augmentation := results.get("augmentation"):
         mirror = "yes" if augmentation["mirror"] else "no"
         settings |= {"pad": augmentation["pad"], "mirror": mirror}
-    return _Facts(settings, names, (height, width, channels), len(names))
+    return _Facts(settings, names, (height, width, channels), room_of(results["task_sizes"]))
 
 
 def _unlearned(path: Path) -> UserError:
@@ -320,6 +332,6 @@ def _blank(path: Path, engine: Engine, config: Config, facts: _Facts) -> Learner
     shape = facts.image_shape if per_pixel else (1, 1, facts.image_shape[2])
     pixels: Any = jax.ShapeDtypeStruct(shape, np.float32)  # in place of arrays: nothing is computed
     try:
-        return engine.blank(facts.image_shape, facts.n_rows, Normalizer(pixels, pixels))
+        return engine.blank(facts.image_shape, facts.room.n_classes, Normalizer(pixels, pixels))
     except (ValueError, TypeError, ArithmeticError) as error:  # sizes that no array can have
         raise reading.damaged(path, f"no network can have its settings: {error}") from error

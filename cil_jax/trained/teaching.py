@@ -14,11 +14,13 @@ import numpy as np
 
 from cil_jax.data.user_data import name_problems
 from cil_jax.errors import UserError
-from cil_jax.learner import Learner, root_keys, with_room
+from cil_jax.learner import Learner, root_keys
 from cil_jax.memory import Pool
 from cil_jax.methods import Method
+from cil_jax.methods.plan import Do, Fold, Keep, Step, Train
+from cil_jax.schedules import Schedule
 from cil_jax.settings.config import Config
-from cil_jax.training.build import schedule_of
+from cil_jax.training.build import Room, schedule_of
 from cil_jax.training.callbacks import Position
 from cil_jax.training.engine import Engine
 
@@ -125,6 +127,19 @@ def checked(
     return Lesson(images, labels, names)
 
 
+def room_for(room: Room, learner: Learner, n_new: int) -> Room:
+    """Returns the room that a learner needs for one more task of n_new classes.
+
+    What is too small is at least doubled, so that programs are not compiled anew for each task.
+    """
+    n_seen, n_tasks = int(learner.n_seen) + n_new, int(learner.task) + 1
+    return Room(
+        n_classes=room.n_classes if n_seen <= room.n_classes else max(n_seen, 2 * room.n_classes),
+        n_tasks=room.n_tasks if n_tasks <= room.n_tasks else 2 * n_tasks,
+        task_room=max(room.task_room, n_new),
+    )
+
+
 def taught(
     engine: Engine,
     config: Config,
@@ -135,17 +150,15 @@ def taught(
     seed: int | None = None,
     progress: Callable[[Position], None] | None = None,
 ) -> Learner:
-    """Trains a learner on a lesson as its next task.
-
-    If the arrays of the learner have too few rows for the new classes, their number is at least
-    doubled.
+    """Takes a learner through the method's plan for one more task.
 
     Args:
       engine: the compiled programs.
       config: the settings of training.
-      learner: the learner, between two tasks.
+      learner: the learner, between two tasks, with room for this one: see `room_for`.
       lesson: the new classes.
-      epochs: passes over the lesson and the exemplars (default: as the config says).
+      epochs: passes over the lesson and the exemplars (default: as the config says). A training
+        whose schedule the method itself sets is not affected.
       seed: seed of new weights, order, augmentation and random exemplars (default: continue the
         learner's own random keys).
       progress: called after each epoch with the position of training.
@@ -158,52 +171,90 @@ def taught(
     """
     if seed is not None and not (isinstance(seed, int | np.integer) and 0 <= seed < 2**32):
         raise UserError(f"seed is {seed!r}; it must be an integer in 0..{2**32 - 1}")
-    n_old, room = int(learner.n_seen), learner.means.shape[0]
-    n_seen = n_old + len(lesson.class_names)
-    if n_seen > room:
-        learner = with_room(learner, max(n_seen, 2 * room))
     if seed is not None:
         init_key, data_key = root_keys(seed, seed)
         learner = learner.replace(init_key=init_key, data_key=data_key)
-    schedule = schedule_of(config, int(learner.task))
+    task = int(learner.task)
+    schedule = schedule_of(config, task)
     if epochs is not None:
         if epochs < 1:
             raise UserError(f"epochs is {epochs}; it must be at least 1")
         schedule = dataclasses.replace(schedule, epochs=epochs)
 
-    learner = engine.begin_task(learner, jnp.int32(n_seen - n_old))
+    n_old, n_new = int(learner.n_seen), len(lesson.class_names)
+    learner = engine.begin_task(learner, jnp.int32(n_new))
     pool = engine.pool(
         learner,
         lesson.images,
         (n_old + lesson.labels).astype(np.int32),
-        task_room=n_seen - n_old,
+        task_room=n_new,
         class_room=int(np.bincount(lesson.labels).max()),
     )
+    for number, step in enumerate(engine.method.plan(is_first=task == 0)):
+        if number:
+            learner = engine.advance(learner, starts_training=isinstance(step, Train))
+        learner = _after_step(engine, learner, pool, step, schedule, progress)
+    return jax.block_until_ready(engine.end_task(learner))
+
+
+def _after_step(
+    engine: Engine,
+    learner: Learner,
+    pool: Pool,
+    step: Step,
+    schedule: Schedule,
+    progress: Callable[[Position], None] | None,
+) -> Learner:
+    """Takes a step of a plan; returns the learner after it.
+
+    Args:
+      engine, learner, progress: see `taught`.
+      pool: the images of the task.
+      step: the step.
+      schedule: of a training that does not set its own.
+    """
+    kind = engine.kind(step)
+    if isinstance(step, Keep):
+        return engine.keep(learner, pool)
+    if isinstance(step, Do):
+        return engine.do(learner, kind=kind)
+    pool = engine.restrict(learner, pool, kind=kind)
+    if isinstance(step, Fold):
+        return engine.fold(learner, pool, kind=kind)
+    schedule = step.schedule or schedule
     n_steps = engine.n_steps(int(pool.count()))
     for epoch in range(schedule.epochs):
         rate = schedule.rate_at(epoch)
         learner, position = _trained_epoch(
-            engine, learner, pool, rate, schedule.weight_decay, n_steps
+            engine, kind, learner, pool, rate, schedule.weight_decay, n_steps
         )
         if progress:
-            progress(position)
-    return jax.block_until_ready(engine.end_task(learner, pool))
+            progress(dataclasses.replace(position, training=step.name))
+    return learner
 
 
 def _trained_epoch(
-    engine: Engine, learner: Learner, pool: Pool, rate: float, weight_decay: float, n_steps: int
+    engine: Engine,
+    kind: int,
+    learner: Learner,
+    pool: Pool,
+    rate: float,
+    weight_decay: float,
+    n_steps: int,
 ) -> tuple[Learner, Position]:
     """Trains one pass over the pool; returns the learner and the position of training."""
     task, epoch, start = int(learner.task), int(learner.epoch), time.perf_counter()
     learner, sums = engine.train(
         learner,
         pool,
-        engine.no_sums(),
+        engine.no_sums(kind),
         jnp.float32(rate),
         jnp.float32(weight_decay),
         jnp.int32(n_steps),
+        kind=kind,
     )
-    loss, *parts = (float(sums[name]) / n_steps for name in ("loss", *engine.method.parts))
+    names = engine.parts(kind)
+    loss, *parts = (float(sums[name]) / n_steps for name in ("loss", *names))
     if not math.isfinite(loss):
         raise UserError(
             f"the loss is no longer finite in epoch {epoch + 1}, at learning rate {rate:g}; the "
@@ -213,5 +264,5 @@ def _trained_epoch(
     learner = learner.replace(epoch=jnp.int32(epoch + 1), step=jnp.int32(0))
     return learner, Position(
         *(task, epoch, n_steps, n_steps, loss, speed, rate),
-        parts=dict(zip(engine.method.parts, parts, strict=True)),
+        parts=dict(zip(names, parts, strict=True)),
     )

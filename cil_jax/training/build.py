@@ -1,6 +1,7 @@
 """Builds the parts of a run from its settings."""
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -9,10 +10,30 @@ from cil_jax import data, methods, models
 from cil_jax.data import scenario as scenarios
 from cil_jax.data.augment import Augmentation
 from cil_jax.errors import UserError
+from cil_jax.methods.plan import problem_of
 from cil_jax.platform import environment
 from cil_jax.schedules import SGD, Schedule
 from cil_jax.settings.config import Config
 from cil_jax.training.engine import Engine
+
+
+class Room(NamedTuple):
+    """What the arrays of a learner have room for.
+
+    Attributes:
+      n_classes: number of classes.
+      n_tasks: number of tasks.
+      task_room: number of classes of the largest task.
+    """
+
+    n_classes: int
+    n_tasks: int
+    task_room: int
+
+
+def room_of(task_sizes: Sequence[int]) -> Room:
+    """Returns the room that tasks of these sizes need."""
+    return Room(sum(task_sizes), len(task_sizes), max(task_sizes))
 
 
 def data_seed(config: Config) -> int:
@@ -87,12 +108,15 @@ def augmentation_of(config: Config, dataset: data.Dataset | None) -> Augmentatio
     )
 
 
-def engine_of(config: Config, dataset: data.Dataset | None, platform: str | None = None) -> Engine:
+def engine_of(
+    config: Config, dataset: data.Dataset | None, room: Room, platform: str | None = None
+) -> Engine:
     """Builds the engine: the method, its backbone and the update rule.
 
     Args:
       config: the settings.
       dataset: see `augmentation_of`.
+      room: what the arrays of the learner have room for.
       platform: where its programs will run; "any" for all platforms (default: JAX's default
         backend).
 
@@ -109,7 +133,10 @@ def engine_of(config: Config, dataset: data.Dataset | None, platform: str | None
         layers=models.layers_for(platform or jax.default_backend()),
         dtype=jnp.dtype(config.precision),
     )
-    method = methods.build(config, backbone, mirror_means=mirror_means)
+    method = methods.build(config, backbone, mirror_means=mirror_means, **room._asdict())
+    for is_first in (True, False):
+        if problem := problem_of(method.plan(is_first)):
+            raise UserError(f"the plan of {config.method} can't be followed: {problem}")
     trains_on_old = method.memory_size is not None or method.keeps_all_data
     if trains_on_old and config.objective == "softmax" and config.softmax_over == "new":
         raise UserError(

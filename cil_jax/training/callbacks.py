@@ -56,6 +56,7 @@ class Position:
       images_per_second: over the epoch so far, without evaluation.
       rate: learning rate of the epoch, per update.
       parts: the parts of the loss; means over the epoch so far.
+      training: the name of the training, if a task has several.
     """
 
     task: int
@@ -66,6 +67,7 @@ class Position:
     images_per_second: float
     rate: float = 0.0
     parts: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    training: str = "main"
 
 
 class Callback:

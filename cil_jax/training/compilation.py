@@ -70,9 +70,11 @@ class FastProgram(Program):
     Accessed on the class, it is the compiled function without them.
     """
 
-    def __init__(self, method: Callable[..., Any]):
-        super().__init__(method)
-        self.with_onednn = jax.jit(method, static_argnames="self", compiler_options=ONEDNN)
+    def __init__(self, method: Callable[..., Any], static_argnames: Sequence[str] = ()):
+        super().__init__(method, static_argnames)
+        self.with_onednn = jax.jit(
+            method, static_argnames=("self", *static_argnames), compiler_options=ONEDNN
+        )
 
     def __get__(self, owner: Any, owner_type: type | None = None) -> Callable[..., Any]:
         if owner is not None and owner.fast and has_onednn():

@@ -7,20 +7,23 @@ settings share their programs.
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, NamedTuple, TypeAlias, cast
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax import export, lax
 
 from cil_jax import memory as memory_lib
 from cil_jax.classifiers import Counts, class_sums, nearest_class_mean
 from cil_jax.data.augment import Augmentation
-from cil_jax.learner import Learner, Normalizer, Purpose, Weights, create, embed, forward, views
-from cil_jax.memory import Chunk, Memory, Pool
+from cil_jax.learner import Learner, Normalizer, Purpose, create, derive_key, embed, views
+from cil_jax.memory import Chunk, Pool, Slots
 from cil_jax.methods.base import Batch, Classifier, Method
+from cil_jax.methods.plan import Do, Fold, Step, Train
+from cil_jax.network import Weights
 from cil_jax.platform.devices import replicate, shard_batch, shard_members
 from cil_jax.schedules import SGD
 from cil_jax.training.compilation import LESS_EFFORT, FastProgram, Program
@@ -28,8 +31,10 @@ from cil_jax.typing import Array, ImageShape, Key, Params
 
 Sums: TypeAlias = dict[str, Array]  # running sums over the steps of an epoch, by name
 
-# What an update changes: the weights, the optimizer state and the running sums.
-TrainState: TypeAlias = tuple[Weights, optax.OptState, Sums]
+# What an update changes: the weights, the method's own arrays, the optimizer state and the sums.
+TrainState: TypeAlias = tuple[Weights, Params, optax.OptState, Sums]
+
+EMBED_BATCH = 500  # images per batch when the extras of exemplars are computed
 
 
 class TrainRequest(NamedTuple):
@@ -41,6 +46,7 @@ class TrainRequest(NamedTuple):
     rate: Array
     weight_decay: Array
     stop: Array
+    kind: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,16 +99,44 @@ class Engine:
         init_key: Key,
         data_key: Key,
     ) -> Learner:
-        return create(
-            self.method.backbone,
+        method = self.method
+        key = derive_key(init_key, Purpose.BACKBONE, task=0, epoch=0, step=0)
+        weights = method.initial_weights(image_shape, n_classes, key)
+        memory_size = method.memory_size or 0
+        learner = create(
+            weights,
             image_shape=image_shape,
+            n_features=method.network.slots * method.network.features_per_backbone(image_shape),
             n_classes=n_classes,
-            memory_size=self.method.memory_size or 0,
+            memory_size=memory_size,
             normalizer=normalizer,
             optimizer=self.optimizer.direction(),
             init_key=init_key,
             data_key=data_key,
         )
+        own = method.own(learner)
+        extras = jax.eval_shape(self._extras, learner, learner.memory.images[:1])
+        extras = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), extras)
+        memory = memory_lib.create(memory_size, image_shape, extras)
+        return learner.replace(own=own, teacher_own=own, memory=memory)
+
+    @cached_property
+    def steps(self) -> tuple[Step, ...]:
+        """The different steps of the method's plans; a number says which of them a program takes.
+
+        Steps that differ only in their schedule are one, so they share their programs.
+        """
+        plans = (*self.method.plan(True), *self.method.plan(False))
+        return tuple(dict.fromkeys(plans))
+
+    def kind(self, step: Step) -> int:
+        """Returns the number of a step of a plan: its index in `steps`."""
+        return self.steps.index(step)
+
+    def _train_step(self, kind: int) -> Train:
+        step = self.steps[kind]
+        assert isinstance(step, Train)
+        return step
 
     @Program
     def begin_task(self, learner: Learner, n_new: Array) -> Learner:
@@ -126,16 +160,34 @@ class Engine:
         """
         return memory_lib.join(images, labels, learner.memory, task_room, class_room)
 
+    @partial(Program, static_argnames=("kind",))
+    def restrict(self, learner: Learner, pool: Pool, kind: int) -> Pool:
+        """Restricts a pool to the rows that a step of the plan asks for."""
+        step = self.steps[kind]
+        if not isinstance(step, Train | Fold) or step.rows is None:
+            return pool
+        rows = step.rows(learner, pool, learner.task_key(Purpose.ROWS))
+        return pool.replace(active=pool.active & rows)
+
     def n_steps(self, n_images: int) -> int:
         """Returns the number of updates per epoch; a final partial batch is dropped."""
         return max(1, n_images // self.batch_size)
 
-    def no_sums(self) -> Sums:
+    def parts(self, kind: int = 0) -> tuple[str, ...]:
+        """Returns the names of the parts of the loss in a training of the plan."""
+        parts = self._train_step(kind).parts
+        return self.method.parts if parts is None else parts
+
+    def n_beside(self, kind: int) -> int:
+        """Returns the number of exemplars beside each batch in a training of the plan."""
+        return self._train_step(kind).beside
+
+    def no_sums(self, kind: int = 0) -> Sums:
         """Returns the running sums before the first step of an epoch."""
-        names = ("steps", "loss", "n_new", "n_new_right", "largest_gradient", *self.method.parts)
+        names = ("steps", "loss", "n_new", "n_new_right", "largest_gradient", *self.parts(kind))
         return {name: jnp.zeros(()) for name in names}
 
-    @FastProgram
+    @partial(FastProgram, static_argnames=("kind",))
     def train(
         self,
         learner: Learner,
@@ -144,11 +196,12 @@ class Engine:
         rate: Array,
         weight_decay: Array,
         stop: Array,
+        kind: int = 0,
     ) -> tuple[Learner, Sums]:
         """Makes the updates of steps learner.step .. stop - 1 of an epoch.
 
-        The random keys of an update depend only on its task, epoch and step, so the result is the
-        same however an epoch is split into calls.
+        The random keys of an update depend only on its place in the run, so the result is the same
+        however an epoch is split into calls.
 
         Args:
           learner: at the given epoch and step of a task.
@@ -157,6 +210,7 @@ class Engine:
           rate: learning rate, float32 [].
           weight_decay: L2 weight-decay coefficient, float32 [].
           stop: int32 [], the step after the last one to make.
+          kind: static; which training of the plan it is, see `kind`.
 
         Returns:
           The learner after the last step, and the sums over all steps of the epoch so far: "loss"
@@ -165,13 +219,13 @@ class Engine:
           non-finite, later values are undefined, and "largest_gradient" is the largest absolute
           entry of that step's gradient; until then it is 0.
         """
-        state = (learner.weights, learner.momentum, sums)
-        update = self._update_function(learner, pool, rate, weight_decay)
+        state = (learner.weights, learner.own, learner.momentum, sums)
+        update = self._update_function(kind, learner, pool, rate, weight_decay)
         return _after_training(learner, stop, lax.fori_loop(learner.step, stop, update, state))
 
-    @FastProgram
+    @partial(FastProgram, static_argnames=("kind",))
     def train_together(
-        self, members: tuple[TrainRequest, ...], n_steps: Array
+        self, members: tuple[TrainRequest, ...], n_steps: Array, kind: int = 0
     ) -> tuple[tuple[Learner, Sums], ...]:
         """Makes the next updates of several members, each as `train` would make them.
 
@@ -181,8 +235,9 @@ class Engine:
         ones, which take several times as long on a CPU (BENCHMARKS.md).
 
         Args:
-          members: the requests; their `stop` is ignored.
+          members: the requests; their `stop` and `kind` are ignored.
           n_steps: int [], number of updates of each member.
+          kind: static; which training of the plan all of them are in.
 
         Returns:
           For each member the result of `train`.
@@ -193,7 +248,7 @@ class Engine:
         ) -> tuple[tuple[Learner, Sums], ...]:
             update_functions = [
                 self._update_function(
-                    request.learner, request.pool, request.rate, request.weight_decay
+                    kind, request.learner, request.pool, request.rate, request.weight_decay
                 )
                 for request in members
             ]
@@ -206,7 +261,9 @@ class Engine:
                     )
                 )
 
-            initial = tuple((m.learner.weights, m.learner.momentum, m.sums) for m in members)
+            initial = tuple(
+                (m.learner.weights, m.learner.own, m.learner.momentum, m.sums) for m in members
+            )
             states = lax.fori_loop(0, n_steps, update_all, initial)
             return tuple(
                 _after_training(request.learner, request.learner.step + n_steps, state)
@@ -216,63 +273,231 @@ class Engine:
         return shard_members(train, members, n_steps)
 
     def _update_function(
-        self, learner: Learner, pool: Pool | Chunk, rate: Array, weight_decay: Array
+        self, kind: int, learner: Learner, pool: Pool | Chunk, rate: Array, weight_decay: Array
     ) -> Callable[[Array, TrainState], TrainState]:
         """Returns a function that makes the update of a step; see `train` for the arguments."""
-        batch_of = pool.batches(learner.key(Purpose.SHUFFLE), self.batch_size)
+        method, training = self.method, self._train_step(kind)
+        loss_function = training.loss or method.loss
+        trainable = (training.trainable or method.trainable)(learner)
         direction = self.optimizer.direction(weight_decay)
-        trainable = self.method.trainable(learner)
+        draw = pool.draws(
+            learner.key(Purpose.SHUFFLE),
+            self.batch_size,
+            training.beside,
+            partial(learner.key, Purpose.BESIDE),
+        )
 
         def update(step: Array, state: TrainState) -> TrainState:
-            weights, momentum, sums = state
+            weights, own, momentum, sums = state
             key, loss_key = jax.random.split(learner.key(Purpose.AUGMENT, step))
-            images, labels = map(shard_batch, batch_of(step))
-            batch = Batch(self.augmentation(key, images, learner.normalizer), labels)
-            now = learner.replace(weights=weights)
-            (loss, (parts, output)), grads = jax.value_and_grad(self.method.loss, has_aux=True)(
-                weights.params, now, batch, loss_key
+            drawn = jax.tree.map(shard_batch, draw(step))
+            images = self.augmentation(key, drawn.images, learner.normalizer)
+            batch = Batch(images, drawn.labels, drawn.extras, drawn.from_memory)
+            before = learner.replace(weights=weights, own=own)
+            (loss, (parts, output)), grads = jax.value_and_grad(loss_function, has_aux=True)(
+                weights.params, before, batch, loss_key
             )
             updates, momentum = direction.update(grads, momentum, weights.params)
             updates = jax.tree.map(lambda u: -rate * u, updates)
             if trainable is not None:
                 updates = jax.tree.map(jnp.multiply, updates, trainable)
             params = cast(Params, optax.apply_updates(weights.params, updates))
-            weights = Weights(params, output.batch_stats)
+            weights = weights.replace(params=params, batch_stats=output.batch_stats)
+            after = method.updated(before, before.replace(weights=weights), grads)
 
             is_new = batch.labels >= learner.n_old
             is_right = is_new & (output.logits.argmax(axis=1) == batch.labels)
             new = {"loss": loss, "n_new": is_new.sum(), "n_new_right": is_right.sum(), **parts}
             was_finite, is_finite = jnp.isfinite(sums["loss"]), jnp.isfinite(sums["loss"] + loss)
             new["steps"] = 1.0 * is_finite
-            new["largest_gradient"] = lax.cond(
-                was_finite & ~is_finite, largest_entry, lambda _: 0.0, grads
+            new["largest_gradient"] = jnp.where(
+                was_finite & ~is_finite, largest_entry(lax.optimization_barrier(grads)), 0.0
             )
-            return weights, momentum, jax.tree.map(jnp.add, sums, new)
+            return after.weights, after.own, momentum, jax.tree.map(jnp.add, sums, new)
 
         return update
 
-    @Program
-    def end_task(self, learner: Learner, pool: Pool) -> Learner:
-        """Ends a task with the method's `end_task`; the learner then counts it as learned."""
-        learner = self.method.end_task(learner, pool, learner.key(Purpose.SELECT))
-        return _task_learned(learner)
+    # The other steps of a plan.
 
-    # The parts of an epoch and of `end_task` for images on the host: `cil_jax.training.streaming`.
+    @partial(Program, static_argnames=("starts_training",))
+    def advance(self, learner: Learner, starts_training: bool) -> Learner:
+        """Goes on to the next step of the plan; a training starts with a new optimizer state."""
+        learner = learner.replace(place=learner.place + 1)
+        if starts_training:
+            zero = jnp.int32(0)
+            momentum = self.optimizer.direction().init(learner.weights.params)
+            learner = learner.replace(epoch=zero, step=zero, momentum=momentum)
+        return replicate(learner)
+
+    @partial(Program, static_argnames=("kind",))
+    def do(self, learner: Learner, kind: int) -> Learner:
+        """Takes a Do step of the plan."""
+        step = self.steps[kind]
+        assert isinstance(step, Do)
+        return replicate(step.change(learner, self._step_key(learner)))
+
+    def fold(self, learner: Learner, pool: Pool, kind: int) -> Learner:
+        """Takes a Fold step of the plan.
+
+        Args:
+          learner: at this step.
+          pool: the images of the task, restricted to the rows of this step.
+          kind: which step it is, see `kind`.
+        """
+        return self.folded(learner, pool, kind, lambda _: None)
+
+    def folded(
+        self,
+        learner: Learner,
+        index: Pool,
+        kind: int,
+        take: Callable[[np.ndarray], np.ndarray | None],
+    ) -> Learner:
+        """Takes a Fold step, with images from `take`, or from the pool where that gives None."""
+        step = self.steps[kind]
+        assert isinstance(step, Fold)
+        n_rows = index.labels.shape[0]
+        start = index.n_new_rows if step.source == "memory" else 0
+        stop = index.n_new_rows if step.source == "new" else n_rows
+        size = min(step.batch_size, stop - start)
+        sums = self.fold_zero(learner, kind=kind)
+        for first in range(start, stop, size):
+            rows = first + np.arange(size, dtype=np.int32)
+            in_range = np.minimum(rows, stop - 1)
+            sums = self.fold_add(
+                learner, sums, index, take(in_range), in_range, rows < stop, kind=kind
+            )
+        return self.fold_done(learner, sums, kind=kind)
+
+    @partial(Program, static_argnames=("kind",))
+    def fold_zero(self, learner: Learner, kind: int) -> Any:
+        """Returns the sums of a Fold step before its first image."""
+        step = self.steps[kind]
+        assert isinstance(step, Fold)
+        return step.zero(learner)
+
+    @partial(Program, static_argnames=("kind",))
+    def fold_add(
+        self,
+        learner: Learner,
+        sums: Any,
+        pool: Pool,
+        images: Array | None,
+        rows: Array,
+        is_row: Array,
+        kind: int,
+    ) -> Any:
+        """Returns the sums of a Fold step with a further batch.
+
+        Args:
+          learner: at this step.
+          sums: the sums so far.
+          pool: the images of the task.
+          images: uint8 [B, H, W, C], or None to take them from the pool.
+          rows: int [B], where they are from.
+          is_row: bool [B], which of them count.
+          kind: which step it is, see `kind`.
+        """
+        step = self.steps[kind]
+        assert isinstance(step, Fold)
+        drawn = pool.complete(pool.device_images()[rows] if images is None else images, rows)
+        batch = Batch(
+            learner.normalizer(shard_batch(drawn.images)),
+            jnp.where(is_row & pool.active[rows], drawn.labels, -1),
+            drawn.extras,
+            drawn.from_memory,
+        )
+        return replicate(step.add(learner, sums, batch))
+
+    @partial(Program, static_argnames=("kind",))
+    def fold_done(self, learner: Learner, sums: Any, kind: int) -> Learner:
+        """Returns the learner after the last batch of a Fold step."""
+        step = self.steps[kind]
+        assert isinstance(step, Fold)
+        return replicate(step.done(learner, sums, self._step_key(learner)))
+
+    def _step_key(self, learner: Learner) -> Key:
+        """Returns the random key of a Fold or Do step."""
+        return jax.random.fold_in(learner.task_key(Purpose.CHANGE), learner.place)
+
+    @Program
+    def keep(self, learner: Learner, pool: Pool) -> Learner:
+        """Takes the Keep step: selects the new exemplars and stores them."""
+        images, features = pool.device_images(), None
+        if self.method.selects_by_features:
+            features = embed(self.method.network, learner, images[: pool.n_new_rows])
+        slots = self._slots(learner, pool, features)
+        return self._stored(learner, pool, slots, images[slots.source])
+
+    @Program
+    def end_task(self, learner: Learner) -> Learner:
+        """Counts the current task as learned, after the last step of its plan."""
+        zero = jnp.int32(0)
+        return replicate(learner.replace(task=learner.task + 1, place=zero, epoch=zero, step=zero))
+
+    def _slots(self, learner: Learner, pool: Pool, features: Array | None) -> Slots:
+        return self.method.policy(learner, pool, features, learner.key(Purpose.SELECT))
+
+    def _stored(self, learner: Learner, pool: Pool, slots: Slots, images: Array) -> Learner:
+        is_filled = slots.labels >= 0
+        old = pool.complete(images, slots.source)
+        extras = old.extras
+        if extras:
+            extras = jax.tree.map(
+                lambda new, kept: jnp.where(_like(old.from_memory, new), kept, new),
+                self._extras(learner, images),
+                old.extras,
+            )
+        memory = memory_lib.Memory(
+            images=jnp.where(_like(is_filled, images), images, jnp.uint8(0)),
+            labels=slots.labels,
+            extras=jax.tree.map(lambda x: jnp.where(_like(is_filled, x), x, 0), extras),
+            n_offered=learner.memory.n_offered + (pool.labels[: pool.n_new_rows] >= 0).sum(),
+        )
+        return replicate(self.method.kept(learner.replace(memory=memory)))
+
+    def _extras(self, learner: Learner, images: Array) -> Params:
+        """Computes what is stored with images uint8 [N, H, W, C]; arrays [N, ...]."""
+        n_open = self.method.n_open(learner)
+
+        def of_batch(images: Array) -> Params:
+            images = learner.normalizer(shard_batch(images))
+            output = self.method.network(learner.weights, images, n_open)
+            return self.method.extras(learner, output)
+
+        n = images.shape[0]
+        n_batches = -(-n // EMBED_BATCH)
+        size = -(-n // n_batches)
+        padded = jnp.pad(images, [(0, n_batches * size - n)] + [(0, 0)] * (images.ndim - 1))
+        extras = lax.map(of_batch, padded.reshape(n_batches, size, *images.shape[1:]))
+        return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:n], extras)
+
+    # The parts of an epoch and of `keep` for images on the host: `cil_jax.training.streaming`.
 
     @Program
     def order(self, learner: Learner, pool: Pool) -> tuple[Array, Array]:
         """Returns the pool's rows in the order of this epoch, int [R], and its image count."""
-        return pool.shuffled(learner.key(Purpose.SHUFFLE)), pool.count()
+        return pool.order(learner.key(Purpose.SHUFFLE)), pool.count()
+
+    @partial(Program, static_argnames=("kind",))
+    def rows_beside(self, learner: Learner, pool: Pool, steps: Array, kind: int) -> Array:
+        """Returns the rows of the exemplars beside the batches of steps [S]; int [S, beside]."""
+        n_beside = self._train_step(kind).beside
+
+        def of_step(step: Array) -> Array:
+            return pool.sample_exemplars(learner.key(Purpose.BESIDE, step), n_beside)
+
+        return jax.vmap(of_step)(steps)
 
     @Program
-    def select(self, learner: Learner, pool: Pool, features: Array | None) -> tuple[Memory, Array]:
-        """Selects the new exemplars; see `Method.select`."""
-        return self.method.select(learner, pool, features, learner.key(Purpose.SELECT))
+    def select(self, learner: Learner, pool: Pool, features: Array | None) -> Slots:
+        """Selects the new exemplars; see `Method.policy`."""
+        return self._slots(learner, pool, features)
 
     @Program
-    def keep(self, learner: Learner, after: Memory, new_images: Array) -> Learner:
-        """Stores the selected exemplars, see `Method.keep`; the task then counts as learned."""
-        return _task_learned(self.method.keep(learner, after, new_images))
+    def store(self, learner: Learner, pool: Pool, slots: Slots, images: Array) -> Learner:
+        """Stores the selected exemplars, of which `images` are uint8 [slots, H, W, C]."""
+        return self._stored(learner, pool, slots, images)
 
     @Program
     def sum_features(self, learner: Learner, features: Array, labels: Array) -> Array:
@@ -282,7 +507,7 @@ class Engine:
     @partial(Program, static_argnames=("mirrored",))
     def embed(self, learner: Learner, images: Array, mirrored: bool) -> Array:
         """Computes features [N, D] of pixels uint8 [N, H, W, C]; see `cil_jax.learner.embed`."""
-        return embed(self.method.backbone, learner, images, mirrored=mirrored)
+        return embed(self.method.network, learner, images, mirrored=mirrored)
 
     @partial(Program, static_argnames=("mirrored",))
     def feature_sums(self, learner: Learner, images: Array, labels: Array, mirrored: bool) -> Array:
@@ -302,7 +527,7 @@ class Engine:
         """
         sums = (
             class_sums(features, labels, learner.means.shape[0])
-            for features in views(self.method.backbone, learner, images, mirrored)
+            for features in views(self.method.network, learner, images, mirrored)
         )
         return sum(sums, start=jnp.zeros(()))
 
@@ -341,12 +566,11 @@ class Engine:
             rows = start + i * batch_size + jnp.arange(batch_size)
             mask = rows < stop
             rows = jnp.minimum(rows, n_images - 1)
-            batch = Batch(learner.normalizer(shard_batch(images[rows])), labels[rows])
-            losses, features = self._losses_and_features(learner, batch)
+            row_labels = labels[rows]
+            batch_images = learner.normalizer(shard_batch(images[rows]))
+            losses, features = self._losses_and_features(learner, batch_images, row_labels)
             counts = {
-                name: counts[name].plus(
-                    score(learner, features), batch.labels, mask, learner.task_of
-                )
+                name: counts[name].plus(score(learner, features), row_labels, mask, learner.task_of)
                 for name, score in classifiers.items()
             }
             return counts, total_loss + jnp.where(mask, losses, 0.0).sum()
@@ -364,17 +588,20 @@ class Engine:
 
         return {**self.method.classifiers(), "ncm": ncm}
 
-    def _losses_and_features(self, learner: Learner, batch: Batch) -> tuple[Array, Array]:
+    def _losses_and_features(
+        self, learner: Learner, images: Array, labels: Array
+    ) -> tuple[Array, Array]:
         """Computes the loss [B] of each image alone, in evaluation mode, and features [B, D]."""
+        extras = jax.tree.map(lambda x: jnp.zeros_like(x[:1]), learner.memory.extras)
 
         def of_image(image: Array, label: Array) -> tuple[Array, Array]:
-            single = Batch(image[None], label[None])
+            single = Batch(image[None], label[None], extras, jnp.zeros(1, bool))
             loss, (_, output) = self.method.loss(
                 learner.weights.params, learner, single, learner.data_key, train=False
             )
             return loss, output.features[0]
 
-        return jax.vmap(of_image)(batch.images, batch.labels)
+        return jax.vmap(of_image)(images, labels)
 
     # Predictions of a learner outside a run.
 
@@ -417,7 +644,7 @@ class Engine:
 
     def _answers(self, learner: Learner, images: Array) -> dict[str, tuple[Array, Array]]:
         method, images = self.method, learner.normalizer(images)
-        features = forward(method.backbone, learner.weights, images, learner.n_seen).features
+        features = method.network(learner.weights, images, learner.n_seen).features
         scores = {name: score(learner, features) for name, score in method.classifiers().items()}
         # The argmax is taken before scaling, which may round two scores to the same value.
         return {
@@ -428,8 +655,8 @@ class Engine:
 
 def _after_training(learner: Learner, step: Array, state: TrainState) -> tuple[Learner, Sums]:
     """Returns the learner with the new state at a step, and the sums."""
-    weights, momentum, sums = replicate(state)
-    return learner.replace(weights=weights, momentum=momentum, step=step), sums
+    weights, own, momentum, sums = replicate(state)
+    return learner.replace(weights=weights, own=own, momentum=momentum, step=step), sums
 
 
 def largest_entry(tree: Any) -> Array:
@@ -437,6 +664,6 @@ def largest_entry(tree: Any) -> Array:
     return jnp.stack([jnp.abs(leaf).max() for leaf in jax.tree.leaves(tree)]).max()
 
 
-def _task_learned(learner: Learner) -> Learner:
-    """Counts the current task as learned and resets the epoch."""
-    return replicate(learner.replace(task=learner.task + 1, epoch=jnp.int32(0)))
+def _like(mask: Array, array: Array) -> Array:
+    """Returns a mask [N] with as many axes as an array [N, ...]."""
+    return mask.reshape(-1, *[1] * (array.ndim - 1))

@@ -46,6 +46,7 @@ class Evaluation:
         """
         self._scenario, self._programs = scenario, streamed or engine
         self._mirrored = engine.augmentation.mirror
+        self._in_training = engine.method.classifier_in_training
         # Recorded here, as a compiled program returns dictionaries sorted by name.
         self.classifiers = (*engine.method.classifiers(), *(["ncm"] if ncm else []))
         images, labels, self.bounds = scenario.test_set()
@@ -53,10 +54,13 @@ class Evaluation:
         self.labels: Array | np.ndarray = labels if streamed else jnp.asarray(labels)
 
     def of_task(self, learner: Learner, task: int) -> tuple[float, float]:
-        """Returns the accuracy of "linear" and the method's loss on one task's test images."""
+        """Returns an accuracy and the method's loss on one task's test images.
+
+        The accuracy is that of `Method.classifier_in_training`.
+        """
         start, stop = self.bounds[task : task + 2]
         counts, loss = self._counts(learner, start, stop)
-        return metrics.accuracy(np.asarray(counts["linear"].confusion)), loss
+        return metrics.accuracy(np.asarray(counts[self._in_training].confusion)), loss
 
     def of_seen(self, learner: Learner) -> dict[str, Measured]:
         """Evaluates each classifier on the classes of all tasks learned so far."""

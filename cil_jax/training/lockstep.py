@@ -107,6 +107,8 @@ def _train(
 ) -> list[tuple[_Member, Trained]]:
     """Makes as many updates of each member as all of them have left.
 
+    Members that are in another training of their plan than the first one wait.
+
     Args:
       engine: the compiled programs.
       members: those with a request.
@@ -115,6 +117,8 @@ def _train(
     Returns:
       The members whose request is complete, with its result.
     """
+    kind = next(member.request.kind for member in members if member.request)
+    members = [member for member in members if member.request and member.request.kind == kind]
     requests = tuple(member.request for member in members if member.request)
     n_steps = min(member.n_left for member in members)
     start = time.perf_counter()
@@ -122,7 +126,7 @@ def _train(
         results = [engine.train(*requests[0])]
     else:
         spare = requests[:1] * (n_slots - len(requests))
-        results = engine.train_together((*requests, *spare), jnp.int32(n_steps))
+        results = engine.train_together((*requests, *spare), jnp.int32(n_steps), kind=kind)
     jax.block_until_ready(results)
     seconds = time.perf_counter() - start
     finished = []

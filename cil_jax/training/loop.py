@@ -20,12 +20,21 @@ from cil_jax.errors import UserError
 from cil_jax.files import reading
 from cil_jax.learner import Learner, Normalizer, root_keys, with_whole_tasks
 from cil_jax.memory import Chunk, Pool, exemplars
+from cil_jax.methods.plan import Do, Keep, Plan, Step, Train
 from cil_jax.platform import devices, environment, machine
+from cil_jax.schedules import Schedule
 from cil_jax.settings.config import Config
 from cil_jax.storage.checkpoint import Checkpoints
 from cil_jax.storage.run_folder import RunFolder, Unwritten
 from cil_jax.storage.schemas import Results, RunRecord, problem_of_record
-from cil_jax.training.build import data_seed, dataset_of, engine_of, scenario_of, schedule_of
+from cil_jax.training.build import (
+    data_seed,
+    dataset_of,
+    engine_of,
+    room_of,
+    scenario_of,
+    schedule_of,
+)
 from cil_jax.training.callbacks import Callback, Position
 from cil_jax.training.engine import Sums, TrainRequest
 from cil_jax.training.evaluation import Evaluation
@@ -63,6 +72,8 @@ class _Epoch:
 
     Attributes:
       task, number: the task and the epoch, from 0.
+      training: which training of the task's plan it belongs to.
+      kind: the number of its programs, see `Engine.kind`.
       n_steps: number of updates of the epoch.
       rate: learning rate, per update.
       weight_decay: L2 weight-decay coefficient.
@@ -73,6 +84,8 @@ class _Epoch:
 
     task: int
     number: int
+    training: Train
+    kind: int
     n_steps: int
     rate: float
     weight_decay: float
@@ -118,7 +131,7 @@ class Run:
         dataset = dataset_of(config)
         self.scenario = scenario_of(config, dataset)
         self.mesh = devices.mesh(config.devices, config.batch_size)
-        self.engine = engine_of(config, dataset)
+        self.engine = engine_of(config, dataset, room_of(self.scenario.task_sizes))
         # Several processes each read their own share of a batch.
         streams = config.stream or jax.process_count() > 1
         self._streamed = Streamed(self.engine, self.mesh) if streams else None
@@ -195,7 +208,17 @@ class Run:
         first = 0 if self.engine.method.keeps_all_data else task
         n_images = sum(self.scenario.n_images(t) for t in range(first, task + 1))
         n_images += memory_size if task else 0
-        return schedule_of(self.config, task).epochs * self.engine.n_steps(n_images)
+        trainings = [step for step in self.plan(task) if isinstance(step, Train)]
+        n_epochs = sum(self.schedule(task, training).epochs for training in trainings)
+        return n_epochs * self.engine.n_steps(n_images)
+
+    def plan(self, task: int) -> Plan:
+        """Returns the steps of a task."""
+        return self.engine.method.plan(is_first=task == 0)
+
+    def schedule(self, task: int, training: Train) -> Schedule:
+        """Returns the schedule of a training of a task."""
+        return training.schedule or schedule_of(self.config, task)
 
     def new_learner(self) -> Learner:
         """Returns a learner that has seen no class."""
@@ -260,11 +283,13 @@ class Run:
           UserError: what does not match.
         """
         task, epoch, step = int(learner.task), int(learner.epoch), int(learner.step)
-        bounds = self.scenario.bounds
-        if not (0 <= task < len(bounds) and min(epoch, step) >= 0):
+        bounds, plan, at = self.scenario.bounds, self.plan(task), int(learner.place)
+        is_possible = 0 <= task < len(bounds) and min(epoch, step) >= 0 and 0 <= at < len(plan)
+        is_within_epoch = is_possible and step > 0
+        if not is_possible or (is_within_epoch and not isinstance(plan[at], Train)):
             problem = f"its position is impossible: task {task + 1}, epoch {epoch + 1}, step {step}"
         else:
-            sums = tuple(self.engine.no_sums()) if step else ()
+            sums = tuple(self.engine.no_sums(self.engine.kind(plan[at]))) if step else ()
             problem = problem_of_record(record, self.evaluation.classifiers, task, sums)
         if problem:
             raise reading.damaged(f"the checkpoint in {self.folder.checkpoints}", problem)
@@ -374,14 +399,46 @@ class Run:
 
     def _learn(self, learner: Learner, task: Task) -> LearnerSteps:
         """Learns a task, or the rest of it."""
-        if int(learner.epoch) == int(learner.step) == 0:
+        if int(learner.place) == int(learner.epoch) == int(learner.step) == 0:
             learner = self.engine.begin_task(learner, jnp.int32(task.n_classes))
-        pool = self.pool(learner, task)
-        n_steps = self.engine.n_steps(int(pool.count()))
-        for number in range(int(learner.epoch), schedule_of(self.config, task.index).epochs):
-            learner = yield from self._learn_epoch(learner, pool, task.index, number, n_steps)
-        learner = self._end_task(learner, pool)
+        pool, plan = self.pool(learner, task), self.plan(task.index)
+        for number in range(int(learner.place), len(plan)):
+            if number > int(learner.place):
+                is_training = isinstance(plan[number], Train)
+                learner = self.engine.advance(learner, starts_training=is_training)
+                self._save_or_stop(learner)
+            learner = yield from self._take_step(learner, pool, task.index, plan[number])
+        learner = self.engine.end_task(learner)
         self._record_task(learner, self._evaluate(learner, task.index))
+        return learner
+
+    def _take_step(
+        self, learner: Learner, pool: Pool | HostPool, task: int, step: Step
+    ) -> LearnerSteps:
+        """Takes a step of the plan of a task, or the rest of it."""
+        kind = self.engine.kind(step)
+        if isinstance(step, Train):
+            return (yield from self._train(learner, pool, task, step))
+        with self._clock("end_task"):
+            if isinstance(step, Keep):
+                learner = self._programs.keep(learner, pool)
+            elif isinstance(step, Do):
+                learner = self.engine.do(learner, kind=kind)
+            else:
+                pool = self._programs.restrict(learner, pool, kind=kind)
+                learner = self._programs.fold(learner, pool, kind=kind)
+            return jax.block_until_ready(learner)
+
+    def _train(
+        self, learner: Learner, pool: Pool | HostPool, task: int, training: Train
+    ) -> LearnerSteps:
+        """Takes a training step of a plan, or the rest of it."""
+        if training.rows is not None:
+            kind = self.engine.kind(training)
+            pool = self._programs.restrict(learner, pool, kind=kind)
+        n_steps = self.engine.n_steps(int(pool.count()))
+        for number in range(int(learner.epoch), self.schedule(task, training).epochs):
+            learner = yield from self._learn_epoch(learner, pool, task, training, number, n_steps)
         return learner
 
     def pool(self, learner: Learner, task: Task) -> Pool | HostPool:
@@ -394,11 +451,6 @@ class Run:
             task_room=max(self.scenario.task_sizes),
             class_room=self.scenario.largest_class,
         )
-
-    def _end_task(self, learner: Learner, pool: Pool | HostPool) -> Learner:
-        """Ends a task with the method's hooks, such as the selection of exemplars."""
-        with self._clock("end_task"):
-            return jax.block_until_ready(self._programs.end_task(learner, pool))
 
     def _record_task(self, learner: Learner, line: dict[str, Any]) -> None:
         """Writes the files of a task and a checkpoint, and reports the end of the task.
@@ -421,10 +473,16 @@ class Run:
     # An epoch.
 
     def _learn_epoch(
-        self, learner: Learner, pool: Pool | HostPool, task: int, number: int, n_steps: int
+        self,
+        learner: Learner,
+        pool: Pool | HostPool,
+        task: int,
+        training: Train,
+        number: int,
+        n_steps: int,
     ) -> LearnerSteps:
         """Trains an epoch or the rest of it, evaluates the learner, and records both."""
-        epoch = self._begin_epoch(int(learner.step), task, number, n_steps)
+        epoch = self._begin_epoch(int(learner.step), task, training, number, n_steps)
         learner = yield from self._train_epoch(learner, pool, epoch)
         self.history["seconds"]["train"] += epoch.seconds
         line = self._epoch_line(learner, epoch)
@@ -433,10 +491,20 @@ class Run:
         self._save_or_stop(learner)
         return learner
 
-    def _begin_epoch(self, step: int, task: int, number: int, n_steps: int) -> _Epoch:
+    def _begin_epoch(
+        self, step: int, task: int, training: Train, number: int, n_steps: int
+    ) -> _Epoch:
         """Returns an epoch at its start or, in a resumed run, at the step of the checkpoint."""
-        schedule = schedule_of(self.config, task)
-        epoch = _Epoch(task, number, n_steps, schedule.rate_at(number), schedule.weight_decay)
+        schedule = self.schedule(task, training)
+        epoch = _Epoch(
+            task=task,
+            number=number,
+            training=training,
+            kind=self.engine.kind(training),
+            n_steps=n_steps,
+            rate=schedule.rate_at(number),
+            weight_decay=schedule.weight_decay,
+        )
         if step:
             epoch.step = step
             epoch.totals = self._epoch_so_far["sums"]
@@ -445,15 +513,16 @@ class Run:
 
     def _train_epoch(self, learner: Learner, pool: Pool | HostPool, epoch: _Epoch) -> LearnerSteps:
         """Makes the updates of an epoch that are left, and keeps `epoch` up to date."""
-        sums = self.engine.no_sums()
+        sums = self.engine.no_sums(epoch.kind)
         if epoch.step:
             sums = {name: jnp.full((), epoch.totals[name], x.dtype) for name, x in sums.items()}
         weight_decay = jnp.float32(epoch.weight_decay)
         start = time.perf_counter()
-        for images, stop in self._pieces(learner, pool, epoch.n_steps):
+        for images, stop in self._pieces(learner, pool, epoch):
             seconds = time.perf_counter() - start  # to read the images
             learner, sums, training_seconds = yield TrainRequest(
-                learner, images, sums, jnp.float32(epoch.rate), weight_decay, jnp.int32(stop)
+                *(learner, images, sums, jnp.float32(epoch.rate), weight_decay, jnp.int32(stop)),
+                epoch.kind,
             )
             epoch.totals = {name: float(total) for name, total in jax.device_get(sums).items()}
             seconds += training_seconds
@@ -467,16 +536,16 @@ class Run:
         return learner.replace(epoch=jnp.int32(epoch.number + 1), step=jnp.int32(0))
 
     def _pieces(
-        self, learner: Learner, pool: Pool | HostPool, n_steps: int
+        self, learner: Learner, pool: Pool | HostPool, epoch: _Epoch
     ) -> Iterator[tuple[Pool | Chunk, int]]:
         """Yields the images of each call of `Engine.train`, and the step before which it stops."""
         if isinstance(pool, HostPool):
             assert self._streamed  # which has made the pool
-            yield from self._streamed.chunks(learner, pool, n_steps)
+            yield from self._streamed.chunks(learner, pool, epoch.n_steps, epoch.kind)
             return
         stop = int(learner.step)
-        while stop < n_steps:
-            stop = min(stop + self._stride, n_steps)
+        while stop < epoch.n_steps:
+            stop = min(stop + self._stride, epoch.n_steps)
             yield pool, stop
 
     def _check_loss(self, epoch: _Epoch) -> None:
@@ -502,7 +571,8 @@ class Run:
             loss=epoch.totals["loss"] / epoch.step,
             images_per_second=epoch.step * self.config.batch_size / epoch.seconds,
             rate=epoch.rate,
-            parts={name: epoch.totals[name] / epoch.step for name in self.engine.method.parts},
+            parts={name: epoch.totals[name] / epoch.step for name in self.engine.parts(epoch.kind)},
+            training=epoch.training.name,
         )
         self.callback.trained(self, position)
 
@@ -521,8 +591,9 @@ class Run:
             "train_accuracy": means["n_new_right"] / max(means["n_new"], 1e-9),
             "test_loss": test_loss,
             "test_accuracy": test_accuracy,
-            "parts": {name: means[name] for name in self.engine.method.parts},
+            "parts": {name: means[name] for name in self.engine.parts(epoch.kind)},
             "images_per_second": round(n_images / epoch.seconds, 1),
+            **({} if epoch.training.name == "main" else {"training": epoch.training.name}),
         }
 
     # Evaluation and files.

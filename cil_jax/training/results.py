@@ -4,12 +4,11 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-import jax
-
 from cil_jax import methods, metrics
 from cil_jax.data.scenario import Scenario
 from cil_jax.errors import UserError
 from cil_jax.learner import Learner, n_bytes
+from cil_jax.network import n_parameters_in_use
 from cil_jax.platform import environment
 from cil_jax.settings import loading
 from cil_jax.settings.config import Config
@@ -60,8 +59,6 @@ def results_of(
       history: the measurements so far; a `cil_jax.storage.schemas.History`.
     """
     method, n_seen, learner_bytes = engine.method, int(learner.n_seen), n_bytes(learner)
-    sizes = jax.tree.map(lambda x: x.size, learner.weights.params)
-    n_features = learner.means.shape[1]
     n_images = [scenario.n_test_images(t) for t in range(len(scenario.task_sizes))]
     return {
         "method": config.method,
@@ -95,7 +92,7 @@ def results_of(
         "uses_all_data": [name for name in metrics.USES_ALL_DATA if name in history["scores"]],
         "memory_bytes": learner_bytes["exemplars"],
         "memory": {**learner_bytes, "peak": history["peak_bytes"]},
-        "parameters": sum(jax.tree.leaves(sizes["backbone"])) + n_seen * (n_features + 1),
+        "parameters": n_parameters_in_use(learner.weights, n_seen),
         "seconds": {kind: round(seconds, 3) for kind, seconds in history["seconds"].items()},
         "machine": environment.describe()["machine"],
     }

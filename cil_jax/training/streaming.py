@@ -16,14 +16,14 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from cil_jax.classifiers import Counts
 from cil_jax.learner import Learner
-from cil_jax.memory import Chunk, Pool, rows_of_step
+from cil_jax.memory import Chunk, Drawn, Pool, rows_of_step
 from cil_jax.platform.devices import AXIS
 from cil_jax.training.engine import Engine
 from cil_jax.typing import Array
 
 # A chunk has at most so many batches, and about so many bytes at most.
 CHUNK_STEPS, CHUNK_BYTES = 16, 2**23
-EMBED_BATCH = 500  # images per batch in `Streamed.feature_sums` and `Streamed.end_task`
+EMBED_BATCH = 500  # images per batch in `Streamed.feature_sums` and `Streamed.keep`
 
 Item = TypeVar("Item")
 Made = TypeVar("Made")
@@ -49,6 +49,7 @@ class HostPool:
 
     def take(self, rows: np.ndarray) -> np.ndarray:
         """Returns the images uint8 [*rows.shape, H, W, C] of the given rows of the pool."""
+        rows = np.asarray(rows)
         is_new = rows < len(self.new)
         images = self.new[np.where(is_new, rows, 0)]
         images[~is_new] = self.exemplars[rows[~is_new] - len(self.new)]
@@ -79,48 +80,68 @@ class Streamed:
         index = self.engine.pool(learner, None, labels, task_room, class_room)
         return HostPool(index, images, np.asarray(learner.memory.images))
 
-    def chunks(self, learner: Learner, pool: HostPool, n_steps: int) -> Iterator[tuple[Chunk, int]]:
+    def restrict(self, learner: Learner, pool: HostPool, kind: int) -> HostPool:
+        """Restricts a pool to the rows of a step; see `Engine.restrict`."""
+        index = self.engine.restrict(learner, pool.index, kind=kind)
+        return dataclasses.replace(pool, index=index)
+
+    def chunks(
+        self, learner: Learner, pool: HostPool, n_steps: int, kind: int = 0
+    ) -> Iterator[tuple[Chunk, int]]:
         """Reads the batches of the rest of an epoch.
 
         Args:
           learner: at the current step of the epoch.
           pool: the images of the task.
           n_steps: number of steps of the epoch.
+          kind: which training of the plan it is, see `Engine.kind`.
 
         Yields:
           Chunks of consecutive batches, and the step after the last one of each.
         """
         order, count = jax.device_get(self.engine.order(learner, pool.index))
-        labels = np.asarray(pool.index.labels)
+        labels, extras = jax.device_get((pool.index.labels, pool.index.extras))
+        n_new_rows, n_beside = pool.index.n_new_rows, self.engine.n_beside(kind)
         batch_size = self.engine.batch_size
-        n_fitting = CHUNK_BYTES // (batch_size * pool.new[0].nbytes)
+        n_fitting = CHUNK_BYTES // ((batch_size + n_beside) * pool.new[0].nbytes)
         length = max(1, min(CHUNK_STEPS, n_fitting))
         columns = slice(None)  # of each batch that this process feeds
         if self.mesh is not None:
-            share = batch_size // jax.process_count()
+            share = (batch_size + n_beside) // jax.process_count()
             columns = slice(share * jax.process_index(), share * (jax.process_index() + 1))
 
         def read_chunk(start: int) -> Chunk:
             # The last chunk has batches beyond the end of the epoch, so that all have one shape.
             steps = start + np.arange(length)[:, None]
-            rows = rows_of_step(order, count, steps, batch_size)[:, columns]
-            images, row_labels = self._to_devices(pool.take(rows)), self._to_devices(labels[rows])
-            return Chunk(images, row_labels, np.int32(start))
+            rows = rows_of_step(order, count, steps, batch_size)
+            if n_beside:
+                beside = self.engine.rows_beside(learner, pool.index, steps[:, 0], kind=kind)
+                rows = np.concatenate([rows, np.asarray(beside)], axis=1)
+            rows = rows[:, columns]
+            slots = (rows - n_new_rows).clip(min=0)
+            drawn = Drawn(
+                images=pool.take(rows),
+                labels=labels[rows],
+                extras=jax.tree.map(lambda x: x[slots], extras),
+                from_memory=rows >= n_new_rows,
+            )
+            return Chunk(jax.tree.map(self._to_devices, drawn), np.int32(start))
 
         starts = range(int(learner.step), n_steps, length)
         for start, chunk in zip(starts, map_ahead(read_chunk, starts), strict=True):
             yield chunk, min(start + length, n_steps)
 
-    def end_task(self, learner: Learner, pool: HostPool) -> Learner:
-        """Ends a task with the method's `select` and `keep`; see `Engine.end_task`."""
-        engine = self.engine
-        if engine.method.memory_size is None:
-            return engine.end_task(learner, pool.index)
-        features = None
+    def keep(self, learner: Learner, pool: HostPool) -> Learner:
+        """Selects and stores the new exemplars; see `Engine.keep`."""
+        engine, features = self.engine, None
         if engine.method.selects_by_features:
             features = self._features(learner, pool.new, mirrored=False)
-        after, rows = engine.select(learner, pool.index, features)
-        return engine.keep(learner, after, pool.take(np.asarray(rows)))
+        slots = engine.select(learner, pool.index, features)
+        return engine.store(learner, pool.index, slots, pool.take(slots.source))
+
+    def fold(self, learner: Learner, pool: HostPool, kind: int) -> Learner:
+        """Passes once over images; see `Engine.fold`."""
+        return self.engine.folded(learner, pool.index, kind, pool.take)
 
     def feature_sums(
         self, learner: Learner, images: np.ndarray, labels: np.ndarray, mirrored: bool

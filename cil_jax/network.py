@@ -1,0 +1,192 @@
+"""The network: a backbone, or several side by side, and a head; and the arrays they compute with.
+
+The structure and shapes of the arrays are the same before the first task and after the last.
+"""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+from jax import lax
+
+from cil_jax.heads import Head, Linear
+from cil_jax.typing import Array, Backbone, ImageShape, Key, Params
+
+
+class Weights(struct.PyTreeNode):
+    """The arrays that a network computes with.
+
+    Attributes:
+      params: {"backbone": ..., "head": ...}, and whatever else a method trains.
+      batch_stats: running statistics of the backbone's normalisation layers; {} if it has none.
+      frozen: backbones that are no longer trained: "params" and "batch_stats", stacked along a
+        first axis of `Network.slots` - 1, and "count" int32 [], how many of them are in use; {} for
+        a network with one slot.
+    """
+
+    params: Params
+    batch_stats: Params
+    frozen: Params = struct.field(default_factory=dict)
+
+
+class Output(struct.PyTreeNode):
+    """The output of a network for a batch.
+
+    Attributes:
+      features: float [B, D]; with several slots, the features of all backbones side by side, zero
+        for slots that are not in use.
+      logits: float [B, room]; closed columns are `heads.CLOSED`.
+      batch_stats: the running statistics after this batch.
+      maps: what the trained backbone records with `self.sow("maps", ...)`, by name; only if the
+        network was asked for them.
+      newest: float [B, D of one backbone], the features of the backbone that is trained.
+    """
+
+    features: Array
+    logits: Array
+    batch_stats: Params
+    maps: Params
+    newest: Array
+
+
+@dataclasses.dataclass(frozen=True)
+class Network:
+    """How weights turn images into features and logits; it holds no arrays.
+
+    Attributes:
+      backbone: the Linen module that computes features. It may have batch statistics or not.
+      head: the output layer.
+      slots: number of backbones that there is room for. All but the newest are frozen.
+    """
+
+    backbone: Backbone
+    head: Head = dataclasses.field(default_factory=Linear)
+    slots: int = 1
+
+    def create(self, image_shape: ImageShape, n_classes: int, key: Key) -> Weights:
+        """Initialises the weights; the head has room for n_classes and no open column."""
+        variables = self.backbone.init(key, jnp.zeros((1, *image_shape)))
+        params, batch_stats = variables["params"], variables.get("batch_stats", {})
+        n_features = self.slots * self.features_per_backbone(image_shape)
+        frozen: Params = {}
+        if self.slots > 1:
+            empty = jax.tree.map(lambda x: jnp.zeros((self.slots - 1, *x.shape), x.dtype), params)
+            empty_stats = jax.tree.map(
+                lambda x: jnp.zeros((self.slots - 1, *x.shape), x.dtype), batch_stats
+            )
+            frozen = {"params": empty, "batch_stats": empty_stats, "count": jnp.int32(0)}
+        head = self.head.create(n_features, n_classes)
+        return Weights({"backbone": params, "head": head}, batch_stats, frozen)
+
+    def features_per_backbone(self, image_shape: ImageShape) -> int:
+        """Returns the number of features of one backbone."""
+
+        def features(image: Array) -> Array:
+            variables = self.backbone.init(jax.random.key(0), image)
+            return self.backbone.apply(variables, image, train=False)
+
+        return jax.eval_shape(features, jnp.zeros((1, *image_shape))).shape[1]
+
+    def expand(self, weights: Weights) -> Weights:
+        """Freezes the trained backbone into the next slot; training goes on from a copy of it.
+
+        Columns of the head get no weights for the features of the new backbone: see `grow_rows`.
+        """
+        count = weights.frozen["count"]
+        now = {"params": weights.params["backbone"], "batch_stats": weights.batch_stats}
+        frozen = {
+            part: jax.tree.map(lambda stack, x: stack.at[count].set(x), weights.frozen[part], tree)
+            for part, tree in now.items()
+        }
+        return weights.replace(frozen={**frozen, "count": count + 1})
+
+    def is_row_in_use(self, weights: Weights, n_features: int) -> Array:
+        """Marks the features of slots up to the trained one, and of that one alone.
+
+        Returns:
+          bool [2, n_features].
+        """
+        count = weights.frozen["count"] if self.slots > 1 else jnp.int32(0)
+        slot = jnp.arange(n_features) // (n_features // self.slots)
+        return jnp.stack([slot <= count, slot == count])
+
+    def __call__(
+        self,
+        weights: Weights,
+        images: Array,
+        n_open: int | Array,
+        *,
+        train: bool = False,
+        maps: bool = False,
+    ) -> Output:
+        """Applies the network to normalised images [B, H, W, C].
+
+        Args:
+          weights: its arrays.
+          images: normalised images.
+          n_open: number of open head columns.
+          train: whether to normalise with batch statistics and to update the running ones. Frozen
+            backbones are always in evaluation mode.
+          maps: whether to also return what the backbone records as "maps".
+        """
+        variables = {"params": weights.params["backbone"], "batch_stats": weights.batch_stats}
+        mutable = [*(["batch_stats"] if train else []), *(["maps"] if maps else [])]
+        recorded: Params = {}
+        if mutable:
+            newest, recorded = self.backbone.apply(variables, images, train=train, mutable=mutable)
+        else:
+            newest = self.backbone.apply(variables, images, train=False)
+        features = newest
+        if self.slots > 1:
+            features = self._beside_frozen(weights, images, newest)
+        return Output(
+            features=features,
+            logits=self.head.logits(weights.params["head"], features, n_open),
+            batch_stats=recorded.get("batch_stats", weights.batch_stats),
+            maps=recorded.get("maps", {}),
+            newest=newest,
+        )
+
+    def _beside_frozen(self, weights: Weights, images: Array, newest: Array) -> Array:
+        """Returns the features of all slots side by side, [B, slots * D].
+
+        The loop over the frozen backbones has as many rounds as there are backbones in use, so one
+        program serves all tasks, and its cost grows with the tasks learned.
+        """
+        frozen, count = weights.frozen, weights.frozen["count"]
+        images = lax.stop_gradient(images)
+
+        def add(slot: Array, features: Array) -> Array:
+            variables = jax.tree.map(
+                lambda stack: lax.dynamic_index_in_dim(stack, slot, keepdims=False),
+                {"params": frozen["params"], "batch_stats": frozen["batch_stats"]},
+            )
+            return features.at[slot].set(self.backbone.apply(variables, images, train=False))
+
+        empty = jnp.zeros((self.slots, *newest.shape), newest.dtype)
+        features = lax.stop_gradient(lax.fori_loop(0, count, add, empty))
+        features = lax.dynamic_update_slice_in_dim(features, newest[None], count, axis=0)
+        return jnp.moveaxis(features, 0, 1).reshape(newest.shape[0], -1)
+
+
+def n_parameters_in_use(weights: Weights, n_open: int) -> int:
+    """Counts the parameters in use: closed columns and empty slots are left out.
+
+    Args:
+      weights: the arrays of a network.
+      n_open: number of classes whose outputs are in use.
+    """
+    backbone = sum(x.size for x in jax.tree.leaves(weights.params["backbone"]))
+    n_backbones, share = 1, 1.0
+    if weights.frozen:
+        n_backbones = int(weights.frozen["count"]) + 1
+        n_slots = jax.tree.leaves(weights.frozen["params"])[0].shape[0] + 1
+        share = n_backbones / n_slots  # of the rows of the head
+    total: Any = n_backbones * backbone
+    for name, x in weights.params["head"].items():
+        columns = x.size // x.shape[-1] * n_open if x.ndim else x.size
+        total += round(columns * share) if name == "kernel" else columns
+    others = {k: v for k, v in weights.params.items() if k not in ("backbone", "head")}
+    return total + sum(x.size for x in jax.tree.leaves(others))
