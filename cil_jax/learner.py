@@ -5,6 +5,7 @@ The tree keeps its structure and shapes from before the first task until after t
 
 import enum
 import math
+from functools import partial
 from typing import Any
 
 import chex
@@ -16,6 +17,7 @@ from jax import lax
 
 from cil_jax import heads
 from cil_jax import memory as memory_lib
+from cil_jax.errors import UserError
 from cil_jax.platform.devices import replicate, shard_batch
 from cil_jax.typing import Array, Backbone, ImageShape, Key, Params
 
@@ -221,7 +223,7 @@ def forward(
     variables = {"params": weights.params["backbone"], "batch_stats": weights.batch_stats}
     if train:
         features, updated = backbone.apply(variables, images, train=True, mutable=["batch_stats"])
-        batch_stats = updated["batch_stats"]
+        batch_stats = updated.get("batch_stats", {})  # a network without them has none
     else:
         features, batch_stats = backbone.apply(variables, images, train=False), weights.batch_stats
     logits = heads.logits(weights.params["head"], features, n_open)
@@ -270,9 +272,28 @@ def initial_weights(
     backbone: Backbone, image_shape: ImageShape, n_classes: int, key: Key
 ) -> Weights:
     """Initialises a network; its head has room for n_classes and no open column."""
-    variables = backbone.init(key, jnp.zeros((1, *image_shape)))
-    head = heads.create(backbone.n_features, n_classes)
-    return Weights({"backbone": variables["params"], "head": head}, variables["batch_stats"])
+    variables = backbone.init(key, jnp.zeros((1, *image_shape)), train=False)
+    head = heads.create(n_features(backbone, image_shape), n_classes)
+    return Weights(
+        {"backbone": variables["params"], "head": head}, variables.get("batch_stats", {})
+    )
+
+
+def n_features(backbone: Backbone, image_shape: ImageShape) -> int:
+    """Returns the number of features that a backbone computes of an image.
+
+    Raises:
+      UserError: if it has no attribute `n_features` and its output is not an array [B, n_features].
+    """
+    if hasattr(backbone, "n_features"):  # nothing is traced
+        return backbone.n_features
+    images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
+    features, _ = jax.eval_shape(
+        partial(backbone.init_with_output, train=False), jax.random.key(0), images
+    )
+    if not isinstance(features, jax.ShapeDtypeStruct) or len(features.shape) != 2:
+        raise UserError(f"{type(backbone).__name__} must return one array [B, n_features]")
+    return features.shape[1]
 
 
 def create(
@@ -306,7 +327,7 @@ def create(
         teacher=weights,
         momentum=optimizer.init(weights.params),
         memory=memory_lib.create(memory_size, image_shape, n_classes),
-        means=jnp.zeros((n_classes, backbone.n_features)),
+        means=jnp.zeros((n_classes, n_features(backbone, image_shape))),
         normalizer=normalizer,
         task=zero,
         epoch=zero,

@@ -7,14 +7,16 @@ import jax
 
 from cil_jax import heads
 from cil_jax.learner import Learner, initial_weights
-from cil_jax.methods.finetune import Finetune
-from cil_jax.typing import Array, Key
+from cil_jax.methods.base import Batch, LossResult
+from cil_jax.methods.classification import Classification
+from cil_jax.typing import Array, Key, Params
 
 
 @dataclasses.dataclass(frozen=True)
-class Joint(Finetune):
+class Joint(Classification):
     """Trains on all images of all classes seen, which an incremental learner must not keep."""
 
+    parts: ClassVar[tuple[str, ...]] = ("classification",)
     keeps_all_data: ClassVar[bool] = True
 
     def begin_task(self, learner: Learner, n_new: Array, key: Key) -> Learner:
@@ -24,3 +26,10 @@ class Joint(Finetune):
         initial = initial_weights(self.backbone, learner.image_shape, room, backbone_key)
         head = heads.grow(initial.params["head"], 0, self.n_open(learner), head_key)
         return learner.replace(weights=initial.replace(params={**initial.params, "head": head}))
+
+    def loss(
+        self, params: Params, learner: Learner, batch: Batch, key: Key, train: bool = True
+    ) -> LossResult:
+        output = self.student(params, learner, batch, train)
+        loss = self.classification(output.logits, batch.labels, self.n_open(learner))
+        return loss, ({"classification": loss}, output)

@@ -23,7 +23,7 @@ from cil_jax.errors import UserError, nearest_name
 from cil_jax.files import reading, writing
 from cil_jax.learner import Learner, Normalizer, with_whole_tasks
 from cil_jax.platform.versions import versions
-from cil_jax.settings import loading
+from cil_jax.settings import code, loading
 from cil_jax.settings.config import Config
 from cil_jax.storage import schemas
 from cil_jax.storage.checkpoint import Checkpoints
@@ -185,7 +185,7 @@ class SavedLearner:
         """
         path = Path(folder)
         about = {
-            "settings": self.config.decisive(),
+            "settings": self.config.recorded(),
             "class_names": self.class_names,
             "image_shape": self.image_shape,
             "room": self.state.means.shape[0],
@@ -234,32 +234,46 @@ class _Facts(NamedTuple):
 
     Attributes:
       settings: fields of Config.
+      code: the entry `code` of its config.yaml; None if all of its code is the package's.
       class_names: the names of its classes; those that it has not learned yet come last.
       image_shape: (H, W, C) of its images.
       n_rows: the number of classes that its arrays have room for.
     """
 
     settings: dict[str, Any]
+    code: Any
     class_names: list[str]
     image_shape: tuple[int, int, int]
     n_rows: int
 
 
-def load(folder: str | os.PathLike, warn: Callable[[str], None] = warnings.warn) -> SavedLearner:
+def load(
+    folder: str | os.PathLike,
+    warn: Callable[[str], None] = warnings.warn,
+    *,
+    method: str | type | None = None,
+    backbone: str | type | None = None,
+) -> SavedLearner:
     """Loads the learner of a run, as it was after its last complete task, or a saved learner.
 
     Args:
       folder: the folder of a run, finished or not, or one written by `SavedLearner.save`.
-      warn: called with a message about each damaged checkpoint that is skipped.
+      warn: called with a message about each damaged checkpoint that is skipped, and about code
+        that has changed.
+      method, backbone: the class, or "path.py:Class", that the learner was trained with, if it is
+        from outside the package; the code that a folder names is not run unasked.
 
     Raises:
       UserError: if there is no learner or it can't be read, or if the run has not learned a task
         yet.
     """
     path = Path(folder)
+    code.name(method, backbone)
     is_saved_alone = not RunFolder(path).holds_a_run and (path / LEARNER).exists()
     facts = _facts_of_learner(path) if is_saved_alone else _facts_of_run(path)
-    config = Config(**facts.settings)
+    for change in code.changes(facts.code):
+        warn(f"{path} was trained with other code: {change}")
+    config = loading.config_of({str(path): facts.settings})
     engine = engine_of(config, None)
     if not (path / "checkpoints").is_dir():
         raise UserError(f"{path} has no checkpoints")
@@ -280,9 +294,11 @@ def load(folder: str | os.PathLike, warn: Callable[[str], None] = warnings.warn)
 def _facts_of_learner(path: Path) -> _Facts:
     """The facts about a learner that was saved on its own."""
     about = reading.read_json(path / LEARNER, schemas.LearnerAbout)
-    settings = loading.from_plain(about["settings"], str(path / LEARNER))
+    recorded = {**about["settings"], "versions": about.get("versions", {})}
+    settings = loading.recorded(recorded, str(path / LEARNER))
     height, width, channels = about["image_shape"]
-    return _Facts(settings, about["class_names"], (height, width, channels), about["room"])
+    shape = (height, width, channels)
+    return _Facts(settings, recorded.get("code"), about["class_names"], shape, about["room"])
 
 
 def _facts_of_run(path: Path) -> _Facts:
@@ -292,7 +308,8 @@ def _facts_of_run(path: Path) -> _Facts:
         if run.members():
             run.settings()  # raises an error that names one of the members
         raise UserError(f"{path} holds neither a run nor a saved learner")
-    settings = loading.read(run.config_file)
+    recorded = run.settings()
+    settings = loading.recorded(recorded, str(run.config_file))
     if not run.results_file.exists():
         raise _unlearned(path)
     results = run.results()
@@ -303,7 +320,8 @@ def _facts_of_run(path: Path) -> _Facts:
     if augmentation := results.get("augmentation"):
         mirror = "yes" if augmentation["mirror"] else "no"
         settings |= {"pad": augmentation["pad"], "mirror": mirror}
-    return _Facts(settings, names, (height, width, channels), len(names))
+    shape = (height, width, channels)
+    return _Facts(settings, recorded.get("code"), names, shape, len(names))
 
 
 def _unlearned(path: Path) -> UserError:
