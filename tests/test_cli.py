@@ -31,6 +31,7 @@ SMALL += ["--epochs", "1", "--batch-size", "64", "--accelerator", "cpu"]
 
 
 COMMANDS = {  # that are no experiments, and a flag of each
+    "train": "--method NAME",
     "prepare": "--archive FILE",
     "reproduce": "--reduced",
     "compare": "--page FILE",
