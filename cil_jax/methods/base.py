@@ -16,7 +16,6 @@ from cil_jax import heads
 from cil_jax.classifiers import PROBABILITY, Scale
 from cil_jax.learner import SPARE, Learner, Output, Weights, forward
 from cil_jax.memory import Memory, Pool
-from cil_jax.settings.config import Config
 from cil_jax.settings.declaring import setting
 from cil_jax.typing import Array, Backbone, Key, Params
 
@@ -76,14 +75,14 @@ class Method:
         return None
 
     @classmethod
-    def unused_settings(cls, config: Config) -> set[str]:
+    def unused_settings(cls, config: Any) -> set[str]:
         """Returns the fields of this method that have no effect under the given settings.
 
         For example, a temperature has no effect if the loss has no distillation. Reports then leave
         the setting out.
 
         Args:
-          config: the settings of the run.
+          config: the settings of the run, those of this method included.
         """
         del config
         return set()

@@ -1,11 +1,11 @@
 """What methods that learn labels share: cross-entropy, or a binary classifier per output."""
 
 import dataclasses
+from typing import Any
 
 from cil_jax import heads, losses
 from cil_jax.classifiers import PROBABILITY, PROBABILITY_EACH, Scale
 from cil_jax.methods.base import Method
-from cil_jax.settings.config import Config
 from cil_jax.settings.declaring import POSITIVE, setting
 from cil_jax.typing import Array
 
@@ -31,7 +31,7 @@ class Classification(Method):
     )
 
     @classmethod
-    def unused_settings(cls, config: Config) -> set[str]:
+    def unused_settings(cls, config: Any) -> set[str]:
         return set() if config.objective == "sigmoid" else {"divisor"}
 
     def scale(self, classifier: str) -> Scale:

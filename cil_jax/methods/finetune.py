@@ -1,12 +1,11 @@
 """Finetuning: trains on each task as if there were no other. The lower bound."""
 
 import dataclasses
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from cil_jax.learner import Learner
 from cil_jax.methods.base import Batch, LossResult
 from cil_jax.methods.classification import Classification
-from cil_jax.settings.config import Config
 from cil_jax.settings.declaring import setting
 from cil_jax.typing import Key, Params
 
@@ -30,7 +29,7 @@ class Finetune(Classification):
     parts: ClassVar[tuple[str, ...]] = ("classification",)
 
     @classmethod
-    def unused_settings(cls, config: Config) -> set[str]:
+    def unused_settings(cls, config: Any) -> set[str]:
         unused = super().unused_settings(config)
         return unused | ({"softmax_over"} if config.objective == "sigmoid" else set())
 

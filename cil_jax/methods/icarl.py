@@ -6,7 +6,7 @@ exemplars alike. The prediction is the class with the nearest mean of exemplars;
 """
 
 import dataclasses
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import jax.numpy as jnp
 
@@ -16,7 +16,6 @@ from cil_jax.methods.base import Batch, LossResult
 from cil_jax.methods.classification import Classification
 from cil_jax.methods.lwf import unused_in_distillation
 from cil_jax.methods.rehearsal import Rehearsal
-from cil_jax.settings.config import Config
 from cil_jax.settings.declaring import NOT_NEGATIVE, POSITIVE, setting
 from cil_jax.typing import Key, Params
 
@@ -53,7 +52,7 @@ class ICaRL(Rehearsal, Classification):
     parts: ClassVar[tuple[str, ...]] = ("classification", "distillation")
 
     @classmethod
-    def unused_settings(cls, config: Config) -> set[str]:
+    def unused_settings(cls, config: Any) -> set[str]:
         return super().unused_settings(config) | unused_in_distillation(config)
 
     def loss(

@@ -4,7 +4,7 @@ The old network's outputs for the new images serve as soft labels, so no old ima
 """
 
 import dataclasses
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import jax.numpy as jnp
 
@@ -12,7 +12,6 @@ from cil_jax import losses
 from cil_jax.learner import Learner
 from cil_jax.methods.base import Batch, LossResult
 from cil_jax.methods.classification import Classification
-from cil_jax.settings.config import Config
 from cil_jax.settings.declaring import NOT_NEGATIVE, POSITIVE, setting
 from cil_jax.typing import Key, Params
 
@@ -57,7 +56,7 @@ class LwF(Classification):
     parts: ClassVar[tuple[str, ...]] = ("classification", "distillation")
 
     @classmethod
-    def unused_settings(cls, config: Config) -> set[str]:
+    def unused_settings(cls, config: Any) -> set[str]:
         unused = super().unused_settings(config) | unused_in_distillation(config)
         return unused | ({"softmax_over"} if config.objective == "sigmoid" else set())
 
@@ -84,7 +83,7 @@ class LwF(Classification):
         return parts["classification"] + self.lambda_ * parts["distillation"], (parts, output)
 
 
-def unused_in_distillation(config: Config) -> set[str]:
+def unused_in_distillation(config: Any) -> set[str]:
     """Returns which of distill, lambda_ and temperature have no effect under the given settings."""
     unused = set()
     if config.objective == "sigmoid" or config.distill == "none":

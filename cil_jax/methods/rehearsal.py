@@ -26,8 +26,8 @@ class Rehearsal(Method):
     Attributes:
       memory: number of exemplars over all classes.
       selection: "herding" or "random".
-      mirror_means: whether the class means include mirror images of the exemplars; as a setting,
-        "auto", "yes" or "no".
+      mirror_means: whether the class means include mirror images of the exemplars. The setting is
+        "auto", "yes" or "no", and the value follows from it and from the augmentation.
       answer: the classifier that counts as the method's prediction, "nme" or "linear".
     """
 
@@ -37,7 +37,7 @@ class Rehearsal(Method):
         "how the exemplars of a class are chosen: by herding or uniformly at random",
         choices=("herding", "random"),
     )
-    mirror_means: bool | str = setting(
+    mirror_means: bool = setting(
         "auto",
         "include horizontally flipped exemplars in the class means; auto: yes if --mirror flips "
         "the training images",

@@ -239,7 +239,7 @@ def _recorded(recorded: object, registry: Registry) -> Origin | None:
     entry = recorded.get(registry.kind) if isinstance(recorded, dict) else None
     if not isinstance(entry, dict) or not isinstance(entry.get("name"), str):
         return None
-    return Origin(*(entry.get(field) for field in Origin._fields))
+    return Origin(entry["name"], entry.get("file"), entry.get("sha256"))
 
 
 def _imported(place: str) -> type:

@@ -236,7 +236,7 @@ def command_with_file(values: Mapping[str, Any], file: str | os.PathLike) -> str
     """
     method, recorded_code = str(values.get("method", "")), values.get("code")
     program = _program(method, code.named_again(recorded_code))
-    return program and shlex.join([*program, "--config", str(file)])
+    return shlex.join([*program, "--config", str(file)]) if program else None
 
 
 def program_of(config: Config) -> list[str] | None:
