@@ -89,6 +89,54 @@ def distillation_by_task(
     return jnp.where(task_of[:, None] >= 0, losses, 0.0).sum(axis=0).mean()
 
 
+def sigmoid_classification(
+    logits: Array, labels: Array, n_open: int | Array, divisor: float
+) -> Array:
+    """Computes the binary cross-entropy of every open output on the labels; see `icarl_bce`.
+
+    Args:
+      logits: float [B, C].
+      labels: int [B], each in 0..C-1.
+      n_open: outputs n_open and above are ignored.
+      divisor: see `icarl_bce`.
+
+    Returns:
+      A scalar, in nats.
+    """
+    chex.assert_rank([logits, labels], [2, 1])
+    targets = jax.nn.one_hot(labels, logits.shape[1])
+    return icarl_bce(heads.restrict(logits, 0, n_open), targets, divisor)
+
+
+def distillation_of_old_outputs(
+    logits: Array,
+    teacher_logits: Array,
+    n_old: Array,
+    temperature: float,
+    task_of: Array | None = None,
+) -> Array:
+    """Computes the distillation of the old outputs; zero if there are none.
+
+    Args:
+      logits: float [B, C], from the network in training.
+      teacher_logits: float [B, C], from the old network; no gradient flows to it.
+      n_old: int [], outputs 0 .. n_old - 1 are old.
+      temperature: above 0; both logits are divided by it.
+      task_of: int [C], the task of each output, for a separate softmax for each old task (default:
+        one softmax over all old outputs).
+
+    Returns:
+      A scalar, in nats.
+    """
+    old, old_teacher = (heads.restrict(x, 0, n_old) for x in (logits, teacher_logits))
+    if task_of is None:
+        loss = distillation(old, old_teacher, temperature)
+    else:
+        is_old = jnp.arange(logits.shape[1]) < n_old
+        loss = distillation_by_task(old, old_teacher, temperature, jnp.where(is_old, task_of, -1))
+    return jnp.where(n_old > 0, loss, 0.0)
+
+
 def icarl(
     logits: Array,
     labels: Array,

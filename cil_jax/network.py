@@ -4,6 +4,7 @@ The structure and shapes of the arrays are the same before the first task and af
 """
 
 import dataclasses
+from functools import partial
 from typing import Any
 
 import jax
@@ -11,6 +12,7 @@ import jax.numpy as jnp
 from flax import struct
 from jax import lax
 
+from cil_jax.errors import UserError
 from cil_jax.heads import Head, Linear
 from cil_jax.typing import Array, Backbone, ImageShape, Key, Params
 
@@ -67,7 +69,7 @@ class Network:
 
     def create(self, image_shape: ImageShape, n_classes: int, key: Key) -> Weights:
         """Initialises the weights; the head has room for n_classes and no open column."""
-        variables = self.backbone.init(key, jnp.zeros((1, *image_shape)))
+        variables = self.backbone.init(key, jnp.zeros((1, *image_shape)), train=False)
         params, batch_stats = variables["params"], variables.get("batch_stats", {})
         n_features = self.slots * self.features_per_backbone(image_shape)
         frozen: Params = {}
@@ -81,13 +83,22 @@ class Network:
         return Weights({"backbone": params, "head": head}, batch_stats, frozen)
 
     def features_per_backbone(self, image_shape: ImageShape) -> int:
-        """Returns the number of features of one backbone."""
+        """Returns the number of features of one backbone.
 
-        def features(image: Array) -> Array:
-            variables = self.backbone.init(jax.random.key(0), image)
-            return self.backbone.apply(variables, image, train=False)
-
-        return jax.eval_shape(features, jnp.zeros((1, *image_shape))).shape[1]
+        Raises:
+          UserError: if the backbone has no attribute `n_features` and its output is not an array
+            [B, n_features].
+        """
+        if hasattr(self.backbone, "n_features"):  # nothing is traced
+            return self.backbone.n_features
+        images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
+        features, _ = jax.eval_shape(
+            partial(self.backbone.init_with_output, train=False), jax.random.key(0), images
+        )
+        if not isinstance(features, jax.ShapeDtypeStruct) or len(features.shape) != 2:
+            name = type(self.backbone).__name__
+            raise UserError(f"{name} must return one array [B, n_features]")
+        return features.shape[1]
 
     def expand(self, weights: Weights) -> Weights:
         """Freezes the trained backbone into the next slot; training goes on from a copy of it.

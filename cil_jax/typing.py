@@ -17,11 +17,15 @@ class Backbone(Protocol):
 
     @property
     def n_features(self) -> int:
-        """Number of features per image."""
+        """Number of features per image; a module of a user may lack it."""
         ...
 
     def init(self, rngs: Any, *args: Any, **kwargs: Any) -> Any:
         """Creates the variables, as `flax.linen.Module.init` does."""
+        ...
+
+    def init_with_output(self, rngs: Any, *args: Any, **kwargs: Any) -> Any:
+        """Creates the variables and returns the features as well."""
         ...
 
     def apply(self, variables: Any, *args: Any, **kwargs: Any) -> Any:

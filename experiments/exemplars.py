@@ -7,7 +7,14 @@ seen. The exemplars are chosen from all training images, which an incremental le
 """
 
 from cil_jax.app.accelerator import start_accelerator
-from cil_jax.app.command_line import command_parser, guarded, leave, saved_settings
+from cil_jax.app.command_line import (
+    add_code_flags,
+    command_parser,
+    guarded,
+    leave,
+    saved_settings,
+)
+from cil_jax.settings import code
 from cil_jax.settings.config import help_of
 
 
@@ -28,7 +35,9 @@ def _exemplars(arguments: list[str] | None) -> None:
         "--draws", type=int, default=10, metavar="N",
         help="number of random selections for each count (default: 10)",
     )  # fmt: skip
+    add_code_flags(parser)
     flags = parser.parse_args(arguments)
+    code.name(flags.method, flags.backbone)
     config = saved_settings(flags.run, data_dir=flags.data_dir)
     start_accelerator(config.accelerator)
 

@@ -7,7 +7,7 @@ and example code that uses both. The program runs on CPUs, GPUs and TPUs.
 """
 
 from cil_jax.app.accelerator import start_accelerator
-from cil_jax.app.command_line import command_parser, guarded, leave, warn
+from cil_jax.app.command_line import add_code_flags, command_parser, guarded, leave, warn
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -22,13 +22,15 @@ def _export(arguments: list[str] | None) -> None:
     parser.add_argument(
         "--classifier", metavar="NAME", help="classifier to export (default: the method's own)"
     )
+    add_code_flags(parser)
     flags = parser.parse_args(arguments)
     start_accelerator("cpu")  # always available; the exported program runs on all platforms
 
     import cil_jax
+    from cil_jax.trained.export import export
 
-    learner = cil_jax.load(flags.run, warn)
-    example = cil_jax.trained.export.export(learner, flags.out, flags.classifier)
+    learner = cil_jax.load(flags.run, warn, method=flags.method, backbone=flags.backbone)
+    example = export(learner, flags.out, flags.classifier)
     n_classes = len(learner.class_names)
     print(f"wrote {flags.out}, with {n_classes} classes. Example code, also in the file:\n")
     print(example, end="")

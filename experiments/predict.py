@@ -16,7 +16,7 @@ import numpy as np
 
 from cil_jax.app import output
 from cil_jax.app.accelerator import start_accelerator
-from cil_jax.app.command_line import command_parser, guarded, leave, warn
+from cil_jax.app.command_line import add_code_flags, command_parser, guarded, leave, warn
 from cil_jax.errors import UserError
 from cil_jax.settings.config import ACCELERATORS, help_of
 
@@ -51,6 +51,7 @@ def _predict(arguments: list[str] | None) -> None:
         "--accelerator", choices=ACCELERATORS, default="auto",
         help=f"{help_of('accelerator')} (default: auto)",
     )  # fmt: skip
+    add_code_flags(parser)
     flags = parser.parse_args(arguments)
     if flags.top < 1:
         raise UserError(f"--top is {flags.top}; it must be at least 1")
@@ -61,7 +62,7 @@ def _predict(arguments: list[str] | None) -> None:
     from cil_jax.data.user_data import Problems
     from cil_jax.storage.run_folder import RunFolder
 
-    learner = cil_jax.load(flags.run, warn)
+    learner = cil_jax.load(flags.run, warn, method=flags.method, backbone=flags.backbone)
     classifier = learner.checked_classifier(flags.classifier)
     scores = learner.engine.method.scale(classifier).meaning
     folder = RunFolder(flags.run)  # the folder of a saved learner has no results

@@ -24,7 +24,8 @@ from cil_jax.app.command_line import (
 from cil_jax.app.launch import run_members
 from cil_jax.errors import UserError
 from cil_jax.files import writing
-from cil_jax.settings.config import ACCELERATORS, flag, help_of
+from cil_jax.settings.config import ACCELERATORS, help_of
+from cil_jax.settings.declaring import flag
 
 if TYPE_CHECKING:
     from cil_jax.report.published_results import Row

@@ -21,13 +21,14 @@ os.environ["XLA_FLAGS"] = f"--xla_backend_optimization_level=1 {os.environ.get('
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from cil_jax import metrics, models
 from cil_jax.confusion import Confusion
 from cil_jax.data import cifar100
-from cil_jax.methods import METHODS
+from cil_jax.methods import METHODS, Batch
 from cil_jax.models import BasicBlock
 from cil_jax.settings.config import Config
 from cil_jax.settings.loading import preset, presets
@@ -50,9 +51,10 @@ def small_config(method: str, out: os.PathLike | str, **overrides) -> Config:
         "backbone": "tiny",
         "epochs": 2,
         "batch_size": 32,
-        "memory": 20,
         "out": str(out),
     }
+    if method in ("icarl", "replay"):  # which keep exemplars
+        values["memory"] = 20
     return preset(method, PRESETS[method], **{**values, **overrides})
 
 
@@ -127,3 +129,9 @@ def real_data_dir() -> str:
     if not folder or cifar100.prepared_version(Path(folder)) is None:
         pytest.skip("no CIFAR-100 in TFDS_DATA_DIR")
     return folder
+
+
+def new_images(images, labels):
+    """A batch without exemplars."""
+    labels = jnp.asarray(labels)
+    return Batch(images, labels, {}, jnp.zeros(labels.shape, bool))

@@ -275,14 +275,14 @@ import jax, jax.numpy as jnp
 import conftest
 from cil_jax import models
 from cil_jax.platform import devices
-from cil_jax.settings.config import Config
+from cil_jax.settings.loading import preset
 from cil_jax.data.augment import Augmentation
 from cil_jax.training.engine import Engine
 from cil_jax.learner import Normalizer
 from cil_jax.methods import build
 from cil_jax.schedules import SGD
 
-method = build(Config(method="finetune"), models.build("tiny"))
+method = build(preset("finetune"), models.build("tiny"))
 engine = Engine(method, SGD(), Augmentation(1, True), batch_size=64, eval_batch_size=64)
 images, labels = jnp.zeros((128, 8, 8, 1), jnp.uint8), jnp.zeros(128, jnp.int32)
 number, rate = jnp.int32(2), jnp.float32(0.1)

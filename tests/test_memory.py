@@ -172,9 +172,9 @@ def test_a_fixed_number_a_class_does_not_change_when_classes_arrive():
 def reservoir_of_three(key):
     """The classes in a reservoir of three slots after five images of one class and then six."""
     memory = memory_lib.create(3, (1, 1, 3))
-    for first, size, key in zip((0, 1), (5, 6), jax.random.split(key), strict=True):
+    for first, size, task_key in zip((0, 1), (5, 6), jax.random.split(key), strict=True):
         pool = task_pool_of_class(memory, first, size)
-        memory = filled(memory, pool, memory_lib.reservoir(pool, memory.n_offered, key))
+        memory = filled(memory, pool, memory_lib.reservoir(pool, memory.n_offered, task_key))
     return memory.images[:, 0, 0, :2], memory.n_offered
 
 

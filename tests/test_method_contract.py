@@ -12,7 +12,7 @@ from cil_jax import heads, memory, models, schedules
 from cil_jax.data.augment import Augmentation
 from cil_jax.learner import Normalizer, with_room
 from cil_jax.methods import METHODS, Batch, build
-from cil_jax.settings.config import Config
+from cil_jax.settings.loading import preset
 from cil_jax.training.engine import Engine
 from cil_jax.training.streaming import Streamed
 
@@ -22,7 +22,9 @@ SIZES = (2, 2, 1)
 
 @pytest.fixture(params=sorted(METHODS))
 def engine(request):
-    config = Config(method=request.param, memory=12)
+    config = preset(request.param)
+    if hasattr(config, "memory"):
+        config = dataclasses.replace(config, memory=12)
     method = build(config, models.build("tiny"), mirror_means=False)
     return Engine(method, schedules.SGD(), Augmentation(0, False), batch_size=4)
 

@@ -14,7 +14,7 @@ from cil_jax.learner import Learner, Normalizer, Weights, create, forward
 from cil_jax.memory import join
 from cil_jax.methods import Batch, build
 from cil_jax.schedules import SGD
-from cil_jax.settings.config import Config
+from cil_jax.settings.loading import preset
 from cil_jax.training.engine import Engine
 
 N_OLD, N_SEEN, ROOM = 3, 5, 8
@@ -77,7 +77,7 @@ def log_softmax(x):
 
 
 def case(name, backbone, **settings):
-    method = build(Config(method=name, **settings), backbone, mirror_means=True)
+    method = build(preset(name, **settings), backbone, mirror_means=True)
     learner = learner_of(backbone)
     images = jax.random.normal(jax.random.key(5), (6, 8, 8, 1))
     batch = Batch(images, jnp.array([3, 4, 4, 3, 0, 2] if name == "icarl" else [3, 4, 4, 3, 3, 4]))
@@ -106,7 +106,7 @@ def test_lwf_is_lambda_times_distillation_plus_cross_entropy(backbone):
 
 
 def test_lwf_has_nothing_to_distil_in_the_first_task(backbone):
-    method = build(Config(method="lwf", softmax_over="new"), backbone)
+    method = build(preset("lwf", softmax_over="new"), backbone)
     learner = learner_of(backbone, n_old=0, n_seen=2)
     batch = Batch(jnp.ones((2, 8, 8, 1)), jnp.array([0, 1]))
     (loss, (parts, _)), grads = jax.value_and_grad(method.loss, has_aux=True)(
@@ -133,7 +133,7 @@ def test_icarl_is_the_papers_loss(backbone):
 @pytest.mark.parametrize("mirror_means", [True, False])
 def test_icarl_keeps_the_herded_images_and_their_means(backbone, mirror_means):
     """`end_task` against the paper's Algorithm 4 and eq. 2 in NumPy, after the first task."""
-    settings = Config(method="icarl", memory=10)
+    settings = preset("icarl", memory=10)
     method = build(settings, backbone, mirror_means=mirror_means)
     learner = learner_of(backbone, n_old=0, n_seen=2)
     images = np.random.RandomState(0).randint(0, 256, (12, 8, 8, 1)).astype(np.uint8)
@@ -165,9 +165,7 @@ def test_icarl_keeps_the_herded_images_and_their_means(backbone, mirror_means):
 
 
 def test_random_exemplars_are_other_images_for_another_key(backbone):
-    method = build(
-        Config(method="icarl", memory=10, selection="random"), backbone, mirror_means=True
-    )
+    method = build(preset("icarl", memory=10, selection="random"), backbone, mirror_means=True)
     learner = learner_of(backbone, n_old=0, n_seen=2)
     images = np.arange(40, dtype=np.uint8)[:, None, None, None] * np.ones((8, 8, 1), np.uint8)
     labels = np.tile([0, 1], 20)
@@ -230,7 +228,7 @@ def test_replay_is_cross_entropy_over_all_open_outputs(backbone):
 
 
 def test_li_and_hoiem_distil_each_old_task_in_a_softmax_of_its_own(backbone):
-    settings = Config(method="lwf", softmax_over="new", distill="tasks", lambda_=2.0)
+    settings = preset("lwf", softmax_over="new", distill="tasks", lambda_=2.0)
     method = build(settings, backbone, mirror_means=True)
     learner = learner_of(backbone).replace(task_of=jnp.array([0, 0, 1, 2, 2, -1, -1, -1]))
     images = jax.random.normal(jax.random.key(5), (6, 8, 8, 1))
@@ -247,7 +245,7 @@ def test_li_and_hoiem_distil_each_old_task_in_a_softmax_of_its_own(backbone):
 
 
 def test_the_task_of_each_class_is_known(backbone):
-    method = build(Config(method="finetune"), backbone)
+    method = build(preset("finetune"), backbone)
     learner = learner_of(backbone, n_old=0, n_seen=0)
     for task, n_new in enumerate((2, 3)):
         learner = method.begin_task(learner.replace(task=jnp.int32(task)), n_new, jax.random.key(0))
@@ -255,7 +253,7 @@ def test_the_task_of_each_class_is_known(backbone):
 
 
 def test_fixed_outputs_are_all_opened_by_the_first_task_and_left_by_the_others(backbone):
-    method = build(Config(method="finetune", outputs="fixed"), backbone)
+    method = build(preset("finetune", outputs="fixed"), backbone)
     zeros = jax.tree.map(jnp.zeros_like, learner_of(backbone).weights.params["head"])
     learner = learner_of(backbone, n_old=0, n_seen=0)
     params = {**learner.weights.params, "head": zeros}
@@ -281,7 +279,7 @@ def trained_one_step(method, learner, labels):
 
 
 def test_a_fixed_representation_moves_new_outputs_only_after_the_first_task(backbone):
-    method = build(Config(method="fixed", objective="sigmoid"), backbone)
+    method = build(preset("fixed", objective="sigmoid"), backbone)
     first = learner_of(backbone, n_old=0, n_seen=3)
     after = trained_one_step(method, first, [0, 1, 2, 0])
     same = jax.tree.map(np.array_equal, after.weights, first.weights)
@@ -303,7 +301,7 @@ def test_a_fixed_representation_moves_new_outputs_only_after_the_first_task(back
 
 
 def test_joint_training_begins_anew_with_all_outputs_fresh(backbone):
-    method = build(Config(method="joint"), backbone)
+    method = build(preset("joint"), backbone)
     before = learner_of(backbone, n_old=0, n_seen=3)
     after = method.begin_task(before, 2, jax.random.key(9))
     assert (int(after.n_old), int(after.n_seen)) == (3, 5)
@@ -314,7 +312,7 @@ def test_joint_training_begins_anew_with_all_outputs_fresh(backbone):
 
 @pytest.mark.parametrize(("answer", "headline"), [("nme", "nme"), ("linear", "linear")])
 def test_the_answer_decides_the_headline_and_both_are_reported(backbone, answer, headline):
-    method = build(Config(method="icarl", answer=answer), backbone, mirror_means=True)
+    method = build(preset("icarl", answer=answer), backbone, mirror_means=True)
     assert method.headline == headline == next(iter(method.classifiers()))
     assert set(method.classifiers()) == {"nme", "linear"}
 
@@ -323,7 +321,7 @@ def test_the_answer_decides_the_headline_and_both_are_reported(backbone, answer,
 @pytest.mark.parametrize("name", ["lwf", "icarl"])
 def test_the_loss_runs_its_teacher_in_evaluation_mode_while_it_trains(backbone, name, objective):
     """The teacher's running statistics decide what it says; a batch's own would hide them."""
-    method = build(Config(method=name, objective=objective), backbone, mirror_means=True)
+    method = build(preset(name, objective=objective), backbone, mirror_means=True)
     learner = learner_of(backbone)
     batch = Batch(jax.random.normal(jax.random.key(5), (6, 8, 8, 1)), jnp.array([3, 4, 4, 3, 3, 4]))
     loss = jax.jit(partial(method.loss, train=True))

@@ -705,10 +705,10 @@ def test_a_path_is_made_absolute_and_does_not_break_the_run_folders_name(tmp_pat
     config = Config(dataset="npz:some where/my data.v2.npz")
     assert config.dataset == f"npz:{tmp_path}/some where/my data.v2.npz"
     assert config.label() == "icarl-npz-my_data.v2-resnet32"
-    assert Config(dataset="folder:..//x/").label() == "icarl-folder-x-resnet32"
-    assert Config(dataset="tfds:mnist:3").label() == "icarl-tfds-mnist_3-resnet32"
-    assert Config(dataset="folder:/").label() == "icarl-folder--resnet32"
-    assert Config(dataset="digits").label() == "icarl-digits-resnet32"
+    assert Config(dataset="folder:..//x/").label() == "folder-x-resnet32"
+    assert Config(dataset="tfds:mnist:3").label() == "tfds-mnist_3-resnet32"
+    assert Config(dataset="folder:/").label() == "folder--resnet32"
+    assert Config(dataset="digits").label() == "digits-resnet32"
     assert len(Config(dataset=f"npz:/{'x' * 250}").label()) < 70
     monkeypatch.setenv("HOME", str(tmp_path))
     assert Config(dataset="folder:~/x").dataset == f"folder:{tmp_path}/x"

@@ -1,5 +1,7 @@
 """bfloat16 in the layers: what stays float32, how near the numbers are, and that it learns."""
 
+import dataclasses
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -10,7 +12,6 @@ from jax import lax
 
 from cil_jax import models
 from cil_jax.errors import UserError
-from cil_jax.settings.config import Config
 from cil_jax.storage.run_folder import RunFolder
 from cil_jax.training.callbacks import Callback
 from cil_jax.training.loop import Run
@@ -103,6 +104,6 @@ def test_a_run_is_not_resumed_in_another_precision(tmp_path):
     folder = RunFolder(config.folder())
     folder.start(config)
     with pytest.raises(UserError, match="precision was bfloat16, is now float32"):
-        folder.check(Config(**{**vars(config), "precision": "float32", "resume": True}))
+        folder.check(dataclasses.replace(config, precision="float32", resume=True))
     with pytest.raises(UserError, match="unknown --precision 'float16'"):
         small_config("icarl", tmp_path / "run", precision="float16")

@@ -1,5 +1,6 @@
 """Runs that are trained together: each is what it is alone, wherever it stands."""
 
+import dataclasses
 import itertools
 import signal
 from types import SimpleNamespace
@@ -12,7 +13,6 @@ from conftest import small_config
 import cil_jax
 from cil_jax.app import command_line, launch
 from cil_jax.errors import UserError
-from cil_jax.settings.config import Config
 from cil_jax.storage import replicates
 from cil_jax.storage.run_folder import RunFolder
 from cil_jax.training import lockstep
@@ -59,7 +59,7 @@ def settings(folder, **more):
 
 
 def again(config):
-    return Config(**{**vars(config), "resume": True})
+    return dataclasses.replace(config, resume=True)
 
 
 def left(config):

@@ -49,6 +49,11 @@ def start_accelerator(name: str, hosts: Config | None = None) -> None:
     except (RuntimeError, AssertionError) as error:
         hint = EXTRAS.get(name, EXTRAS["cpu"])
         raise UserError(f"JAX finds no {name.upper()} on this machine; {hint}") from error
+    if name != "auto" and jax.default_backend() != name:
+        raise UserError(
+            f"JAX was started on {jax.default_backend()} before --accelerator {name} was set: a "
+            "file of your own must compute nothing while it is imported"
+        )
 
 
 def take_huge_pages(accelerator: str) -> None:

@@ -11,8 +11,9 @@ from typing import Any, NoReturn
 
 from cil_jax.app import launch, output
 from cil_jax.errors import UserError, nearest_name
-from cil_jax.settings import loading
-from cil_jax.settings.config import Config, flag, kind
+from cil_jax.settings import code, loading
+from cil_jax.settings.config import Config
+from cil_jax.settings.declaring import flag, kind
 from cil_jax.storage.run_folder import RunFolder
 from cil_jax.training import signals
 
@@ -47,6 +48,41 @@ def main(method: str, default_preset: str, about: str | None = None) -> None:
       about: the description that --help shows.
     """
     leave(guarded(lambda: _from_flags(method, default_preset, about)))
+
+
+def main_of_any_method(about: str | None = None) -> None:
+    """Parses the flags of `experiments.train`, which has --method, runs it, and exits.
+
+    Args:
+      about: the description that --help shows; the list of all methods is appended.
+    """
+    leave(guarded(lambda: _with_method(about)))
+
+
+def _with_method(about: str | None) -> None:
+    """Parses --method, and then the other flags, which depend on it."""
+    parser = Parser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--method")
+    chosen, others = parser.parse_known_args()
+    about = f"{about}\n{_list_of_methods()}"
+    if chosen.method is not None:
+        method = code.METHODS.add(chosen.method)
+        _from_flags(method, loading.default_preset(method), about, program="train")
+    elif {"-h", "--help"} & {*others}:
+        make_parser("", "", about, program="train").print_help()
+    else:
+        raise UserError(
+            f"--method is missing: choose from {', '.join(code.METHODS)}, or name a class of your "
+            "own as path.py:Class"
+        )
+
+
+def _list_of_methods() -> str:
+    """The methods of the package, a line each."""
+    lines = []
+    for name, method_class in code.METHODS.items():
+        lines.append(f"  {name:9} {(method_class.__doc__ or '').partition(chr(10))[0]}")
+    return "\n".join(["methods (--method NAME --help lists the settings of one):", *lines])
 
 
 def leave(code: int) -> NoReturn:
@@ -164,6 +200,17 @@ def add_member_flags(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_code_flags(parser: argparse.ArgumentParser) -> None:
+    """Adds --method and --backbone, which name code of the user's that a run was made with."""
+    for kind_of_code in ("method", "backbone"):
+        parser.add_argument(
+            f"--{kind_of_code}",
+            metavar="PATH:CLASS",
+            help=f"the {kind_of_code} of the run, as path.py:Class, if it is not one of the "
+            "package",
+        )
+
+
 def check_several(n_at_once: int | None, is_several: bool) -> None:
     """Checks that --parallel-members, if given, comes with several runs.
 
@@ -187,10 +234,15 @@ def _count(text: str) -> int:
     return int(text)
 
 
-def _from_flags(method: str, default_preset: str, about: str | None) -> None:
+def _from_flags(
+    method: str, default_preset: str, about: str | None, program: str | None = None
+) -> None:
     """Parses the command line of an experiment and does what it asks for."""
-    parser = make_parser(method, default_preset, about)
+    parser = make_parser(method, default_preset, about, program)
     given = vars(parser.parse_args())
+    given.pop("method", None)
+    if "backbone" in given:
+        given["backbone"] = code.BACKBONES.add(given["backbone"])
     seeds, n_orders = given.pop("seeds", None), given.pop("orders", None)
     n_at_once = given.pop("parallel_members", None)
     is_single = seeds is None and n_orders is None
@@ -238,7 +290,7 @@ def layers(
     Raises:
       UserError: if a value is not allowed, or settings contradict each other.
     """
-    file_settings = loading.read(file) if file else {}
+    file_settings = loading.read(file, method) if file else {}
     if file_settings.get("method", method) != method:
         other = file_settings["method"]
         raise UserError(f"{file} is for {other}, not for {method}: python -m experiments.{other}")
@@ -275,7 +327,7 @@ def _preset_name(
     """
     file_preset = file_settings.get("preset")
     if file_preset and file_preset not in (known := loading.presets(method)):
-        hint = nearest_name(file_preset, known)
+        hint = nearest_name(file_preset, known) if known else ", which has none"
         raise UserError(f"{file}: unknown preset {file_preset!r} of {method}{hint}")
     if None not in (file_preset, flag_preset) and file_preset != flag_preset:
         raise UserError(
@@ -334,25 +386,40 @@ def saved_settings(folder: str, **given: Any) -> Config:
       UserError: if there is no run, or its settings can't be read.
     """
     run = RunFolder(folder)
-    stored = loading.without_others(run.settings())
-    return Config(**{**loading.from_plain(stored, str(run.config_file)), **given, "out": folder})
+    stored = loading.recorded(run.settings(), str(run.config_file))
+    return loading.config_of({"run": stored, "given": {**given, "out": folder}})
 
 
-def make_parser(method: str, default_preset: str, about: str | None = None) -> Parser:
-    """Returns a parser for the flags of an experiment, which has a flag for each field of Config.
+def make_parser(
+    method: str, default_preset: str, about: str | None = None, program: str | None = None
+) -> Parser:
+    """Returns a parser for the flags of an experiment: common settings and those of its method.
 
-    For the arguments see `main`.
+    Args:
+      method: see `main`; "" for common settings only.
+      default_preset: see `main`; "" for none.
+      about: see `main`.
+      program: the name of the experiment, if it has a flag --method (default: the method's name).
     """
-    defaults = loading.preset(method, default_preset)
+    defaults = loading.preset(method, default_preset) if method else Config()
     parser = command_parser(
-        method, about, formatter_class=_Help, argument_default=argparse.SUPPRESS
+        program or method, about, formatter_class=_Help, argument_default=argparse.SUPPRESS
     )
-    parser.add_argument(
-        "--preset",
-        choices=loading.presets(method),
-        help="recipe to start from; --config and the other flags override its settings (default: "
-        f"that of --config, or else {default_preset})",
-    )
+    if program:
+        parser.add_argument(
+            "--method",
+            metavar="NAME",
+            help="method to train: one of those above, or path.py:Class for one of your own "
+            "(no default)",
+        )
+    if method and (presets := loading.presets(method)):
+        origin = f"that of --config, or else {default_preset or 'none'}"
+        parser.add_argument(
+            "--preset",
+            choices=presets,
+            help="recipe to start from; --config and the other flags override its settings "
+            f"(default: {origin})",
+        )
     parser.add_argument(
         "--config",
         metavar="FILE",
@@ -366,7 +433,7 @@ def make_parser(method: str, default_preset: str, about: str | None = None) -> P
     )
     add_member_flags(parser)
     groups: dict[str, Any] = {}
-    for field in dataclasses.fields(Config):
+    for field in dataclasses.fields(defaults):
         group, help = field.metadata["group"], field.metadata["help"]
         if not group:
             continue

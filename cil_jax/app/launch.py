@@ -16,7 +16,9 @@ from typing import TYPE_CHECKING
 from cil_jax.app import output
 from cil_jax.app.accelerator import start_accelerator, take_huge_pages
 from cil_jax.errors import UserError
-from cil_jax.settings.config import Config, flag
+from cil_jax.settings import loading
+from cil_jax.settings.config import Config
+from cil_jax.settings.declaring import flag
 from cil_jax.storage.run_folder import RunFolder
 from cil_jax.training import signals
 
@@ -29,7 +31,9 @@ if TYPE_CHECKING:
 STOPPING = "stopping: saving at the next step (press Ctrl-C again to quit without saving)"
 
 
-def run(config: Config, callback: "Callback | None" = None) -> "Results":
+def run(
+    config: Config, callback: "Callback | None" = None, *, method: str | type | None = None
+) -> "Results":
     """Runs a method through a scenario, or resumes a run that was interrupted.
 
     It prints nothing, writes no report and handles no signals.
@@ -37,6 +41,8 @@ def run(config: Config, callback: "Callback | None" = None) -> "Results":
     Args:
       config: the settings; see `cil_jax.preset`.
       callback: is called while the run trains.
+      method: a method to run in place of the config's, as in `cil_jax.preset`; the settings that
+        both methods have are kept.
 
     Returns:
       The contents of results.json.
@@ -48,6 +54,8 @@ def run(config: Config, callback: "Callback | None" = None) -> "Results":
     from cil_jax.training.callbacks import Callback, CallbackList
     from cil_jax.training.loop import Run
 
+    if method is not None:
+        config = loading.with_method(config, method)
     folder = RunFolder(config.folder())
     if devices.is_first_process():
         folder.check(config)
@@ -99,8 +107,9 @@ def resume_command(config: Config) -> str:
 
     It repeats only settings that do not affect the result; the others are in the run folder.
     """
-    words = ["python", "-m", f"experiments.{config.method}", "--resume", "--out", config.folder()]
-    for field in dataclasses.fields(Config):
+    program = loading.program_of(config) or ["python", "-m", "experiments.train"]
+    words = [*program, "--resume", "--out", config.folder()]
+    for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         is_covered = field.metadata.get("decides", True) or field.name in ("resume", "out")
         if not is_covered and value != field.default:

@@ -18,7 +18,6 @@ from cil_jax.benchmark.settings import Settings
 from cil_jax.benchmark.workbench import Place
 from cil_jax.data import Dataset
 from cil_jax.data.augment import Augmentation
-from cil_jax.settings.config import Config
 from cil_jax.training import build
 from cil_jax.training.loop import Run
 from cil_jax.typing import Array
@@ -117,7 +116,7 @@ class PyTorch:
                 scenario.test_set()[:2],
                 rates=[schedule.rate_at(epoch) for epoch in range(schedule.epochs)],
                 batch_size=config.batch_size,
-                memory=config.memory,
+                memory=run.engine.method.memory_size or 0,
                 n_classes=n_classes,
             )[-1]
 
@@ -167,7 +166,7 @@ class PyTorch:
 
     def _model(
         self,
-        config: Config,
+        config: Any,  # of iCaRL
         dataset: Dataset,
         augmentation: Augmentation,
         n_classes: int,

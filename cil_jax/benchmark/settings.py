@@ -3,7 +3,7 @@
 import dataclasses
 
 from cil_jax.errors import UserError
-from cil_jax.settings.config import flag
+from cil_jax.settings.declaring import flag
 
 # The parts, and for each the program whose first call in a process is timed.
 PROGRAMS = {"step": "train", "epoch": "train", "herding": "herd", "nme": "evaluate", "run": "run"}

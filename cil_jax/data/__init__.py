@@ -15,7 +15,7 @@ from cil_jax.data.folder import read_folder
 from cil_jax.data.scenario import Scenario, Task
 from cil_jax.data.user_data import ReadOptions
 from cil_jax.errors import UserError, nearest_name
-from cil_jax.settings.config import flag
+from cil_jax.settings.declaring import flag
 
 __all__ = ["DATASETS", "Augmentation", "Dataset", "Scenario", "Task", "load", "read_folder"]
 

@@ -1,46 +1,20 @@
 """The methods by name: pure hooks for the loss, the exemplars and the classifiers.
 
-To add a method, write a file in this folder and name its class in METHODS. A method contains no
-training loop and no `jax.jit`, and it reads and writes no file.
+To add a method, write a file in this folder and name its class in `cil_jax.settings.code.METHODS`.
+A method contains no training loop and no `jax.jit`, and it reads and writes no file. Each is
+imported when it is first used.
 """
 
 import dataclasses
+from typing import Any
 
-from cil_jax.errors import UserError, nearest_name
+from cil_jax.errors import UserError
 from cil_jax.methods.base import Batch, Classifier, LossResult, Method
-from cil_jax.methods.finetune import Finetune
-from cil_jax.methods.fixed import FixedRepresentation
-from cil_jax.methods.icarl import ICaRL
-from cil_jax.methods.joint import Joint
-from cil_jax.methods.lwf import LwF
-from cil_jax.methods.replay import Replay
+from cil_jax.settings.code import METHODS
 from cil_jax.settings.config import Config
 from cil_jax.typing import Backbone
 
-__all__ = [
-    "METHODS",
-    "Batch",
-    "Classifier",
-    "Finetune",
-    "FixedRepresentation",
-    "ICaRL",
-    "Joint",
-    "LossResult",
-    "LwF",
-    "Method",
-    "Replay",
-    "build",
-    "unused_settings",
-]
-
-METHODS: dict[str, type[Method]] = {
-    "finetune": Finetune,
-    "fixed": FixedRepresentation,
-    "lwf": LwF,
-    "replay": Replay,
-    "icarl": ICaRL,
-    "joint": Joint,
-}
+__all__ = ["METHODS", "Batch", "Classifier", "LossResult", "Method", "build", "unused_settings"]
 
 
 def build(config: Config, backbone: Backbone, **facts: object) -> Method:
@@ -53,34 +27,40 @@ def build(config: Config, backbone: Backbone, **facts: object) -> Method:
       backbone: the Linen module that computes features.
       **facts: values that follow from the data rather than from a setting; they take precedence
         over settings of the same name.
+
+    Raises:
+      UserError: if the method has a field that is neither a setting nor a fact.
     """
-    cls = _named(config.method)
+    cls = _class_of(config)
     values = {**vars(config), **facts, "backbone": backbone}
-    return cls(**{name: values[name] for name in _fields(cls) if name in values})
+    fields = [field for field in dataclasses.fields(cls) if field.init]
+    missing = [field.name for field in fields if field.name not in values and _is_required(field)]
+    if missing:
+        raise UserError(
+            f"{cls.__name__} has fields that nothing fills in: {', '.join(missing)}; declare "
+            "hyper-parameters by `cil_jax.settings.declaring.setting`"
+        )
+    return cls(**{field.name: values[field.name] for field in fields if field.name in values})
 
 
 def unused_settings(config: Config) -> set[str]:
-    """Returns the method-specific settings that have no effect on the method of a config.
+    """Returns the method's settings that have no effect, since others turn them off.
 
-    These are the settings of other methods, and those that other settings turn off: see
-    `Method.unused_settings`.
+    See `Method.unused_settings`.
     """
-    cls = _named(config.method)
-    of_all_methods = set().union(*map(_fields, METHODS.values()))
-    of_others = (of_all_methods - set(_fields(cls))) & vars(config).keys()
-    return of_others | cls.unused_settings(config)
+    return _class_of(config).unused_settings(config)
 
 
-def _named(name: str) -> type[Method]:
-    """Returns the class of a method.
+def _class_of(config: Config) -> type[Method]:
+    """Returns the class of the method.
 
     Raises:
-      UserError: if there is no method of that name.
+      UserError: if the config is one of no method.
     """
-    if name not in METHODS:
-        raise UserError(f"unknown method {name!r}{nearest_name(name, METHODS)}")
-    return METHODS[name]
+    if config.method_class is None:
+        raise UserError("these settings are of no method: make them by cil_jax.preset")
+    return config.method_class
 
 
-def _fields(cls: type[Method]) -> list[str]:
-    return [field.name for field in dataclasses.fields(cls)]
+def _is_required(field: dataclasses.Field[Any]) -> bool:
+    return field.default is field.default_factory is dataclasses.MISSING

@@ -1,13 +1,13 @@
 """The base class of all methods: a frozen dataclass of hyper-parameters with pure hooks.
 
-A new method is one file with a subclass, one line in `cil_jax.methods.METHODS`, and a passing
-`tests/test_method_contract.py`. The engine compiles the hooks; a method contains no training loop
-and no `jax.jit`, and reads or writes no file.
+A method is one file with a subclass. One of the package also has a line in
+`cil_jax.settings.code.METHODS` and passes `tests/test_method_contract.py`. The engine compiles the
+hooks; a method contains no training loop and no `jax.jit`, and reads or writes no file.
 """
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import ClassVar, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +18,7 @@ from cil_jax.learner import SPARE, Learner
 from cil_jax.memory import Pool, Slots
 from cil_jax.methods.plan import Keep, Plan, Train
 from cil_jax.network import Network, Output, Weights
-from cil_jax.settings.config import Config
+from cil_jax.settings.declaring import setting
 from cil_jax.typing import Array, Backbone, ImageShape, Key, Params
 
 Classifier = Callable[[Learner, Array], Array]  # (learner, features [B, D]) -> scores [B, room]
@@ -48,7 +48,9 @@ class Batch(struct.PyTreeNode):
 class Method:
     """The hooks, with defaults for everything except the loss.
 
-    A field of a subclass that has the name of a setting takes the value of that setting.
+    A field made by `cil_jax.settings.declaring.setting` is a hyper-parameter: it has a flag, a key
+    in presets and in config.yaml, and its value is checked. `cil_jax.methods.build` fills in the
+    others: the backbone, and fields that have the name of a common setting.
 
     Attributes:
       backbone: the Linen module that computes features.
@@ -56,6 +58,8 @@ class Method:
       task_room: the largest number of classes in a task.
       outputs: "growing" to open head columns when their classes arrive, "fixed" to open all of
         them in the first task. Only classes seen are predicted in either case.
+      presets: recipes by name, for a method from outside the package; those of the package are
+        files in `cil_jax/settings/presets/`.
       headline: the name of the classifier that counts as the method's prediction.
       parts: the names of the parts of the loss.
       keeps_all_data: whether each task also trains on all images of all earlier tasks, as an upper
@@ -66,8 +70,14 @@ class Method:
     n_classes: int = dataclasses.field(default=1, kw_only=True)
     n_tasks: int = dataclasses.field(default=1, kw_only=True)
     task_room: int = dataclasses.field(default=1, kw_only=True)
-    outputs: str = dataclasses.field(default="growing", kw_only=True)
+    outputs: str = setting(
+        "growing",
+        "growing: add the outputs of new classes when their task begins; fixed: train the outputs "
+        "of all classes from the first task on",
+        choices=("growing", "fixed"),
+    )
 
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     parts: ClassVar[tuple[str, ...]] = ()
     keeps_all_data: ClassVar[bool] = False
 
@@ -113,14 +123,14 @@ class Method:
         return {}
 
     @classmethod
-    def unused_settings(cls, config: Config) -> set[str]:
+    def unused_settings(cls, config: Any) -> set[str]:
         """Returns the fields of this method that have no effect under the given settings.
 
         For example, a temperature has no effect if the loss has no distillation. Reports then leave
         the setting out.
 
         Args:
-          config: the settings of the run.
+          config: the settings of the run, those of this method included.
         """
         del config
         return set()

@@ -6,14 +6,16 @@ from typing import ClassVar
 import jax
 
 from cil_jax.learner import Learner
-from cil_jax.methods.finetune import Finetune
-from cil_jax.typing import Array, Key
+from cil_jax.methods.base import Batch, LossResult
+from cil_jax.methods.classification import Classification
+from cil_jax.typing import Array, Key, Params
 
 
 @dataclasses.dataclass(frozen=True)
-class Joint(Finetune):
+class Joint(Classification):
     """Trains on all images of all classes seen, which an incremental learner must not keep."""
 
+    parts: ClassVar[tuple[str, ...]] = ("classification",)
     keeps_all_data: ClassVar[bool] = True
 
     def begin_task(self, learner: Learner, n_new: Array, key: Key) -> Learner:
@@ -24,3 +26,10 @@ class Joint(Finetune):
         params = dict(initial.params)
         params["head"] = self.network.head.grow(params["head"], 0, self.n_open(learner), head_key)
         return learner.replace(weights=initial.replace(params=params))
+
+    def loss(
+        self, params: Params, learner: Learner, batch: Batch, key: Key, train: bool = True
+    ) -> LossResult:
+        output = self.student(params, learner, batch, train)
+        loss = self.classification(output.logits, batch.labels, self.n_open(learner))
+        return loss, ({"classification": loss}, output)

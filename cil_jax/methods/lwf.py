@@ -4,84 +4,89 @@ The old network's outputs for the new images serve as soft labels, so no old ima
 """
 
 import dataclasses
-from collections.abc import Mapping
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import jax.numpy as jnp
 
-from cil_jax import heads, losses
+from cil_jax import losses
 from cil_jax.learner import Learner
-from cil_jax.methods.base import Batch, LossResult, zero_in_first_task
-from cil_jax.methods.finetune import Finetune
-from cil_jax.settings.config import Config
-from cil_jax.typing import Array, Key, Params
+from cil_jax.methods.base import Batch, LossResult
+from cil_jax.methods.classification import Classification
+from cil_jax.settings.declaring import NOT_NEGATIVE, POSITIVE, setting
+from cil_jax.typing import Key, Params
 
 
 @dataclasses.dataclass(frozen=True)
-class LwF(Finetune):
-    """Finetuning plus lambda * distillation of the old outputs; or iCaRL's loss, as in LwF.MC.
+class LwF(Classification):
+    """Classification of new images plus lambda * distillation of the old outputs.
 
     With softmax_over "new", the softmax normalises over the new task's outputs, as in Li and Hoiem
     and in PyCIL. With "open", cross-entropy would lower the old outputs for every image, and
-    distillation, a softmax over the old outputs, cannot detect that.
+    distillation, a softmax over the old outputs, cannot detect that. With objective "sigmoid", the
+    loss is iCaRL's: that is LwF.MC.
 
     Attributes:
+      softmax_over: the outputs that the softmax normalises over: all "open" ones, or those of the
+        "new" task.
       distill: "all" for one softmax over all old outputs, "tasks" for one softmax per old task, or
         "none".
       lambda_: weight of the distillation with a softmax; 0 is finetuning.
       temperature: of both softmaxes in the distillation.
     """
 
-    distill: str
-    lambda_: float
-    temperature: float
+    softmax_over: str = setting(
+        "open",
+        "outputs in the softmax of the cross-entropy: open (all current outputs, see --outputs) "
+        "or new (those of the current task only)",
+        choices=("open", "new"),
+    )
+    distill: str = setting(
+        "all",
+        "distillation of the old outputs: all (one softmax over all old outputs), tasks (one "
+        "softmax per old task) or none; with --objective sigmoid, all and tasks are the same",
+        choices=("all", "tasks", "none"),
+    )
+    lambda_: float = setting(
+        1.0, "weight of the distillation loss (--objective softmax)", bound=NOT_NEGATIVE
+    )
+    temperature: float = setting(
+        2.0, "temperature of the distillation (--objective softmax)", bound=POSITIVE
+    )
 
     parts: ClassVar[tuple[str, ...]] = ("classification", "distillation")
 
     @classmethod
-    def unused_settings(cls, config: Config) -> set[str]:
-        unused = super().unused_settings(config)
-        if config.objective == "sigmoid" or config.distill == "none":
-            unused |= {"lambda_", "temperature"}
-        if config.objective == "sigmoid" and config.distill == "tasks":
-            unused |= {"distill"}  # sigmoids have no softmax to split by task
-        return unused
+    def unused_settings(cls, config: Any) -> set[str]:
+        unused = super().unused_settings(config) | unused_in_distillation(config)
+        return unused | ({"softmax_over"} if config.objective == "sigmoid" else set())
 
     def loss(
         self, params: Params, learner: Learner, batch: Batch, key: Key, train: bool = True
     ) -> LossResult:
         output = self.student(params, learner, batch, train)
-        parts = self._parts(learner, batch, output.logits)
-        weight = self.lambda_ if self.objective == "softmax" else 1.0
-        return parts["classification"] + weight * parts["distillation"], (parts, output)
+        logits, n_open = output.logits, self.n_open(learner)
+        first = learner.n_old if self.softmax_over == "new" else 0
+        if self.distill == "none":
+            loss = self.classification(logits, batch.labels, n_open, first)
+            return loss, ({"classification": loss, "distillation": jnp.zeros(())}, output)
+        old = self.teacher(learner, batch).logits
+        if self.objective == "sigmoid":
+            parts = losses.icarl(logits, batch.labels, old, learner.n_old, n_open, self.divisor)
+            return parts["classification"] + parts["distillation"], (parts, output)
+        task_of = learner.task_of if self.distill == "tasks" else None
+        distillation = losses.distillation_of_old_outputs(
+            logits, old, learner.n_old, self.temperature, task_of
+        )
+        classification = self.classification(logits, batch.labels, n_open, first)
+        parts = {"classification": classification, "distillation": distillation}
+        return classification + self.lambda_ * distillation, (parts, output)
 
-    def _parts(self, learner: Learner, batch: Batch, logits: Array) -> Mapping[str, Array]:
-        """Computes the unweighted parts of the loss; scalars."""
-        if self.distill != "none" and self.objective == "sigmoid":
-            return losses.icarl(
-                logits,
-                batch.labels,
-                self.teacher(learner, batch).logits,
-                learner.n_old,
-                self.n_open(learner),
-                self.divisor,
-            )
-        distillation = jnp.zeros(())
-        if self.distill != "none":
-            teacher_logits = self.teacher(learner, batch).logits
-            distillation = zero_in_first_task(
-                learner, self._softmax_distillation(learner, logits, teacher_logits)
-            )
-        classification = self.classification(learner, batch, logits)
-        return {"classification": classification, "distillation": distillation}
 
-    def _softmax_distillation(
-        self, learner: Learner, logits: Array, teacher_logits: Array
-    ) -> Array:
-        """Computes the distillation loss of the old outputs, over all of them or by task."""
-        old, old_teacher = (heads.restrict(x, 0, learner.n_old) for x in (logits, teacher_logits))
-        if self.distill == "all":
-            return losses.distillation(old, old_teacher, self.temperature)
-        is_old = jnp.arange(logits.shape[1]) < learner.n_old
-        task_of = jnp.where(is_old, learner.task_of, -1)
-        return losses.distillation_by_task(old, old_teacher, self.temperature, task_of)
+def unused_in_distillation(config: Any) -> set[str]:
+    """Returns which of distill, lambda_ and temperature have no effect under the given settings."""
+    unused = set()
+    if config.objective == "sigmoid" or config.distill == "none":
+        unused |= {"lambda_", "temperature"}
+    if config.objective == "sigmoid" and config.distill == "tasks":
+        unused |= {"distill"}  # sigmoids have no softmax to split by task
+    return unused

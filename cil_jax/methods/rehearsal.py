@@ -14,6 +14,7 @@ from cil_jax.learner import Learner, views
 from cil_jax.memory import Pool, Slots, equal_shares
 from cil_jax.methods.base import Classifier, Method
 from cil_jax.selection import herding_of_classes, uniform
+from cil_jax.settings.declaring import NOT_NEGATIVE, setting
 from cil_jax.typing import Array, Key
 
 
@@ -24,14 +25,29 @@ class Rehearsal(Method):
     Attributes:
       memory: number of exemplars over all classes.
       selection: "herding" or "random".
-      mirror_means: whether the class means include mirror images of the exemplars.
+      mirror_means: whether the class means include mirror images of the exemplars. The setting is
+        "auto", "yes" or "no", and the value follows from it and from the augmentation.
       answer: the classifier that counts as the method's prediction, "nme" or "linear".
     """
 
-    memory: int
-    selection: str
-    mirror_means: bool
-    answer: str
+    memory: int = setting(2000, "total number of exemplars, over all classes", bound=NOT_NEGATIVE)
+    selection: str = setting(
+        "herding",
+        "how the exemplars of a class are chosen: by herding or uniformly at random",
+        choices=("herding", "random"),
+    )
+    mirror_means: bool = setting(
+        "auto",
+        "include horizontally flipped exemplars in the class means; auto: yes if --mirror flips "
+        "the training images",
+        choices=("auto", "yes", "no"),
+    )
+    answer: str = setting(
+        "nme",
+        "classifier of the headline result: nme (nearest mean of exemplars) or linear (argmax of "
+        "the outputs); results of both are reported",
+        choices=("nme", "linear"),
+    )
 
     @property
     def headline(self) -> str:

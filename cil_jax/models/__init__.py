@@ -1,9 +1,12 @@
 """The backbones by name, and their layers. `build("resnet32")` maps images to features.
 
 To add a backbone, name it in BACKBONES. Output layers are not here but in `cil_jax.heads`.
+Backbones of your own are found as `cil_jax.settings.code` describes.
 """
 
-from typing import Any
+import dataclasses
+import inspect
+from typing import Any, cast
 
 from jax import lax
 
@@ -11,6 +14,8 @@ from cil_jax.errors import UserError, nearest_name
 from cil_jax.models.convolution import cpu_convolution
 from cil_jax.models.normalization import BatchNorm
 from cil_jax.models.resnet import BasicBlock, BottleneckBlock, Layers, ResNet
+from cil_jax.settings import code
+from cil_jax.typing import Backbone
 
 __all__ = ["BACKBONES", "BasicBlock", "BottleneckBlock", "Layers", "ResNet", "build", "layers_for"]
 
@@ -30,19 +35,42 @@ BACKBONES: dict[str, dict[str, Any]] = {
 }
 
 
-def build(name: str, **overrides: Any) -> ResNet:
+def build(name: str, **overrides: Any) -> Backbone:
     """Builds a backbone.
 
     Args:
-      name: a key of BACKBONES.
-      **overrides: fields of ResNet, such as `last_relu=False`.
+      name: a key of BACKBONES, or the name of a class that the user has named.
+      **overrides: fields of ResNet, such as `last_relu=False`; a class of the user's takes those
+        that it has.
 
     Raises:
-      UserError: if there is no backbone of this name.
+      UserError: if there is no backbone of this name, or the user's can't be used.
     """
+    if own := code.BACKBONES.own(name):
+        return _own(own, overrides)
     if name not in BACKBONES:
-        raise UserError(f"unknown backbone {name!r}{nearest_name(name, BACKBONES)}")
+        raise UserError(
+            f"unknown backbone {name!r}{nearest_name(name, BACKBONES)}, or path.py:Class for one "
+            "of your own"
+        )
     return ResNet(**{**BACKBONES[name], **overrides})
+
+
+def _own(cls: type, overrides: dict[str, Any]) -> Backbone:
+    """Builds a backbone of the user's.
+
+    Raises:
+      UserError: if it can't be built or called as a backbone.
+    """
+    if "train" not in inspect.signature(vars(cls).get("__call__", cls.__call__)).parameters:
+        raise UserError(f"{cls.__name__}.__call__ must take the arguments (images, train)")
+    fields = {field.name: field for field in dataclasses.fields(cls) if field.init}
+    values = {key: value for key, value in overrides.items() if key in fields}
+    missing = dataclasses.MISSING
+    for key, field in fields.items():
+        if key not in values and field.default is missing and field.default_factory is missing:
+            raise UserError(f"{cls.__name__} has a field without a default: {key}")
+    return cast(Backbone, cls(**values))
 
 
 # Without a barrier, XLA's CPU backend recomputes the output of a block, with the convolutions of

@@ -14,8 +14,7 @@ import numpy as np
 from cil_jax.errors import UserError
 from cil_jax.report import published_results
 from cil_jax.report.tables import protocol, published_value, run_name, setting
-from cil_jax.settings.config import Config
-from cil_jax.settings.loading import without_others
+from cil_jax.settings.loading import decisive_of
 from cil_jax.storage import replicates
 from cil_jax.storage.replicates import ONLY_REPORTED, SEEDS
 from cil_jax.storage.run_folder import RunFolder
@@ -97,7 +96,7 @@ class _Run:
         """The settings that affect the result, except seeds; empty without a config.yaml."""
         if not self.folder.holds_a_run:
             return {}
-        settings = {**Config().decisive(), **without_others(self.folder.settings())}
+        settings = decisive_of(self.folder.settings())
         return {name: value for name, value in settings.items() if name not in SEEDS}
 
     @property

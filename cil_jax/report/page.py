@@ -26,8 +26,7 @@ from cil_jax.report.tables import (
 )
 from cil_jax.report.thinning import MOST, Groups, groups, n_tasks, spread
 from cil_jax.report.thumbnails import SHOWN, Strip, strips
-from cil_jax.settings.config import Config
-from cil_jax.settings.loading import command, from_plain, without_others
+from cil_jax.settings import loading
 from cil_jax.storage.run_folder import RunFolder
 
 SECTIONS = {
@@ -61,6 +60,7 @@ def write_page(folder: RunFolder) -> Path:
         epochs=folder.epochs(results),
         confusions=folder.confusions(results),
         exemplars=folder.exemplars(),
+        command=_command(settings, folder.config_file),
     )
     writing.replace_text(folder.report_file, render("page.html", **values))
     return folder.report_file
@@ -72,6 +72,7 @@ def _values(
     epochs: Sequence[Mapping[str, Any]],
     confusions: Mapping[str, Confusion],
     exemplars: tuple[np.ndarray, np.ndarray],
+    command: str | None,
 ) -> dict[str, Any]:
     """The values that page.html shows.
 
@@ -82,8 +83,11 @@ def _values(
       confusions: the confusion matrix of each classifier. It may include one more task than the
         results, since it is written before them.
       exemplars: images and labels, see `cil_jax.report.thumbnails.strips`.
+      command: the command that repeats the run; None if there is none.
     """
-    versions, settings = settings.get("versions", {}), without_others(settings)
+    versions = settings.get("versions", {})
+    code = {"code": settings["code"]} if "code" in settings else {}
+    settings = {**loading.without_others(settings), **code}
     headline = results["headline"]
     own = results["classifiers"][headline]
     n_learned = len(own["seen_accuracy"])
@@ -115,7 +119,7 @@ def _values(
         "classes": _classes(results, confusion, pictures),
         "shown_of": _exemplars_shown(pictures),
         "to_come": results["class_names"][seen[-1] :],
-        "command": _command(settings),
+        "command": command,
         "needs_data": results["dataset"].partition(":")[0] in ("cifar100", "tfds"),
         "facts": _facts(results, versions),
         "settings": yaml.safe_dump(settings, sort_keys=False),
@@ -176,10 +180,13 @@ def _exemplars_shown(pictures: Mapping[int, Strip]) -> str:
     return f": the first {n_shown} of each class"
 
 
-def _command(settings: Mapping[str, Any]) -> str | None:
-    """The command that repeats the run; None if there is none, or a setting is unknown."""
+def _command(settings: Mapping[str, Any], file: Path) -> str | None:
+    """The command that repeats the run; None if there is none, or something is unknown."""
+    if settings.get("code"):  # code that need not be known here
+        return loading.command_with_file(settings, file)
     try:
-        return command(Config(**from_plain(settings, "config.yaml")))
+        values = loading.recorded(settings, "config.yaml")
+        return loading.command(loading.config_of({"run": values}))
     except UserError:
         return None
 

@@ -13,7 +13,8 @@ import yaml
 
 from cil_jax.errors import UserError, nearest_name
 from cil_jax.report.percentages import round_percentage
-from cil_jax.settings.config import Config, flag
+from cil_jax.settings.config import Config
+from cil_jax.settings.declaring import flag
 from cil_jax.settings.loading import preset
 from cil_jax.storage import replicates
 

@@ -11,7 +11,7 @@ from cil_jax.metrics import USES_ALL_DATA
 from cil_jax.report.escaping import markdown
 from cil_jax.report.percentages import percent, percentage, round_percentage
 from cil_jax.report.published_results import Outcome, Row, sources, tasks
-from cil_jax.settings.config import flag
+from cil_jax.settings.declaring import flag
 from cil_jax.storage.replicates import n_learned
 
 LAST_ROWS = (

@@ -1,4 +1,5 @@
-"""The settings of a run: their fields, presets and files of settings.
+"""The settings of a run: their declaration, presets and files of settings, and the code they name.
 
-Nothing here imports JAX, so flags can be read before JAX starts.
+Importing this folder does not import JAX. The settings of a method are declared in its class, which
+is imported when they are first asked for.
 """

@@ -1,48 +1,40 @@
-"""The settings of a run: one flat frozen dataclass, and which values they may have.
+"""The settings of a run: one flat frozen dataclass.
 
-The metadata of a field holds its `--help` text. This module does not import JAX, so flags are
-parsed before JAX starts. `cil_jax.settings.loading` fills a Config from presets and files.
+`Config` has the settings that all methods share. `config_type` adds those that a method declares in
+its own class; see `cil_jax.settings.declaring`. `cil_jax.settings.loading` fills a Config from
+presets and files.
 """
 
 import dataclasses
-import importlib.util
+import functools
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar
 
-from cil_jax.errors import UserError, nearest_name
-
-Value = bool | int | float | str | tuple[float, ...] | None  # of a setting
-
-
-class Bound(NamedTuple):
-    """A condition on the value of a setting. None always satisfies it.
-
-    Attributes:
-      holds: whether a value satisfies it.
-      rule: the condition in words, to follow "it must" in an error message.
-    """
-
-    holds: Callable[[Any], bool]
-    rule: str
-
-
-_COUNT = Bound(lambda x: x >= 1, "be at least 1")
-_POSITIVE = Bound(lambda x: 0 < x < float("inf"), "be above 0 and finite")
-_NOT_NEGATIVE = Bound(lambda x: 0 <= x < float("inf"), "be finite and not negative")
-_SEED = Bound(lambda x: 0 <= x < 2**32, f"lie in 0..{2**32 - 1}")
-_FRACTIONS = Bound(
-    lambda fractions: (
-        all(0 < fraction <= 1 for fraction in fractions) and list(fractions) == sorted(fractions)
-    ),
-    "be above 0 and at most 1, in increasing order",
+from cil_jax.errors import UserError
+from cil_jax.settings.code import record
+from cil_jax.settings.declaring import (
+    BETWEEN_0_AND_1,
+    COUNT,
+    FRACTIONS,
+    NOT_NEGATIVE,
+    POSITIVE,
+    SEED,
+    check,
+    is_setting,
+    kind,
+    plain,
+    setting,
 )
 
 ACCELERATORS = ("auto", "cpu", "gpu", "tpu")
 _PATHS = ("npz", "folder")  # kinds of data sets whose name is a path
 _MOVABLE = (*_PATHS, "tfds")  # kinds whose name says where the data is, not what it holds
+# Names that are no setting: flags of commands, and entries of config.yaml beside the settings.
+FLAGS_ONLY = ("seeds", "orders", "parallel_members")  # they ask for several runs
+NOT_SETTINGS = ("code", "versions", "machine", "options")
+NOT_NAMES = (*FLAGS_ONLY, *NOT_SETTINGS, "config", "print_config", "help")
 _LONGEST_NAME = 40  # characters of a data set's name in the name of a run folder
 
 # Titles of the groups of flags in --help.
@@ -50,40 +42,43 @@ _DATA = "data and augmentation"
 _SCENARIO = "class-incremental scenario and seeds"
 _NETWORK = "network"
 _TRAINING = "training"
-_MEMORY = "exemplar memory (iCaRL, replay)"
-_LOSS = "loss"
 _EVALUATION = "evaluation"
 _RUN = "run and hardware"
 _HOSTS = "multiple hosts"
 
 
 def _setting(default: Any, group: str, help: str, **metadata: Any) -> Any:
-    """A field of Config.
+    """A field of Config: see `cil_jax.settings.declaring.setting`.
 
     Args:
-      default: its default value.
+      default, help: see `setting`.
       group: the title of its group in --help; "" for a field without a flag.
-      help: what --help says. If the default is None, it ends in " (default: ...)".
-      **metadata: `choices`, the allowed values; `bound`, see Bound; `metavar`, the placeholder of
-        the value in --help; `decides`, False for a setting that does not affect the result;
-        `several`, for a comma-separated list of names: the package that each name needs.
+      **metadata: further arguments of `setting`, and `decides`, False for a setting that does not
+        affect the result; `several`, for a comma-separated list of names: the package that each
+        name needs.
     """
-    return dataclasses.field(default=default, metadata={"group": group, "help": help, **metadata})
+    return setting(default, help, group=group, **metadata)
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """The settings of a run. Fields are named like their flags: `batch_size` is `--batch-size`.
+    """The settings of a run that all methods share.
 
-    `lambda_` is `--lambda`, since Python reserves the word. The defaults are not the recipe of any
-    method: recipes are presets. Start from `cil_jax.preset("icarl", "paper")` rather than from a
-    plain Config.
+    Fields are named like their flags: `batch_size` is `--batch-size`, and `lambda_` is `--lambda`,
+    since Python reserves the word. The settings of a run are an instance of a subclass, which also
+    has those of the method: see `config_type`. The defaults are not the recipe of any method:
+    recipes are presets. Start from `cil_jax.preset("icarl", "paper")`.
+
+    Attributes:
+      method_class: the class of the method; None for settings without one.
 
     Raises:
       UserError: if a value is not allowed, or settings contradict each other.
     """
 
-    method: str = _setting("icarl", "", "name of the method, a key of `cil_jax.methods.METHODS`")
+    method_class: ClassVar[type | None] = None
+
+    method: str = _setting("", "", "name of the method, see `cil_jax.settings.code`")
     preset: str = _setting("", "", "name of the preset that the other settings start from")
 
     dataset: str = _setting(
@@ -107,20 +102,20 @@ class Config:
         "image size in pixels, for folder: and tfds: data sets: scale the shorter side of each "
         "image to N and crop the central N x N square (default: keep the size, which all images "
         "must share)",
-        bound=_COUNT,
+        bound=COUNT,
     )
     test_share: float | None = _setting(
         None,
         _DATA,
         "fraction of the images of each class that is held out for testing, for npz: and folder: "
         "data sets without test images of their own (default: 0.2)",
-        bound=Bound(lambda x: 0 < x < 1, "lie between 0 and 1"),
+        bound=BETWEEN_0_AND_1,
     )
     split_seed: int | None = _setting(
         None,
         _DATA,
         "seed of the random split into training and test images (default: 0)",
-        bound=_SEED,
+        bound=SEED,
     )
     normalization: str = _setting(
         "per-channel",
@@ -135,7 +130,7 @@ class Config:
         "augmentation: pad each side of an image by N pixels, then crop at random to the original "
         "size; 0 for no crop (default: 4 for cifar100, 1 for digits, 1/8 of the image side for "
         "your own data)",
-        bound=_NOT_NEGATIVE,
+        bound=NOT_NEGATIVE,
     )
     mirror: str = _setting(
         "auto",
@@ -155,21 +150,21 @@ class Config:
         _DATA,
         "augmentation: multiply the pixels of each image by a random factor between 1 - X and "
         "1 + X; 0 for none",
-        bound=_NOT_NEGATIVE,
+        bound=NOT_NEGATIVE,
     )
 
-    task_size: int = _setting(10, _SCENARIO, "number of classes per task", bound=_COUNT)
+    task_size: int = _setting(10, _SCENARIO, "number of classes per task", bound=COUNT)
     first_task: int | None = _setting(
         None,
         _SCENARIO,
         "number of classes of the first task, the base task (default: --task-size)",
-        bound=_COUNT,
+        bound=COUNT,
     )
     classes: int | None = _setting(
         None,
         _SCENARIO,
         "use only the first N classes of the class order (default: all)",
-        bound=_COUNT,
+        bound=COUNT,
     )
     order: str = _setting(
         "seeded",
@@ -182,31 +177,24 @@ class Config:
         1993,
         _SCENARIO,
         "seed of the random class order; 1993 gives the order of PyCIL and of most papers",
-        bound=_SEED,
+        bound=SEED,
     )
-    seed: int = _setting(0, _SCENARIO, "seed of the initial weights", bound=_SEED)
+    seed: int = _setting(0, _SCENARIO, "seed of the initial weights", bound=SEED)
     data_seed: int | None = _setting(
         None,
         _SCENARIO,
         "seed of shuffling, augmentation and random exemplar selection (default: --seed)",
-        bound=_SEED,
+        bound=SEED,
     )
 
     backbone: str = _setting(
         "resnet32",
         _NETWORK,
-        "feature extractor: resnet8, resnet20, resnet32, resnet44, resnet56, resnet64, resnet110 "
-        "or resnet29-bottleneck",
+        "feature extractor: resnet8, resnet20, resnet32, resnet44, resnet56, resnet64, resnet110, "
+        "resnet29-bottleneck, or path.py:Class for a Linen module of your own",
     )
     last_relu: bool = _setting(
         True, _NETWORK, "end the last residual block with a ReLU, so that no feature is negative"
-    )
-    outputs: str = _setting(
-        "growing",
-        _NETWORK,
-        "growing: add the outputs of new classes when their task begins; fixed: train the outputs "
-        "of all classes from the first task on",
-        choices=("growing", "fixed"),
     )
     precision: str = _setting(
         "float32",
@@ -220,51 +208,51 @@ class Config:
         70,
         _TRAINING,
         "epochs per task, including the first unless --first-epochs is given",
-        bound=_COUNT,
+        bound=COUNT,
     )
     first_epochs: int | None = _setting(
-        None, _TRAINING, "epochs of the first task (default: --epochs)", bound=_COUNT
+        None, _TRAINING, "epochs of the first task (default: --epochs)", bound=COUNT
     )
     batch_size: int = _setting(
         128,
         _TRAINING,
         "images per update; the last partial batch of an epoch is dropped, and if there are fewer "
         "images than N, they are repeated to fill one batch",
-        bound=_COUNT,
+        bound=COUNT,
     )
-    rate: float = _setting(0.1, _TRAINING, "initial learning rate of each task", bound=_POSITIVE)
+    rate: float = _setting(0.1, _TRAINING, "initial learning rate of each task", bound=POSITIVE)
     rate_steps: tuple[float, ...] = _setting(
         (0.7, 0.9),
         _TRAINING,
         "learning-rate milestones as fractions of a task's epochs, for all tasks unless "
         "--first-rate-steps is given; at each, the learning rate is divided by --rate-factor",
-        bound=_FRACTIONS,
+        bound=FRACTIONS,
     )
     first_rate_steps: tuple[float, ...] | None = _setting(
         None,
         _TRAINING,
         "learning-rate milestones of the first task (default: --rate-steps)",
-        bound=_FRACTIONS,
+        bound=FRACTIONS,
     )
     rate_factor: float = _setting(
         5.0,
         _TRAINING,
         "divisor of the learning rate at each milestone",
-        bound=_POSITIVE,
+        bound=POSITIVE,
     )
-    momentum: float = _setting(0.9, _TRAINING, "momentum of SGD", bound=_NOT_NEGATIVE)
+    momentum: float = _setting(0.9, _TRAINING, "momentum of SGD", bound=NOT_NEGATIVE)
     weight_decay: float = _setting(
         2e-4,
         _TRAINING,
         "L2 weight-decay coefficient, for all tasks unless --first-weight-decay is given: X * w is "
         "added to the gradient of each weight w; see --decay",
-        bound=_NOT_NEGATIVE,
+        bound=NOT_NEGATIVE,
     )
     first_weight_decay: float | None = _setting(
         None,
         _TRAINING,
         "weight-decay coefficient of the first task (default: --weight-decay)",
-        bound=_NOT_NEGATIVE,
+        bound=NOT_NEGATIVE,
     )
     decay: str = _setting(
         "kernels",
@@ -272,65 +260,6 @@ class Config:
         "parameters with weight decay: kernels only (of convolutions and of the output layer), or "
         "all, including biases and normalization parameters",
         choices=("kernels", "all"),
-    )
-
-    memory: int = _setting(
-        2000, _MEMORY, "total number of exemplars, over all classes", bound=_NOT_NEGATIVE
-    )
-    selection: str = _setting(
-        "herding",
-        _MEMORY,
-        "how the exemplars of a class are chosen: by herding or uniformly at random",
-        choices=("herding", "random"),
-    )
-    mirror_means: str = _setting(
-        "auto",
-        _MEMORY,
-        "include horizontally flipped exemplars in the class means; auto: yes if --mirror flips "
-        "the training images",
-        choices=("auto", "yes", "no"),
-    )
-    answer: str = _setting(
-        "nme",
-        _MEMORY,
-        "classifier of the headline result: nme (nearest mean of exemplars) or linear (argmax of "
-        "the outputs); results of both are reported",
-        choices=("nme", "linear"),
-    )
-
-    objective: str = _setting(
-        "softmax",
-        _LOSS,
-        "softmax: cross-entropy, with distillation at --temperature for lwf and icarl; sigmoid: "
-        "binary cross-entropy of every output, where for lwf and icarl the old network's sigmoid "
-        "outputs are the targets for old classes",
-        choices=("softmax", "sigmoid"),
-    )
-    softmax_over: str = _setting(
-        "open",
-        _LOSS,
-        "outputs in the softmax of the cross-entropy: open (all current outputs, see --outputs) "
-        "or new (those of the current task only; finetune, lwf)",
-        choices=("open", "new"),
-    )
-    distill: str = _setting(
-        "all",
-        _LOSS,
-        "distillation of the old outputs (lwf, icarl): all (one softmax over all old outputs), "
-        "tasks (one softmax per old task) or none (exemplars are trained on their labels)",
-        choices=("all", "tasks", "none"),
-    )
-    lambda_: float = _setting(
-        1.0, _LOSS, "weight of the distillation loss (--objective softmax)", bound=_NOT_NEGATIVE
-    )
-    temperature: float = _setting(
-        2.0, _LOSS, "temperature of the distillation (--objective softmax)", bound=_POSITIVE
-    )
-    divisor: float = _setting(
-        100.0,
-        _LOSS,
-        "divisor of the sigmoid loss, which is summed over the outputs (--objective sigmoid)",
-        bound=_POSITIVE,
     )
 
     ncm: bool = _setting(
@@ -368,7 +297,7 @@ class Config:
         "number of devices that share every batch or, with --parallel-members, the runs; results "
         "are equal up to rounding (default: 1 on a CPU, else the largest number that divides the "
         "batch)",
-        bound=_COUNT,
+        bound=COUNT,
         decides=False,
     )
     stream: bool = _setting(
@@ -400,7 +329,7 @@ class Config:
         None,
         _HOSTS,
         "total number of processes (default: detected by --coordinator auto)",
-        bound=_COUNT,
+        bound=COUNT,
         decides=False,
     )
     process_id: int | None = _setting(
@@ -408,7 +337,7 @@ class Config:
         _HOSTS,
         "index of this process, from 0; process 0 writes the run folder (default: detected by "
         "--coordinator auto)",
-        bound=_NOT_NEGATIVE,
+        bound=NOT_NEGATIVE,
         decides=False,
     )
 
@@ -454,6 +383,42 @@ class Config:
             if field.metadata.get("decides", True)
         }
 
+    def recorded(self) -> dict[str, Any]:
+        """The settings that affect the result, and where code from outside the package lies."""
+        code = record(self.method_class, self.backbone)
+        return {**self.decisive(), **({"code": code} if code else {})}
+
+
+@functools.cache
+def config_type(name: str, method_class: type) -> type[Config]:
+    """The settings of the runs of a method: those of Config, and those that its class declares.
+
+    Args:
+      name: the name of the method.
+      method_class: a dataclass, some of whose fields are made by `setting`.
+
+    Raises:
+      UserError: if a setting of the method has the name of another setting or of a flag, or a type
+        that a setting can't have.
+    """
+    taken = {field.name.rstrip("_") for field in dataclasses.fields(Config)} | {*NOT_NAMES}
+    declared = []
+    for field in filter(is_setting, dataclasses.fields(method_class)):
+        if field.name.rstrip("_") in taken:
+            raise UserError(
+                f"{method_class.__name__} can't have a setting {field.name!r}: all methods have a "
+                "setting or flag of this name"
+            )
+        kind(field)  # raises if it is none
+        metadata = {"group": f"settings of {name}", **field.metadata}
+        copy = dataclasses.field(default=field.default, metadata=metadata)
+        declared.append((field.name, field.type, copy))
+    namespace = {"method_class": method_class, "__doc__": f"The settings of a run of {name}."}
+    return dataclasses.make_dataclass(
+        f"{method_class.__name__}Config", declared, bases=(Config,), frozen=True,
+        namespace=namespace,
+    )  # fmt: skip
+
 
 def cache_dir() -> Path | None:
     """Where decoded data and compiled programs are kept: CIL_JAX_CACHE, else the user's cache.
@@ -477,46 +442,6 @@ def is_moved(dataset: str, other: str) -> bool:
     return kind == other_kind and kind in _MOVABLE and place != other_place
 
 
-def flag(name: str) -> str:
-    """The flag of a field, such as "--batch-size" of "batch_size"."""
-    return "--" + name.rstrip("_").replace("_", "-")
-
-
 def help_of(name: str) -> str:
     """The help text of a field, for other commands that have the same flag."""
     return Config.__dataclass_fields__[name].metadata["help"]
-
-
-def kind(field: dataclasses.Field[Any]) -> type:
-    """The type of a setting: bool, int, float, str, or tuple for a tuple of floats."""
-    return next(k for k in (tuple, bool, int, float, str) if k.__name__ in str(field.type))
-
-
-def check(field: dataclasses.Field[Any], value: Value) -> None:
-    """Rejects a value that is not among the choices, out of bounds, or lacks a package.
-
-    Raises:
-      UserError: if so; it says what the value must be.
-    """
-    name = flag(field.name)
-    choices: Sequence[str] = field.metadata.get("choices", ())
-    if choices and value not in choices:
-        raise UserError(f"unknown {name} {value!r}{nearest_name(str(value), choices)}")
-    packages: Mapping[str, str] = field.metadata.get("several", {})
-    for word in filter(None, str(value).split(",") if packages else ()):
-        if word not in packages:
-            raise UserError(f"unknown {name} {word!r}{nearest_name(word, packages)}")
-        if importlib.util.find_spec(packages[word]) is None:
-            raise UserError(
-                f"{name} {word} needs the package {packages[word]}: pip install {packages[word]}"
-            )
-    holds, rule = field.metadata.get("bound", (None, ""))
-    if holds and value is not None and not holds(value):
-        is_tuple = isinstance(value, tuple)
-        verb = f"are {' '.join(map(str, value))}; they" if is_tuple else f"is {value}; it"
-        raise UserError(f"{name} {verb} must {rule}")
-
-
-def plain(value: Value) -> bool | int | float | str | list[float] | None:
-    """A setting's value as YAML and JSON represent it: a tuple becomes a list."""
-    return list(value) if isinstance(value, tuple) else value

@@ -1,7 +1,11 @@
 """Settings from presets and files, and how a preset, a file and flags are merged.
 
-Presets are the files in `cil_jax/settings/presets/METHOD/`. Your own files of settings have the
-same format, and so has the `config.yaml` of a run. This module does not import JAX.
+Presets are the files in `cil_jax/settings/presets/METHOD/`; those of a method from outside the
+package are its class attribute `presets`. Your own files of settings have the same format, and so
+has the `config.yaml` of a run.
+
+Which settings there are depends on the method, so most functions import the class of the method,
+and JAX with it, but start no backend of JAX.
 """
 
 import contextlib
@@ -17,13 +21,14 @@ import yaml
 
 from cil_jax.errors import UserError, nearest_name
 from cil_jax.files import reading
-from cil_jax.settings.config import Config, Value, check, flag, kind, plain
+from cil_jax.settings import code
+from cil_jax.settings.config import FLAGS_ONLY, NOT_SETTINGS, Config, config_type
+from cil_jax.settings.declaring import Value, check, flag, is_setting, kind, plain
 
 # Settings with a variant for the first task, such as first_epochs.
 WITH_FIRST_VARIANT = ("epochs", "rate_steps", "weight_decay")
-FLAGS_ONLY = ("seeds", "orders", "parallel_members")  # they ask for several runs
-# Other entries of config.yaml, see `cil_jax.platform.environment`.
-NOT_SETTINGS = ("versions", "machine", "options")
+# Methods with a command of their own; `experiments.train` runs any method.
+COMMANDS = ("finetune", "fixed", "lwf", "replay", "icarl", "joint")
 
 # Fields of Config by their source. Later sources override earlier ones.
 Layers = Mapping[str, Mapping[str, Any]]
@@ -39,40 +44,75 @@ TYPE_NAMES = {
 }
 
 
+def type_of(method: str) -> type[Config]:
+    """The class of the settings of a method's runs.
+
+    Raises:
+      UserError: if there is no method of this name, or it declares settings that can't be.
+    """
+    return config_type(method, code.METHODS.named(method))
+
+
 def presets(method: str) -> list[str]:
     """The names of a method's presets.
 
     Raises:
-      UserError: if it has none.
+      UserError: if there is no such method.
     """
-    all_presets = resources.files("cil_jax.settings") / "presets"
-    folder = all_presets / method
-    if not folder.is_dir():
-        known = sorted(f.name for f in all_presets.iterdir() if f.is_dir())
-        raise UserError(
-            f"no presets of {method!r}{nearest_name(method, known)}; if you are adding a method, "
-            f"create cil_jax/settings/presets/{method}/default.yaml"
-        )
-    return sorted(f.name.removesuffix(".yaml") for f in folder.iterdir() if f.name[-5:] == ".yaml")
+    if method not in code.METHODS:
+        return list(_own_presets(method))
+    folder = resources.files("cil_jax.settings") / "presets" / method
+    files = folder.iterdir() if folder.is_dir() else ()
+    return sorted(f.name.removesuffix(".yaml") for f in files if f.name[-5:] == ".yaml")
 
 
-def preset(method: str, name: str, **overrides: Any) -> Config:
+def _own_presets(method: str) -> Mapping[str, Mapping[str, Any]]:
+    """The presets of a method from outside the package."""
+    return getattr(code.METHODS.named(method), "presets", {})
+
+
+def default_preset(method: str) -> str:
+    """The preset to start from if none is named: "" for a method from outside the package."""
+    known = presets(method) if method in code.METHODS else []
+    return next((name for name in ("paper", "pycil", *known) if name in known), "")
+
+
+def preset(method: str | type, name: str = "", **overrides: Any) -> Config:
     """The settings of a preset, with overrides.
 
     Args:
-      method: a key of `cil_jax.methods.METHODS`.
-      name: the name of the preset, such as "paper".
-      **overrides: fields of Config and their values; see `over`.
+      method: a key of `cil_jax.methods.METHODS`; or a method of your own, as its class or as
+        "path.py:Class".
+      name: the name of the preset, such as "paper"; "" for the defaults.
+      **overrides: settings and their values; see `over`. `backbone` may also be the class of a
+        Linen module, or "path.py:Class".
 
     Raises:
-      UserError: if there is no such preset or field, or a value is not allowed.
+      UserError: if there is no such method, preset or setting, or a value is not allowed.
     """
-    named = {"method": method, "preset": name}
-    fields = [field.name for field in dataclasses.fields(Config)]
+    method = code.METHODS.add(method)
+    settings_type = type_of(method)
+    fields = [field.name for field in dataclasses.fields(settings_type)]
     for key in overrides:
         if key not in fields:
-            raise UserError(f"unknown setting {key!r}{nearest_name(key, fields)}")
-    return Config(**{**preset_values(method, name), **over(overrides), **named})
+            raise UserError(f"unknown setting {key!r} of {method}{nearest_name(key, fields)}")
+    if "backbone" in overrides:
+        overrides["backbone"] = code.BACKBONES.add(overrides["backbone"])
+    values = preset_values(method, name) if name else {}
+    return settings_type(**{**values, **over(overrides), "method": method, "preset": name})
+
+
+def with_method(config: Config, method: str | type) -> Config:
+    """The settings for another method, without a preset; those that both methods have are kept.
+
+    Args:
+      config: the settings.
+      method: see `preset`.
+    """
+    name = code.METHODS.add(method)
+    fields = {field.name for field in dataclasses.fields(type_of(name))}
+    kept = {key: value for key, value in vars(config).items() if key in fields}
+    return type_of(name)(**{**kept, "method": name, "preset": ""})
 
 
 def preset_values(method: str, name: str) -> dict[str, Any]:
@@ -83,18 +123,25 @@ def preset_values(method: str, name: str) -> dict[str, Any]:
     """
     known = presets(method)
     if name not in known:
-        raise UserError(f"unknown preset {name!r} of {method}{nearest_name(name, known)}")
-    return from_plain(_preset_values(method, name), f"preset {method}/{name}")
+        hint = nearest_name(name, known) if known else ", which has none"
+        raise UserError(f"unknown preset {name!r} of {method}{hint}")
+    values = _preset_values(method, name) if method in code.METHODS else _own_presets(method)[name]
+    return from_plain(values, f"preset {method}/{name}", method)
 
 
 def _preset_values(method: str, name: str) -> dict[str, Any]:
-    """The values of a preset's file, merged over those of the file that it extends."""
+    """The values of a preset's file, merged over those of the file that it extends.
+
+    The latter may be for another method: its settings that this method lacks are left out.
+    """
     text = (resources.files("cil_jax.settings") / "presets" / method / f"{name}.yaml").read_text()
     values = yaml.safe_load(text)
     if "extends" not in values:
         return values
     _, base_method, base_name = values.pop("extends").split("/")  # such as /icarl/paper
-    return {**_preset_values(base_method, base_name), **values}
+    names = {field.name.rstrip("_") for field in dataclasses.fields(type_of(method))}
+    base = _preset_values(base_method, base_name)
+    return {key: value for key, value in base.items() if key in names} | values
 
 
 def over(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -108,19 +155,22 @@ def over(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def config_of(layers: Layers) -> Config:
-    """The settings that result from merging layers.
+    """The settings that result from merging layers, one of which names the method.
 
     Raises:
       UserError: if a value is not allowed.
     """
-    return Config(**{name: value for layer in layers.values() for name, value in layer.items()})
+    values = {name: value for layer in layers.values() for name, value in layer.items()}
+    if "method" not in values:
+        raise UserError("the settings name no method")
+    return type_of(values["method"])(**values)
 
 
 def commented(layers: Layers) -> str:
     """All settings as YAML for `read`, each with its source in a comment."""
     config, lines = config_of(layers), []
     last_first = list(layers)[::-1]
-    for field in dataclasses.fields(Config):
+    for field in dataclasses.fields(config):
         source = next((name for name in last_first if field.name in layers[name]), "default")
         value = yaml.safe_dump(
             plain(getattr(config, field.name)), default_flow_style=True, width=10**6
@@ -139,13 +189,15 @@ def command(config: Config) -> str | None:
       The command, or None if no flags give these settings. That can happen if a Config was built in
       Python.
     """
-    name = config.preset or presets(config.method)[0]
+    name = config.preset or default_preset(config.method)
     fields = [field for field in dataclasses.fields(config) if field.metadata["group"]]
     fields = [field for field in fields if field.metadata.get("decides", True)]
     given: dict[str, Any] = {}
     while True:
         # A flag of all tasks may reset the preset's value for the first task: compare again.
-        reached = preset(config.method, name, **given)
+        values = preset_values(config.method, name) if name else {}
+        named = {"method": config.method, "preset": name}
+        reached = type(config)(**{**values, **over(given), **named})
         missing = [f.name for f in fields if getattr(reached, f.name) != getattr(config, f.name)]
         # No flag sets a first-task variant to None, but the flag of all tasks resets it.
         missing = [
@@ -156,14 +208,56 @@ def command(config: Config) -> str | None:
         if set(missing) <= given.keys():
             return None
         given.update((key, getattr(config, key)) for key in missing)
-    words = ["python", "-m", f"experiments.{config.method}", "--preset", name]
+    program = program_of(config)
+    if program is None:
+        return None
+    words = [*program, *(["--preset", name] if name else [])]
     for field in fields:  # in the order of --help
         if field.name in given:
+            is_own = field.name == "backbone" and code.BACKBONES.own(config.backbone)
+            if is_own:  # in the words of the program
+                continue
             flag_words = _flag_words(field, given[field.name])
             if flag_words is None:
                 return None
             words += flag_words
     return shlex.join(words)
+
+
+def command_with_file(values: Mapping[str, Any], file: str | os.PathLike) -> str | None:
+    """The command that repeats a run by its config.yaml, for which no code is needed.
+
+    Args:
+      values: the content of config.yaml.
+      file: config.yaml.
+
+    Returns:
+      The command, or None if code of the user's is in no file.
+    """
+    method, recorded_code = str(values.get("method", "")), values.get("code")
+    program = _program(method, code.named_again(recorded_code))
+    return shlex.join([*program, "--config", str(file)]) if program else None
+
+
+def program_of(config: Config) -> list[str] | None:
+    """The first words of the commands for a run: the program, and the files of your own code.
+
+    Returns:
+      The words; None if code of your own is in no file.
+    """
+    recorded_code = code.record(config.method_class, config.backbone)
+    return _program(config.method, code.named_again(recorded_code))
+
+
+def _program(method: str, code_flags: list[str] | None) -> list[str] | None:
+    """The first words of a command for a method; see `program_of`."""
+    if code_flags is None:
+        return None
+    start = ["python", "-m"]
+    if method in COMMANDS:
+        return [*start, f"experiments.{method}", *code_flags]
+    is_own = "--method" in code_flags
+    return [*start, "experiments.train", *([] if is_own else ["--method", method]), *code_flags]
 
 
 def _flag_words(field: dataclasses.Field[Any], value: Value) -> list[str] | None:
@@ -177,17 +271,66 @@ def _flag_words(field: dataclasses.Field[Any], value: Value) -> list[str] | None
     return None if None in values else [name, *map(str, values)]
 
 
-def read(file: str | os.PathLike) -> dict[str, Any]:
+def read(file: str | os.PathLike, method: str = "") -> dict[str, Any]:
     """The settings in a file, as fields of Config. `method` and `preset` may be among them.
 
     Args:
       file: YAML with settings under the names of their flags, as in the config.yaml of a run.
+      method: the method that the settings are for, if the file names none.
 
     Raises:
       UserError: if the file can't be read, or a name or a value in it is wrong.
     """
-    values = reading.read_yaml(Path(file))
-    return from_plain(without_others(values), str(file))
+    return recorded(reading.read_yaml(Path(file)), str(file), method)
+
+
+def recorded(values: Mapping[str, Any], source: str, method: str = "") -> dict[str, Any]:
+    """Fields of Config from the content of a config.yaml or of a file in its format.
+
+    Runs of older versions also recorded the settings of other methods, which are left out.
+
+    Args:
+      values: the content of the file.
+      source: see `from_plain`.
+      method: see `read`.
+
+    Raises:
+      UserError: see `from_plain`; also if the run used code from outside the package and the user
+        has not named it.
+    """
+    code.check_known(values.get("code"), source)
+    settings = without_others(values)
+    named = values.get("method")
+    if "versions" in values and named in list(code.METHODS):  # written by a run
+        known = {field.name.rstrip("_") for field in dataclasses.fields(type_of(str(named)))}
+        of_others = _settings_of_all_methods() - known
+        settings = {name: value for name, value in settings.items() if name not in of_others}
+    return from_plain(settings, source, method)
+
+
+def decisive_of(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that affect the result of a run, from its config.yaml, as plain values.
+
+    A setting that the run is older than has its default. Code from outside the package, which is
+    not needed, counts as a setting `code`, of checksums.
+    """
+    named, settings = values.get("method"), without_others(values)
+    settings_type = type_of(str(named)) if named in list(code.METHODS) else Config
+    defaults = settings_type().decisive()
+    if settings_type is not Config:
+        settings = {name: value for name, value in settings.items() if name in defaults}
+    origins = code.checksums(values.get("code"))
+    return {**defaults, **settings, **({"code": origins} if origins else {})}
+
+
+def _settings_of_all_methods() -> set[str]:
+    """The names of the settings that any method of the package declares, as in config.yaml."""
+    return {
+        field.name.rstrip("_")
+        for method_class in code.METHODS.values()
+        for field in dataclasses.fields(method_class)
+        if is_setting(field)
+    }
 
 
 def without_others(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -195,17 +338,25 @@ def without_others(values: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in values.items() if name not in NOT_SETTINGS}
 
 
-def from_plain(values: Mapping[str, Any], source: str) -> dict[str, Any]:
+def from_plain(values: Mapping[str, Any], source: str, method: str = "") -> dict[str, Any]:
     """Fields of Config from values as YAML represents them.
 
     Args:
       values: values under the names of their flags.
       source: where they come from, such as a file name; error messages begin with it.
+      method: the method that they are settings of, if they do not name it; "" for settings that all
+        methods share.
 
     Raises:
-      UserError: if a name is unknown, or a value has the wrong type or is not allowed.
+      UserError: if there is no such method, a name is unknown, or a value has the wrong type or is
+        not allowed.
     """
-    fields = {field.name.rstrip("_"): field for field in dataclasses.fields(Config)}
+    named = values.get("method", method)
+    try:
+        settings_type = type_of(named) if named and isinstance(named, str) else Config
+    except UserError as error:
+        raise UserError(f"{source}: {error}") from error
+    fields = {field.name.rstrip("_"): field for field in dataclasses.fields(settings_type)}
     settings: dict[str, Any] = {}
     for name, value in values.items():
         if name in FLAGS_ONLY:
@@ -214,7 +365,8 @@ def from_plain(values: Mapping[str, Any], source: str) -> dict[str, Any]:
             )
         if name not in fields:
             hint = nearest_name(str(name), fields)
-            raise UserError(f"{source}: unknown setting {name!r}{hint}")
+            of = f" of {named}" if named else ""
+            raise UserError(f"{source}: unknown setting {name!r}{of}{hint}")
         try:
             settings[fields[name].name] = _value(name, fields[name], value)
         except UserError as error:

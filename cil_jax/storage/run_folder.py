@@ -132,7 +132,7 @@ class RunFolder:
         Raises:
           UserError: if there is no run, or its settings can't be read.
         """
-        stored = {**Config().decisive(), **self.settings()}
+        stored = {**type(config)(method=config.method).decisive(), **self.settings()}
         wanted = config.decisive()
         return {
             name: (stored[name], wanted[name]) for name in wanted if stored[name] != wanted[name]
@@ -142,7 +142,7 @@ class RunFolder:
         """Creates the folder and writes config.yaml."""
         from cil_jax.platform import environment  # imports JAX
 
-        settings = {**config.decisive(), **environment.describe()}
+        settings = {**config.recorded(), **environment.describe()}
         with self.writing():
             writing.make_folder(self.path)
             writing.replace_text(self.config_file, yaml.safe_dump(settings, sort_keys=False))

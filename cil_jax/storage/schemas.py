@@ -30,8 +30,9 @@ Side = Annotated[int, Meta(ge=1, le=2**16)]  # pixels
 ImageShape = Annotated[list[Side], Meta(min_length=3, max_length=3)]  # height, width, channels
 Plain = bool | int | float | str | None
 
-# The content of config.yaml: settings under the names of their flags, versions and the like.
-Settings = dict[str, Plain | list[Plain] | dict[str, Plain]]
+# The content of config.yaml: settings under the names of their flags, versions and the like;
+# `code` has an entry for each class from outside the package.
+Settings = dict[str, Plain | list[Plain] | dict[str, Plain | dict[str, Plain]]]
 
 
 class Seeds(TypedDict):

@@ -23,7 +23,7 @@ from cil_jax.errors import UserError, nearest_name
 from cil_jax.files import reading, writing
 from cil_jax.learner import Learner, Normalizer, widened, with_whole_tasks
 from cil_jax.platform.versions import versions
-from cil_jax.settings import loading
+from cil_jax.settings import code, loading
 from cil_jax.settings.config import Config
 from cil_jax.storage import schemas
 from cil_jax.storage.checkpoint import Checkpoints
@@ -193,7 +193,7 @@ class SavedLearner:
         """
         path = Path(folder)
         about = {
-            "settings": self.config.decisive(),
+            "settings": self.config.recorded(),
             "class_names": self.class_names,
             "image_shape": self.image_shape,
             "room": self.room.n_classes,
@@ -244,32 +244,46 @@ class _Facts(NamedTuple):
 
     Attributes:
       settings: fields of Config.
+      code: the entry `code` of its config.yaml; None if all of its code is the package's.
       class_names: the names of its classes; those that it has not learned yet come last.
       image_shape: (H, W, C) of its images.
       room: what its arrays have room for.
     """
 
     settings: dict[str, Any]
+    code: Any
     class_names: list[str]
     image_shape: tuple[int, int, int]
     room: Room
 
 
-def load(folder: str | os.PathLike, warn: Callable[[str], None] = warnings.warn) -> SavedLearner:
+def load(
+    folder: str | os.PathLike,
+    warn: Callable[[str], None] = warnings.warn,
+    *,
+    method: str | type | None = None,
+    backbone: str | type | None = None,
+) -> SavedLearner:
     """Loads the learner of a run, as it was after its last complete task, or a saved learner.
 
     Args:
       folder: the folder of a run, finished or not, or one written by `SavedLearner.save`.
-      warn: called with a message about each damaged checkpoint that is skipped.
+      warn: called with a message about each damaged checkpoint that is skipped, and about code
+        that has changed.
+      method, backbone: the class, or "path.py:Class", that the learner was trained with, if it is
+        from outside the package; the code that a folder names is not run unasked.
 
     Raises:
       UserError: if there is no learner or it can't be read, or if the run has not learned a task
         yet.
     """
     path = Path(folder)
+    code.name(method, backbone)
     is_saved_alone = not RunFolder(path).holds_a_run and (path / LEARNER).exists()
     facts = _facts_of_learner(path) if is_saved_alone else _facts_of_run(path)
-    config = Config(**facts.settings)
+    for change in code.changes(facts.code):
+        warn(f"{path} was trained with other code: {change}")
+    config = loading.config_of({str(path): facts.settings})
     engine = engine_of(config, None, facts.room)
     if not (path / "checkpoints").is_dir():
         raise UserError(f"{path} has no checkpoints")
@@ -290,11 +304,13 @@ def load(folder: str | os.PathLike, warn: Callable[[str], None] = warnings.warn)
 def _facts_of_learner(path: Path) -> _Facts:
     """The facts about a learner that was saved on its own."""
     about = reading.read_json(path / LEARNER, schemas.LearnerAbout)
-    settings = loading.from_plain(about["settings"], str(path / LEARNER))
+    recorded = {**about["settings"], "versions": about.get("versions", {})}
+    settings = loading.recorded(recorded, str(path / LEARNER))
     height, width, channels = about["image_shape"]
+    shape = (height, width, channels)
     # Learners of older formats do not say more; their checkpoints are refused by name.
     room = Room(about["room"], about.get("n_tasks", 1), about.get("task_room", 1))
-    return _Facts(settings, about["class_names"], (height, width, channels), room)
+    return _Facts(settings, recorded.get("code"), about["class_names"], shape, room)
 
 
 def _facts_of_run(path: Path) -> _Facts:
@@ -304,7 +320,8 @@ def _facts_of_run(path: Path) -> _Facts:
         if run.members():
             run.settings()  # raises an error that names one of the members
         raise UserError(f"{path} holds neither a run nor a saved learner")
-    settings = loading.read(run.config_file)
+    recorded = run.settings()
+    settings = loading.recorded(recorded, str(run.config_file))
     if not run.results_file.exists():
         raise _unlearned(path)
     results = run.results()
@@ -315,7 +332,8 @@ def _facts_of_run(path: Path) -> _Facts:
     if augmentation := results.get("augmentation"):
         mirror = "yes" if augmentation["mirror"] else "no"
         settings |= {"pad": augmentation["pad"], "mirror": mirror}
-    return _Facts(settings, names, (height, width, channels), room_of(results["task_sizes"]))
+    shape, room = (height, width, channels), room_of(results["task_sizes"])
+    return _Facts(settings, recorded.get("code"), names, shape, room)
 
 
 def _unlearned(path: Path) -> UserError:

@@ -121,12 +121,13 @@ def engine_of(
         backend).
 
     Raises:
-      UserError: if settings contradict each other, or an option of JAX would change the results.
+      UserError: if an option of JAX would change the results, or the method or backbone can't be
+        built.
     """
     environment.check_options()
     augmentation = augmentation_of(config, dataset)
-    as_in_training = config.mirror_means == "auto"
-    mirror_means = augmentation.mirror if as_in_training else config.mirror_means == "yes"
+    chosen = getattr(config, "mirror_means", "auto")  # a setting of methods with exemplars
+    mirror_means = augmentation.mirror if chosen == "auto" else chosen == "yes"
     backbone = models.build(
         config.backbone,
         last_relu=config.last_relu,
@@ -137,12 +138,6 @@ def engine_of(
     for is_first in (True, False):
         if problem := problem_of(method.plan(is_first)):
             raise UserError(f"the plan of {config.method} can't be followed: {problem}")
-    trains_on_old = method.memory_size is not None or method.keeps_all_data
-    if trains_on_old and config.objective == "softmax" and config.softmax_over == "new":
-        raise UserError(
-            f"--softmax-over new excludes old classes, but {config.method} also trains on images "
-            "of old classes: use --softmax-over open"
-        )
     return Engine(
         method=method,
         optimizer=SGD(config.momentum, config.decay),

@@ -23,6 +23,7 @@ from cil_jax.memory import Chunk, Pool, exemplars
 from cil_jax.methods.plan import Do, Keep, Plan, Step, Train
 from cil_jax.platform import devices, environment, machine
 from cil_jax.schedules import Schedule
+from cil_jax.settings import code
 from cil_jax.settings.config import Config
 from cil_jax.storage.checkpoint import Checkpoints
 from cil_jax.storage.run_folder import RunFolder, Unwritten
@@ -316,7 +317,8 @@ class Run:
         """Warns of damaged lines, and of a changed environment if there is more to train."""
         for line in self.folder.damaged_lines():
             self._warn(f"{line}: the line is kept, but figures leave it out")
-        changes = environment.changes(self.folder.settings())
+        recorded = self.folder.settings()
+        changes = [*environment.changes(recorded), *code.changes(recorded.get("code"))]
         if changes and int(learner.task) < len(self.scenario.task_sizes):
             self._warn(
                 "results may differ from those of an uninterrupted run, because the environment "

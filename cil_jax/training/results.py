@@ -34,7 +34,7 @@ def changed(config: Config) -> dict[str, Any]:
         named = loading.preset(config.method, config.preset) if config.preset else None
     except UserError:  # a name given in Python need not be that of a preset
         return {}
-    settings, expected = config.decisive(), (named or Config(method=config.method)).decisive()
+    settings, expected = config.decisive(), (named or type(config)(method=config.method)).decisive()
     ignored = {*NOT_CHANGES, *(name.rstrip("_") for name in methods.unused_settings(config))}
     differing = [key for key in settings if settings[key] != expected[key] and key not in ignored]
     # Setting epochs also resets the first_epochs of the preset to None. Name only epochs then.
