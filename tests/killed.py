@@ -41,7 +41,7 @@ CALLS = {
     "evaluating": [
         (Evaluation, name) for name in ("of_task", "of_seen", "_counts", "_all_data_means")
     ],
-    "selecting": [(Engine, "end_task")],
+    "selecting": [(Engine, "advance"), (Engine, "keep"), (Engine, "end_task")],
     "results": [(RunFolder, "write_results"), (RunFolder, "append"), (RunFolder, "cut")],
     "drawing": [(report, "draw"), (report, "write_page")],
 }

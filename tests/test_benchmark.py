@@ -96,7 +96,7 @@ def test_what_is_measured_is_the_middle_of_a_run(workbench, learner):
     last = workbench.learner(9)
     assert (int(last.n_old), int(last.n_seen)) == (18, 20)
     assert int(workbench.pool(last).count()) == 2 * 12 + 18 * 2
-    assert last.memory.counts.tolist() == [2] * 18 + [0] * 2
+    assert last.memory.counts(20).tolist() == [2] * 18 + [0] * 2
     assert last.task_of.tolist()[-4:] == [8, 8, 9, 9]
     assert jax.tree.map(jnp.shape, last) == jax.tree.map(jnp.shape, learner)
     assert float(abs(learner.teacher.params["head"]["kernel"]).max()) > 0

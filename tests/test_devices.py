@@ -25,7 +25,10 @@ from cil_jax.platform import devices
 from cil_jax.settings.config import Config
 
 ROOT = Path(__file__).parents[1]
-PROGRAMS = ("create", "begin_task", "pool", "train", "end_task", "feature_sums", "evaluate")
+PROGRAMS = (
+    *("create", "begin_task", "pool", "train", "advance", "keep", "end_task"),
+    *("feature_sums", "evaluate"),
+)
 
 
 class Compilations(logging.Handler):

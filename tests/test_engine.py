@@ -7,12 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import small_config
+from conftest import new_images, small_config
 
 from cil_jax.classifiers import class_means, nearest_class_mean
 from cil_jax.data.augment import Augmentation
-from cil_jax.learner import Purpose, embed, forward, initial_weights, root_keys
-from cil_jax.methods import Batch
+from cil_jax.learner import Purpose, embed, root_keys
 from cil_jax.storage.run_folder import RunFolder
 from cil_jax.training.callbacks import Callback
 from cil_jax.training.evaluation import Evaluation
@@ -42,6 +41,11 @@ def trained(run, learner, pool, stops):
     return learner, sums
 
 
+def ended(run, learner, pool):
+    """A learner after the exemplars of its task were kept."""
+    return run.engine.end_task(run.engine.keep(learner.replace(step=jnp.int32(0)), pool))
+
+
 def test_a_scan_over_an_epoch_is_a_loop_of_single_steps(run, begun):
     learner, pool = begun
     scan = trained(run, learner, pool, [6])
@@ -65,7 +69,7 @@ def test_fast_training_is_the_same_up_to_rounding(run, begun):
 
 def test_an_epoch_sees_every_image_at_most_once(run, begun):
     learner, pool = begun
-    order = np.asarray(pool.shuffled(learner.key(2)))
+    order = np.asarray(pool.order(learner.key(2)))
     assert len(set(order.tolist())) == len(order)
     n = int(pool.count())
     assert np.all(np.asarray(pool.labels)[order[:n]] >= 0)
@@ -113,10 +117,9 @@ def test_the_seeds_are_separate(run, tmp_path):
 
 def test_a_new_network_comes_from_the_learners_own_key(run):
     learner = run.new_learner()
-    backbone, room = run.engine.method.backbone, learner.means.shape[0]
-    key = learner.key(Purpose.BACKBONE)
-    expected = jax.jit(initial_weights, static_argnums=(0, 1, 2))(
-        backbone, learner.image_shape, room, key
+    key, room = learner.key(Purpose.BACKBONE), learner.means.shape[0]
+    expected = jax.jit(run.engine.method.initial_weights, static_argnums=(0, 1))(
+        learner.image_shape, room, key
     )
     chex.assert_trees_all_close(learner.weights, expected, rtol=1e-6)
 
@@ -138,7 +141,7 @@ def test_evaluation_is_a_plain_count(run, begun, streamed):
     """
     learner, pool = begun
     learner, _ = trained(run, learner, pool, [8])
-    learner = run.engine.end_task(learner.replace(step=jnp.int32(0)), pool)
+    learner = ended(run, learner, pool)
     start, stop = 3, run.evaluation.bounds[1]
     assert (stop - start) // 16 > 1 and (stop - start) % 16
     means = jax.random.normal(jax.random.key(1), learner.means.shape)
@@ -150,7 +153,7 @@ def test_evaluation_is_a_plain_count(run, begun, streamed):
     )
     method = run.engine.method
     images = learner.normalizer(jnp.asarray(test_set[start:stop]))
-    features = forward(method.backbone, learner.weights, images, learner.n_seen).features
+    features = method.network(learner.weights, images, learner.n_seen).features
     labels = labels[start:stop]
     scorers = {**method.classifiers(), "ncm": lambda _, f: nearest_class_mean(f, means, 2)}
     assert set(counts) == set(scorers)
@@ -158,7 +161,7 @@ def test_evaluation_is_a_plain_count(run, begun, streamed):
         expected = np.zeros((5, 5), int)
         np.add.at(expected, (labels, np.asarray(score(learner, features).argmax(axis=1))), 1)
         chex.assert_trees_all_equal(np.asarray(counts[name].confusion), expected.astype(np.int32))
-    batch = Batch(images, jnp.asarray(labels))
+    batch = new_images(images, jnp.asarray(labels))
     expected_loss, _ = method.loss(
         learner.weights.params, learner, batch, jax.random.key(0), train=False
     )
@@ -168,7 +171,7 @@ def test_evaluation_is_a_plain_count(run, begun, streamed):
 def test_the_test_accuracy_of_an_epoch_is_that_of_the_outputs(run, begun):
     """Whatever the method's own classifier: here the outputs always say the first class."""
     learner, pool = begun
-    learner = run.engine.end_task(learner, pool)
+    learner = ended(run, learner, pool)
     head = learner.weights.params["head"]
     params = {**learner.weights.params, "head": {**head, "bias": head["bias"].at[0].set(1e6)}}
     learner = learner.replace(weights=learner.weights.replace(params=params))
@@ -179,14 +182,14 @@ def test_the_test_accuracy_of_an_epoch_is_that_of_the_outputs(run, begun):
 
 def test_embedding_in_batches_is_embedding_at_once_and_mirrors(run, begun):
     learner, _ = begun
-    backbone = run.engine.method.backbone
+    network = run.engine.method.network
     images = run.evaluation.images[:23]
-    at_once = embed(backbone, learner, images)
-    in_batches = embed(backbone, learner, images, batch_size=10)
+    at_once = embed(network, learner, images)
+    in_batches = embed(network, learner, images, batch_size=10)
     chex.assert_trees_all_close(in_batches, at_once, rtol=1e-5, atol=1e-6)
-    mirrored = embed(backbone, learner, images, mirrored=True)
+    mirrored = embed(network, learner, images, mirrored=True)
     chex.assert_trees_all_close(
-        mirrored, embed(backbone, learner, images[:, :, ::-1]), rtol=1e-5, atol=1e-6
+        mirrored, embed(network, learner, images[:, :, ::-1]), rtol=1e-5, atol=1e-6
     )
     assert not np.allclose(mirrored, at_once, rtol=1e-3)
 
@@ -211,8 +214,8 @@ def test_an_update_moves_every_parameter_by_rate_momentum_and_decay(run, begun):
     numbers = (jnp.float32(rate), jnp.float32(decay), jnp.int32(1))
     after, _ = plain.train(learner, pool, plain.no_sums(), *numbers)
 
-    rows = pool.shuffled(learner.key(Purpose.SHUFFLE))[: plain.batch_size]
-    batch = Batch(learner.normalizer(pool.images[rows]), pool.labels[rows])
+    rows = pool.order(learner.key(Purpose.SHUFFLE))[: plain.batch_size]
+    batch = new_images(learner.normalizer(pool.images[rows]), pool.labels[rows])
     gradient = jax.jit(jax.grad(plain.method.loss, has_aux=True))
     params = learner.weights.params
     grads, _ = gradient(params, learner, batch, learner.data_key)
@@ -229,9 +232,9 @@ def test_an_update_moves_every_parameter_by_rate_momentum_and_decay(run, begun):
 def test_training_accuracy_is_that_of_new_images(run, begun, answer):
     """A head that always says one class is right on its images, which count if they are new."""
     learner, pool = begun
-    learner = run.engine.end_task(learner, pool)
+    learner = ended(run, learner, pool)
     learner = run.engine.begin_task(learner, jnp.int32(2))
-    assert learner.memory.counts.tolist()[:2] == [10, 10]
+    assert learner.memory.counts(2).tolist() == [10, 10]
     head = learner.weights.params["head"]
     head = {**head, "bias": head["bias"].at[answer].set(1e6)}
     params = {**learner.weights.params, "head": head}
@@ -241,7 +244,7 @@ def test_training_accuracy_is_that_of_new_images(run, begun, answer):
     _, sums = run.engine.train(
         learner, pool, run.engine.no_sums(), no_rate, jnp.float32(0.0), jnp.int32(6)
     )
-    order = np.asarray(pool.shuffled(learner.key(Purpose.SHUFFLE)))
+    order = np.asarray(pool.order(learner.key(Purpose.SHUFFLE)))
     labels = np.asarray(pool.labels)[order][: 6 * run.engine.batch_size]
     assert (labels == 0).any() and (labels == 2).any()
     assert float(sums["n_new"]) == (labels >= 2).sum()
@@ -252,12 +255,12 @@ def test_training_accuracy_is_that_of_new_images(run, begun, answer):
 @pytest.mark.parametrize("streamed", [True, False])
 def test_means_of_all_data_count_mirror_images_where_training_mirrors(run, begun, mirror, streamed):
     learner, pool = begun
-    learner = run.engine.end_task(learner, pool)
+    learner = ended(run, learner, pool)
     engine = dataclasses.replace(run.engine, augmentation=Augmentation(1, mirror))
     host = Streamed(engine) if streamed else None
     evaluation = Evaluation(engine, run.scenario, ncm=True, streamed=host)
     task = run.scenario.task(0)
-    sides = [embed(engine.method.backbone, learner, task.images, mirrored=m) for m in (False, True)]
+    sides = [embed(engine.method.network, learner, task.images, mirrored=m) for m in (False, True)]
     sides = sides if mirror else sides[:1]
     expected = class_means(jnp.concatenate(sides), jnp.tile(task.labels, len(sides)), 5)
     means = evaluation._all_data_means(learner)

@@ -136,7 +136,7 @@ def test_the_memory_never_holds_more_than_it_says(tmp_path, monkeypatch):
     monkeypatch.setattr(loop, "SAVING_SHARE", float("inf"))  # however long a save takes
     monkeypatch.setattr(Checkpoints, "save", lambda _, learner, record: kept.append(learner))
     cil_jax.run(small_config("replay", tmp_path / "run", memory=MEMORY, epochs=1))
-    seen = [(int(learner.task), learner.memory.counts.tolist()) for learner in kept]
+    seen = [(int(learner.task), learner.memory.counts(5).tolist()) for learner in kept]
     assert len(kept) >= 9  # within each epoch, after it and after the task
     shares = {0: [0] * 5, 1: [11, 11, 0, 0, 0], 2: [5, 5, 5, 5, 0], 3: [4] * 5}
     assert [counts for _, counts in seen] == [shares[task] for task, _ in seen]

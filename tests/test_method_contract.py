@@ -7,11 +7,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import new_images
 
-from cil_jax import heads, memory, models, schedules
+from cil_jax import heads, models, schedules
 from cil_jax.data.augment import Augmentation
-from cil_jax.learner import Normalizer, with_room
-from cil_jax.methods import METHODS, Batch, build
+from cil_jax.learner import Normalizer, widened
+from cil_jax.methods import METHODS, build
+from cil_jax.methods.plan import Do, Fold, Keep, Train
 from cil_jax.settings.loading import preset
 from cil_jax.training.engine import Engine
 from cil_jax.training.streaming import Streamed
@@ -20,17 +22,30 @@ ROOM, SHAPE, PER_CLASS = 6, (8, 8, 1), 5
 SIZES = (2, 2, 1)
 
 
-@pytest.fixture(params=sorted(METHODS))
-def engine(request):
-    config = preset(request.param)
+def engine_of(method_name, room=ROOM, **settings):
+    config = preset(method_name, **settings)
     if hasattr(config, "memory"):
         config = dataclasses.replace(config, memory=12)
-    method = build(config, models.build("tiny"), mirror_means=False)
+    facts = {"n_classes": room, "n_tasks": 4, "task_room": max(SIZES), "mirror_means": False}
+    method = build(config, models.build("tiny"), **facts)
     return Engine(method, schedules.SGD(), Augmentation(0, False), batch_size=4)
 
 
-def new_learner(engine, room=ROOM):
+@pytest.fixture(params=sorted(METHODS))
+def engine(request):
+    return engine_of(request.param)
+
+
+@pytest.fixture
+def engine_of_room(request, engine):
+    """Returns an engine of the same method whose learner has another room."""
+    name = request.node.callspec.params["engine"]
+    return lambda room, **settings: engine_of(name, room, **settings)
+
+
+def new_learner(engine):
     normalizer = Normalizer(jnp.full((1, 1, 1), 0.5), jnp.full((1, 1, 1), 0.3))
+    room = engine.method.n_classes
     return engine.create(SHAPE, room, normalizer, jax.random.key(0), jax.random.key(1))
 
 
@@ -44,31 +59,70 @@ def task_pool(engine, learner, index):
     return engine.pool(learner, images, padded, max(SIZES), PER_CLASS)
 
 
-def learned(engine, n_tasks, room=ROOM):
-    """A learner after so many tasks of one update each."""
-    learner = new_learner(engine, room)
+def in_task(engine, index):
+    """A learner at the start of a task, after so many tasks with one update in each training."""
+    learner = new_learner(engine)
+    for i in range(index):
+        learner = after_plan(engine, engine, begun(engine, learner, i), i)
+    return begun(engine, learner, index) if index < len(SIZES) else learner
+
+
+def begun(engine, learner, index):
+    return engine.begin_task(learner, jnp.int32(SIZES[index]))
+
+
+def learned(engine, n_tasks):
+    """A learner after so many tasks of one update in each training."""
+    learner = new_learner(engine)
     for index in range(n_tasks):
-        learner = engine.begin_task(learner, jnp.int32(SIZES[index]))
-        pool = task_pool(engine, learner, index)
-        learner, _ = engine.train(
-            learner, pool, engine.no_sums(), jnp.float32(0.1), jnp.float32(0.01), jnp.int32(1)
-        )
-        learner = engine.end_task(learner.replace(step=jnp.int32(0)), pool)
+        learner = after_plan(engine, engine, begun(engine, learner, index), index)
     return learner
 
 
-def in_second_task(engine, room=ROOM):
-    return engine.begin_task(learned(engine, 1, room), jnp.int32(SIZES[1]))
+def after_plan(engine, programs, learner, index):
+    """A learner after the plan of a task, where `programs` has its images."""
+    pool = task_pool(programs, learner, index)
+    for place, step in enumerate(engine.method.plan(is_first=index == 0)):
+        kind = engine.kind(step)
+        if place:
+            learner = engine.advance(learner, starts_training=isinstance(step, Train))
+        if isinstance(step, Train):
+            restricted = programs.restrict(learner, pool, kind=kind)
+            images = restricted
+            if programs is not engine:
+                images, _ = next(programs.chunks(learner, restricted, 1, kind))
+            rates = jnp.float32(0.1), jnp.float32(0.01), jnp.int32(1)
+            sums = engine.no_sums(kind)
+            learner, _ = engine.train(learner, images, sums, *rates, kind=kind)
+            learner = learner.replace(epoch=jnp.int32(1), step=jnp.int32(0))
+        elif isinstance(step, Fold):
+            learner = programs.fold(learner, programs.restrict(learner, pool, kind=kind), kind=kind)
+        elif isinstance(step, Do):
+            learner = engine.do(learner, kind=kind)
+        else:
+            assert isinstance(step, Keep)
+            learner = programs.keep(learner, pool)
+    return engine.end_task(learner)
+
+
+def in_second_task(engine):
+    return in_task(engine, 1)
 
 
 def batch_of(learner, labels):
     images = jax.random.normal(jax.random.key(7), (len(labels), *SHAPE))
-    return Batch(images, jnp.array(labels, jnp.int32))
+    extras = jax.tree.map(lambda x: jnp.repeat(x[:1], len(labels), 0), learner.memory.extras)
+    return new_images(images, labels).replace(extras=extras)
 
 
 def loss_and_grads(engine, learner, batch):
     function = jax.jit(jax.value_and_grad(engine.method.loss, has_aux=True))
     return function(learner.weights.params, learner, batch, jax.random.key(3))
+
+
+def corner(small, large):
+    """The entries of large arrays that small ones of the same structure have."""
+    return jax.tree.map(lambda s, x: x[tuple(slice(0, n) for n in s.shape)], small, large)
 
 
 def test_a_method_holds_no_arrays_and_can_be_compared(engine):
@@ -80,7 +134,7 @@ def test_a_method_holds_no_arrays_and_can_be_compared(engine):
 def test_the_learner_keeps_its_structure_through_all_tasks(engine):
     learners = [new_learner(engine), *(learned(engine, n) for n in (1, 2, 3))]
     chex.assert_trees_all_equal_shapes_and_dtypes(*learners)
-    chex.assert_tree_all_finite([(x.weights, x.teacher, x.means) for x in learners])
+    chex.assert_tree_all_finite([(x.weights, x.own, x.teacher, x.means) for x in learners])
     assert [int(x.n_seen) for x in learners] == [0, 2, 4, 5]
     assert [int(x.task) for x in learners] == [0, 1, 2, 3]
 
@@ -88,7 +142,7 @@ def test_the_learner_keeps_its_structure_through_all_tasks(engine):
 def test_a_task_begins_with_the_old_network_as_teacher(engine):
     before = learned(engine, 1)
     after = engine.begin_task(before, jnp.int32(2))
-    chex.assert_trees_all_equal(after.teacher, before.weights)
+    chex.assert_trees_all_equal((after.teacher, after.teacher_own), (before.weights, before.own))
     same = jax.tree.map(
         np.array_equal, after.weights.params["backbone"], before.weights.params["backbone"]
     )
@@ -106,61 +160,54 @@ def test_the_loss_is_finite_and_named_and_teaches(engine):
     chex.assert_tree_all_finite((loss, parts, grads))
     assert set(parts) == set(engine.method.parts)
     chex.assert_shape(output.logits, (3, ROOM))
-    assert all(np.any(np.asarray(g) != 0) for g in jax.tree.leaves(grads))
+    # What a method adds to backbone and head may be trained elsewhere.
+    network = {name: grads[name] for name in ("backbone", "head")}
+    assert all(np.any(np.asarray(g) != 0) for g in jax.tree.leaves(network))
 
 
 def test_closed_columns_are_never_moved(engine):
     learner = in_second_task(engine)
     _, grads = loss_and_grads(engine, learner, batch_of(learner, [2, 3, 2]))
-    for grad in grads["head"].values():
+    for grad in filter(np.ndim, grads["head"].values()):
         chex.assert_trees_all_equal(grad[..., 4:], jnp.zeros_like(grad[..., 4:]))
 
 
-def test_a_padded_head_is_a_resized_head_in_loss_and_gradient(engine):
+def test_a_padded_head_is_a_resized_head_in_loss_and_gradient(engine, engine_of_room):
     wide = in_second_task(engine)
-    narrow = new_learner(engine, room=4)
-    cut = {k: v[..., :4] for k, v in wide.weights.params["head"].items()}
-    old = {k: v[..., :4] for k, v in wide.teacher.params["head"].items()}
-    narrow = narrow.replace(
-        weights=wide.weights.replace(params={**wide.weights.params, "head": cut}),
-        teacher=wide.teacher.replace(params={**wide.teacher.params, "head": old}),
-        n_old=wide.n_old,
-        n_seen=wide.n_seen,
-    )
+    resized = engine_of_room(4)
+    narrow = corner(new_learner(resized), wide)
     batch = batch_of(wide, [2, 3, 2, 3])
-    (loss, _), grads = loss_and_grads(engine, narrow, batch)
-    (padded_loss, _), padded = loss_and_grads(engine, wide, batch)
+    batch = batch.replace(extras=corner(batch_of(narrow, [2, 3, 2, 3]).extras, batch.extras))
+    (loss, _), grads = loss_and_grads(resized, narrow, batch)
+    (padded_loss, _), padded = loss_and_grads(engine, wide, batch_of(wide, [2, 3, 2, 3]))
     chex.assert_trees_all_close(padded_loss, loss, rtol=1e-6)
-    padded = {**padded, "head": {k: v[..., :4] for k, v in padded["head"].items()}}
-    chex.assert_trees_all_close(padded, grads, rtol=1e-5, atol=1e-7)
+    chex.assert_trees_all_close(corner(grads, padded), grads, rtol=1e-5, atol=1e-7)
 
 
-def test_more_room_changes_nothing_and_opens_with_its_classes(engine):
+def test_more_room_changes_nothing_and_opens_with_its_classes(engine, engine_of_room):
     """Where all outputs are open from the start, which those of the new room are not."""
-    method = dataclasses.replace(engine.method, outputs="fixed")
-    key = jax.random.key(5)
-    narrow = method.begin_task(new_learner(engine), jnp.int32(2), key)
-    wide = with_room(narrow, 9)
-    chex.assert_trees_all_equal_shapes(wide, engine.blank(SHAPE, 9, narrow.normalizer))
-    narrow, wide = (method.begin_task(x, jnp.int32(2), key) for x in (narrow, wide))
-    assert int(method.n_open(wide)) == int(method.n_open(narrow)) == ROOM
-    batch = batch_of(wide, [2, 3, 2, 3])
-    fixed = dataclasses.replace(engine, method=method)
-    (loss, _), grads = loss_and_grads(fixed, narrow, batch)
-    (wide_loss, _), wide_grads = loss_and_grads(fixed, wide, batch)
+    fixed, larger = (engine_of_room(room, outputs="fixed") for room in (ROOM, 9))
+    narrow = begun(fixed, new_learner(fixed), 0)
+    wide = widened(narrow, new_learner(larger))
+    chex.assert_trees_all_equal_shapes(wide, larger.blank(SHAPE, 9, narrow.normalizer))
+    narrow, wide = (begun(e, x, 1) for e, x in ((fixed, narrow), (larger, wide)))
+    assert int(larger.method.n_open(wide)) == int(fixed.method.n_open(narrow)) == ROOM
+    (loss, _), grads = loss_and_grads(fixed, narrow, batch_of(narrow, [2, 3, 2, 3]))
+    (wide_loss, _), wide_grads = loss_and_grads(larger, wide, batch_of(wide, [2, 3, 2, 3]))
     chex.assert_trees_all_close(wide_loss, loss, rtol=1e-6)
-    assert all(np.all(np.asarray(g[..., ROOM:]) == 0) for g in wide_grads["head"].values())
-    cut = {k: v[..., :ROOM] for k, v in wide_grads["head"].items()}
-    chex.assert_trees_all_close({**wide_grads, "head": cut}, grads, rtol=1e-5, atol=1e-7)
+    added = [g[..., ROOM:] for g in filter(np.ndim, wide_grads["head"].values())]
+    assert not any(np.any(np.asarray(g) != 0) for g in added)
+    chex.assert_trees_all_close(corner(grads, wide_grads), grads, rtol=1e-5, atol=1e-7)
 
-    features = jax.random.normal(key, (5, wide.means.shape[1]))
-    for score in method.classifiers().values():
-        same = score(wide, features)[:, :ROOM], score(narrow, features)
+    features = jax.random.normal(jax.random.key(5), (5, wide.means.shape[1]))
+    of_wide, of_narrow = larger.method.classifiers(), fixed.method.classifiers()
+    for name in of_wide:
+        same = of_wide[name](wide, features)[:, :ROOM], of_narrow[name](narrow, features)
         chex.assert_trees_all_close(*same, rtol=1e-6)
 
-    more = method.begin_task(wide, jnp.int32(4), key)
-    assert int(method.n_open(more)) == int(more.n_seen) == 8
-    kernel = np.asarray(more.weights.params["head"]["kernel"])
+    more = larger.begin_task(wide, jnp.int32(4))
+    assert int(larger.method.n_open(more)) == int(more.n_seen) == 8
+    kernel = np.asarray(more.weights.params["head"]["kernel"]).reshape(-1, 9)
     assert np.all(np.any(kernel[:, :8] != 0, axis=0)) and np.all(kernel[:, 8:] == 0)
     assert np.array_equal(more.task_of, [0, 0, 0, 0, 0, 0, 0, 0, -2])
 
@@ -169,7 +216,7 @@ def test_the_teacher_is_in_evaluation_mode(engine):
     """What it says of an image does not depend on the batch, and it never moves."""
     learner = in_second_task(engine)
     batch = batch_of(learner, [2, 3, 2])
-    alone = Batch(batch.images[:1], batch.labels[:1])
+    alone = jax.tree.map(lambda x: x[:1], batch)
     chex.assert_trees_all_close(
         engine.method.teacher(learner, batch).logits[:1],
         engine.method.teacher(learner, alone).logits,
@@ -202,7 +249,7 @@ def test_every_classifier_answers_with_seen_classes(engine):
     learner = learned(engine, 2)
     features = jax.random.normal(jax.random.key(0), (50, learner.means.shape[1]))
     classifiers = engine.method.classifiers()
-    assert "linear" in classifiers and engine.method.headline in classifiers
+    assert {engine.method.headline, engine.method.classifier_in_training} <= set(classifiers)
     for score in classifiers.values():
         scores = score(learner, features)
         chex.assert_shape(scores, (50, ROOM))
@@ -210,32 +257,35 @@ def test_every_classifier_answers_with_seen_classes(engine):
         assert int(scores.argmax(axis=1).max()) < 4
 
 
-def test_memory_holds_new_exemplars_only_if_the_method_keeps_any(engine):
-    learner = learned(engine, 3)
-    kept = learner.memory.counts.tolist()
-    size = engine.method.memory_size
-    assert kept == ([0] * ROOM if size is None else [12 // 5] * 5 + [0])
-    chex.assert_trees_all_equal_shapes(learner.memory, memory.create(size or 0, SHAPE, ROOM))
+def test_memory_holds_exemplars_of_seen_classes_only_if_the_method_keeps_any(engine):
+    memory, size = learned(engine, 3).memory, engine.method.memory_size
+    counts = memory.counts(ROOM).tolist()
+    if size is None:
+        assert counts == [0] * ROOM
+    else:
+        assert 5 <= sum(counts) <= size == len(memory.labels) and counts[5:] == [0]
+        assert int(memory.n_offered) == 5 * PER_CLASS
 
 
-def test_a_task_ends_the_same_where_its_images_stay_on_the_host(engine):
-    """A method whose `end_task` says more than `select` and `keep` fails here."""
-    learner, streamed = in_second_task(engine), Streamed(engine)
-    host = task_pool(streamed, learner, 1)
-    assert host.index.images is None
+def test_a_task_is_the_same_where_its_images_stay_on_the_host(engine):
+    """Every leaf of the state, after each step of the plan has been taken."""
+    streamed = Streamed(engine)
+    assert task_pool(streamed, new_learner(engine), 0).index.images is None
     one, other = (
-        [ended.weights, ended.memory, ended.means, ended.task, ended.epoch]
-        for ended in (
-            streamed.end_task(learner, host),
-            engine.end_task(learner, task_pool(engine, learner, 1)),
-        )
+        after_plan(engine, programs, in_second_task(engine), 1) for programs in (streamed, engine)
     )
-    chex.assert_trees_all_close(one, other, rtol=1e-6, atol=1e-6)
+    chex.assert_trees_all_close(_plain(one), _plain(other), rtol=1e-5, atol=1e-5)
+
+
+def _plain(learner):
+    """Its arrays, with random keys as numbers."""
+    keys = {name: jax.random.key_data(getattr(learner, name)) for name in ("init_key", "data_key")}
+    return learner.replace(**keys)
 
 
 def test_no_program_is_compiled_twice(engine):
-    programs = (Engine.begin_task, Engine.train, Engine.end_task, Engine.pool)
-    learned(engine, 1)
+    programs = (Engine.begin_task, Engine.train, Engine.keep, Engine.end_task, Engine.pool)
+    learned(engine, 2)
     before = [program._cache_size() for program in programs]
     learned(engine, 3)
     assert [program._cache_size() for program in programs] == before

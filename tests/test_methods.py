@@ -7,12 +7,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import new_images
 
 from cil_jax import models
 from cil_jax.data.augment import Augmentation
-from cil_jax.learner import Learner, Normalizer, Weights, create, forward
+from cil_jax.learner import Learner, Normalizer, create
 from cil_jax.memory import join
-from cil_jax.methods import Batch, build
+from cil_jax.methods import build
+from cil_jax.network import Network
 from cil_jax.schedules import SGD
 from cil_jax.settings.loading import preset
 from cil_jax.training.engine import Engine
@@ -28,9 +30,11 @@ def backbone():
 def learner_of(backbone, n_old=N_OLD, n_seen=N_SEEN) -> Learner:
     """A learner in the middle of a run, whose two networks differ."""
     normalizer = Normalizer(jnp.zeros((1, 1, 1)), jnp.ones((1, 1, 1)))
+    network = Network(backbone)
     learner = create(
-        backbone,
+        network.create((8, 8, 1), ROOM, jax.random.key(0)),
         image_shape=(8, 8, 1),
+        n_features=backbone.n_features,
         n_classes=ROOM,
         memory_size=10,
         normalizer=normalizer,
@@ -45,7 +49,7 @@ def learner_of(backbone, n_old=N_OLD, n_seen=N_SEEN) -> Learner:
             "kernel": jax.random.normal(kernel, (8, ROOM)),
             "bias": jax.random.normal(bias, (ROOM,)),
         }
-        return Weights({**learner.weights.params, "head": head}, learner.weights.batch_stats)
+        return learner.weights.replace(params={**learner.weights.params, "head": head})
 
     return learner.replace(
         weights=with_head(2),
@@ -80,7 +84,9 @@ def case(name, backbone, **settings):
     method = build(preset(name, **settings), backbone, mirror_means=True)
     learner = learner_of(backbone)
     images = jax.random.normal(jax.random.key(5), (6, 8, 8, 1))
-    batch = Batch(images, jnp.array([3, 4, 4, 3, 0, 2] if name == "icarl" else [3, 4, 4, 3, 3, 4]))
+    batch = new_images(
+        images, jnp.array([3, 4, 4, 3, 0, 2] if name == "icarl" else [3, 4, 4, 3, 3, 4])
+    )
     loss, (parts, _) = jax.jit(partial(method.loss, train=False))(
         learner.weights.params, learner, batch, jax.random.key(0)
     )
@@ -108,7 +114,7 @@ def test_lwf_is_lambda_times_distillation_plus_cross_entropy(backbone):
 def test_lwf_has_nothing_to_distil_in_the_first_task(backbone):
     method = build(preset("lwf", softmax_over="new"), backbone)
     learner = learner_of(backbone, n_old=0, n_seen=2)
-    batch = Batch(jnp.ones((2, 8, 8, 1)), jnp.array([0, 1]))
+    batch = new_images(jnp.ones((2, 8, 8, 1)), jnp.array([0, 1]))
     (loss, (parts, _)), grads = jax.value_and_grad(method.loss, has_aux=True)(
         learner.weights.params, learner, batch, jax.random.key(0)
     )
@@ -132,22 +138,22 @@ def test_icarl_is_the_papers_loss(backbone):
 
 @pytest.mark.parametrize("mirror_means", [True, False])
 def test_icarl_keeps_the_herded_images_and_their_means(backbone, mirror_means):
-    """`end_task` against the paper's Algorithm 4 and eq. 2 in NumPy, after the first task."""
+    """What is kept, against the paper's Algorithm 4 and eq. 2 in NumPy, after the first task."""
     settings = preset("icarl", memory=10)
     method = build(settings, backbone, mirror_means=mirror_means)
     learner = learner_of(backbone, n_old=0, n_seen=2)
     images = np.random.RandomState(0).randint(0, 256, (12, 8, 8, 1)).astype(np.uint8)
     labels = np.tile([0, 1], 6)
     pool = join(images, labels.astype(np.int32), learner.memory, 3, 6)
-    after = jax.jit(method.end_task)(learner, pool, jax.random.key(0))
+    after = engine_for(method).keep(learner, pool)
 
     def unit_features(pixels):
         weights = learner.weights
-        output = jax.jit(forward, static_argnums=0)(backbone, weights, pixels / 255.0, 2)
+        output = jax.jit(method.network)(weights, pixels / 255.0, 2)
         features = np.asarray(output.features, np.float64)
         return features / np.linalg.norm(features, axis=1, keepdims=True)
 
-    assert after.memory.counts.tolist()[:3] == [5, 5, 0]
+    assert after.memory.counts(3).tolist() == [5, 5, 0]
     for c in (0, 1):
         own = images[labels == c]
         features, picks = unit_features(own), []
@@ -170,8 +176,9 @@ def test_random_exemplars_are_other_images_for_another_key(backbone):
     images = np.arange(40, dtype=np.uint8)[:, None, None, None] * np.ones((8, 8, 1), np.uint8)
     labels = np.tile([0, 1], 20)
     pool = join(images, labels.astype(np.int32), learner.memory, 3, 20)
-    end_task = jax.jit(method.end_task)
-    one, two = (end_task(learner, pool, jax.random.key(k)).memory for k in (0, 1))
+    engine = engine_for(method)
+    others = learner.replace(data_key=jax.random.key(5))
+    one, two = (engine.keep(x, pool).memory for x in (learner, others))
     for memory in (one, two):
         kept = np.asarray(memory.images)[:, 0, 0, 0]
         assert len(set(kept.tolist())) == 10 and np.all(labels[kept] == np.repeat([0, 1], 5))
@@ -232,7 +239,7 @@ def test_li_and_hoiem_distil_each_old_task_in_a_softmax_of_its_own(backbone):
     method = build(settings, backbone, mirror_means=True)
     learner = learner_of(backbone).replace(task_of=jnp.array([0, 0, 1, 2, 2, -1, -1, -1]))
     images = jax.random.normal(jax.random.key(5), (6, 8, 8, 1))
-    batch = Batch(images, jnp.array([3, 4, 4, 3, 3, 4]))
+    batch = new_images(images, jnp.array([3, 4, 4, 3, 3, 4]))
     _, (parts, _) = jax.jit(partial(method.loss, train=False))(
         learner.weights.params, learner, batch, jax.random.key(0)
     )
@@ -323,7 +330,9 @@ def test_the_loss_runs_its_teacher_in_evaluation_mode_while_it_trains(backbone, 
     """The teacher's running statistics decide what it says; a batch's own would hide them."""
     method = build(preset(name, objective=objective), backbone, mirror_means=True)
     learner = learner_of(backbone)
-    batch = Batch(jax.random.normal(jax.random.key(5), (6, 8, 8, 1)), jnp.array([3, 4, 4, 3, 3, 4]))
+    batch = new_images(
+        jax.random.normal(jax.random.key(5), (6, 8, 8, 1)), jnp.array([3, 4, 4, 3, 3, 4])
+    )
     loss = jax.jit(partial(method.loss, train=True))
 
     def parts(learner):

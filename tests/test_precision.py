@@ -84,7 +84,7 @@ def trained(precision, folder):
     for epoch in range(12):
         learner = learner.replace(epoch=jnp.int32(epoch), step=jnp.int32(0))
         learner, sums = run.engine.train(learner, pool, run.engine.no_sums(), *recipe, jnp.int32(9))
-    learner = run.engine.end_task(learner.replace(step=jnp.int32(0)), pool)
+    learner = run.engine.keep(learner.replace(step=jnp.int32(0)), pool)
     return new, learner, float(sums["n_new_right"] / sums["n_new"])
 
 

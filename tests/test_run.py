@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import pytest
 import yaml
-from conftest import PRESETS, small_config
+from conftest import small_config
 
 import cil_jax
 from cil_jax.app import command_line
@@ -23,8 +23,13 @@ from cil_jax.training.engine import Engine
 from cil_jax.training.loop import Run
 from cil_jax.training.signals import Stopped
 
-METHODS = sorted(PRESETS)
-PROGRAMS = ("create", "begin_task", "pool", "train", "end_task", "feature_sums", "evaluate")
+# A method without a memory, one with a memory, and one that keeps all data; all methods go through
+# tests/test_every_method.py.
+METHODS = ("finetune", "icarl", "joint")
+PROGRAMS = (
+    *("create", "begin_task", "pool", "train", "advance", "keep", "end_task"),
+    *("feature_sums", "evaluate"),
+)
 
 
 class Stopper(Callback):
@@ -63,6 +68,12 @@ def sizes_of_program_caches():
     return {name: getattr(Engine, name)._cache_size() for name in PROGRAMS}
 
 
+def programs_of(method):
+    """How often each program is compiled in a run."""
+    of_memory = dict.fromkeys(("advance", "keep"), int(method == "icarl"))
+    return {**dict.fromkeys(PROGRAMS, 1), **of_memory}
+
+
 def resumed(config):
     return dataclasses.replace(config, resume=True)
 
@@ -81,9 +92,9 @@ icarl_only = pytest.mark.parametrize("uninterrupted", ["icarl"], indirect=True)
 
 
 def test_each_program_is_compiled_once_whatever_the_number_of_tasks(uninterrupted):
-    _, results, compiled = uninterrupted
+    config, results, compiled = uninterrupted
     assert results["task_sizes"] == [2, 2, 1]
-    assert compiled == dict.fromkeys(PROGRAMS, 1)
+    assert compiled == programs_of(config.method)
 
 
 def test_the_run_folder_is_complete(uninterrupted):
@@ -203,7 +214,7 @@ def test_a_resumed_run_ends_bit_for_bit_like_an_uninterrupted_one(
         cil_jax.run(again, Stopper(*stop))
     assert without_times(cil_jax.run(resumed(again))) == without_times(results)
     # A restored learner is, to the compiler, what a new one is.
-    assert sizes_of_program_caches() == dict.fromkeys(PROGRAMS, 1)
+    assert sizes_of_program_caches() == programs_of(config.method)
     chex.assert_trees_all_equal(final_learner(again), final_learner(config))
     times = {"images_per_second": 0}
     lines, expected = (RunFolder(c.folder()).measurements() for c in (again, config))

@@ -181,7 +181,7 @@ def test_teaching_is_what_the_run_would_have_done(config):
     assert [(x.task, x.epoch) for x in heard] == [(1, 0), (1, 1)]
     end = cil_jax.load(before(config, "second task"))
     assert learner.class_names == end.class_names
-    same = ("weights", "memory", "means", "task", "epoch", "n_old", "n_seen", "task_of")
+    same = ("weights", "own", "memory", "means", "task", "epoch", "n_old", "n_seen", "task_of")
     for name in same:
         chex.assert_trees_all_equal(getattr(learner.state, name), getattr(end.state, name))
 
@@ -192,7 +192,7 @@ def test_more_classes_than_the_run_had_room_for(config, tmp_path):
     assert learner.learn(images, labels, names, epochs=8).state.means.shape[0] == 10
     assert int(learner.engine.method.n_open(learner.state)) == 8
     assert learner.class_names == (*scenario().class_names, *names)
-    assert learner.state.memory.counts.tolist() == [20 // 8] * 8 + [0] * 2
+    assert learner.state.memory.counts(10).tolist() == [20 // 8] * 8 + [0] * 2
     assert np.mean(learner.predict(images).labels - 5 == labels) > 0.5
     old = learner.predict(scenario().test_set()[0])
     assert old.scores.shape[1] == 8 and set(scenario().class_names) <= set(old.names)

@@ -106,7 +106,7 @@ def test_the_seconds_of_updates_are_added_up_until_all_are_made(monkeypatch):
     """One asks for 2 updates and then for 1, the other for 3: each call takes a second."""
     ticks = itertools.count()
     monkeypatch.setattr(lockstep, "time", SimpleNamespace(perf_counter=lambda: next(ticks)))
-    answers = SimpleNamespace(train_together=lambda members, n: [("learner", "sums")] * 2)
+    answers = SimpleNamespace(train_together=lambda members, n, kind: [("learner", "sums")] * 2)
     heard = []
 
     class Asking:
@@ -116,7 +116,7 @@ def test_the_seconds_of_updates_are_added_up_until_all_are_made(monkeypatch):
         def steps(self):
             for n in self.wanted:
                 learner = SimpleNamespace(step=0)
-                trained = yield lockstep.TrainRequest(learner, None, None, None, None, n)
+                trained = yield lockstep.TrainRequest(learner, None, None, None, None, n, 0)
                 heard.append((self.name, trained.seconds))
             return {}
 
