@@ -182,7 +182,15 @@ def made_up_run(tmp_path):
     settings = small_config("icarl", tmp_path, epochs=2)
     folder = write_run(tmp_path, config=settings)
     scenario = SimpleNamespace(task_sizes=(2, 2, 1), bounds=[0, 2, 4, 5])
-    return SimpleNamespace(folder=folder, config=settings, scenario=scenario)
+    method = SimpleNamespace(classifier_in_training="linear")
+    return SimpleNamespace(
+        folder=folder,
+        config=settings,
+        scenario=scenario,
+        engine=SimpleNamespace(method=method),
+        n_epochs=lambda task: 2,
+        epochs_done=lambda learner: learner.epoch,
+    )
 
 
 def tell(one, run, task, epoch):

@@ -35,20 +35,20 @@ def test_times_left_by_hand():
         clock.now += seconds
 
     pass_time(100)  # compiling
-    time_left.trained(0, 0, 2, 10)
+    time_left.trained(2)
     assert time_left.estimate() == (None, None)
     pass_time(6)
-    time_left.trained(0, 0, 5, 10)
+    time_left.trained(5)
     # 15 and 20 updates; nothing is known of evaluation yet.
     assert time_left.estimate() == (pytest.approx(30), pytest.approx(70))
     pass_time(10)
-    time_left.trained(0, 0, 10, 10)
+    time_left.trained(10)
     pass_time(3)
     time_left.epoch_done(0, 0)
     # 10 updates, an epoch's test, an end like a test of as many classes; then twice the classes.
     assert time_left.estimate() == (pytest.approx(20 + 3 + 3), pytest.approx(26 + 40 + 2 * 3 + 6))
     pass_time(20)
-    time_left.trained(0, 1, 10, 10)
+    time_left.trained(10)
     pass_time(3)
     time_left.epoch_done(0, 1)
     assert time_left.done == 20
@@ -57,7 +57,7 @@ def test_times_left_by_hand():
     # The end took 8 s with 2 classes, and will take 16 s with 4.
     assert time_left.estimate() == (pytest.approx(40 + 6 + 16), pytest.approx(62))
     pass_time(20)
-    time_left.trained(1, 0, 10, 10)
+    time_left.trained(10)
     assert time_left.done == 30 and time_left.total == 40
     time_left.epoch_done(1, 1)
     time_left.task_done(1)
@@ -70,12 +70,12 @@ def test_a_pool_that_is_smaller_than_was_thought_does_not_quicken_the_pace():
     time_left.begin(0, 0)
     for step in (10, 40):  # there are 40 only
         clock.now += step
-        time_left.trained(0, 0, step, 40)
+        time_left.trained(step)
     time_left.epoch_done(0, 0)
     assert time_left.estimate()[0] == pytest.approx(0)
     time_left.task_done(0)
     clock.now += 13.333333
-    time_left.trained(1, 0, 10, 40)
+    time_left.trained(10)
     assert time_left.estimate()[1] == pytest.approx(90 * 40 / 30, rel=1e-3)
 
 
@@ -118,8 +118,12 @@ def made_up_run(method="icarl", n_tasks=2):
         mesh=None,
         folder=SimpleNamespace(path="runs/x"),
         n_updates=lambda task: 20,
+        n_epochs=lambda task: 2,
+        epochs_done=lambda learner: learner.epoch,
         history={"scores": {"nme": []}},
-        engine=SimpleNamespace(method=SimpleNamespace(headline="nme")),
+        engine=SimpleNamespace(
+            method=SimpleNamespace(headline="nme", classifier_in_training="linear")
+        ),
         evaluation=SimpleNamespace(classifiers=["nme", "linear"], bounds=(0, 30, 40)),
     )
 

@@ -287,7 +287,9 @@ def curves(results: Mapping[str, Any], epochs: Sequence[Mapping[str, Any]]) -> F
         for indices in tasks[1:]:
             axes.axvline(indices[0] + 0.5, color="#bbbbbb", lw=0.8)
     top.set(ylabel="loss", ylim=(0, None))
-    bottom.set(ylabel="accuracy (%), linear", xlabel="epoch, counted over all tasks", ylim=(0, 102))
+    classifier = "linear" if "linear" in results["classifiers"] else results["headline"]
+    label = f"accuracy (%), {classifier}"
+    bottom.set(ylabel=label, xlabel="epoch, counted over all tasks", ylim=(0, 102))
     if tasks:  # damaged lines are left out, and may be all there are
         top.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2, borderaxespad=0)
     bottom.xaxis.set_major_locator(MaxNLocator(integer=True))

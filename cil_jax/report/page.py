@@ -115,7 +115,7 @@ def _values(
         "summary_rows": SUMMARY_ROWS,
         "last_rows": LAST_ROWS,
         "sections": list(SECTIONS.items()),
-        "parts": bool(epochs and epochs[0].get("parts")),
+        "parts": any(line.get("parts") for line in epochs),
         "classes": _classes(results, confusion, pictures),
         "shown_of": _exemplars_shown(pictures),
         "to_come": results["class_names"][seen[-1] :],
@@ -228,7 +228,8 @@ def _data(
     def short(value: float | None) -> float | None:
         return value if value is None or isinstance(value, int) else float(f"{value:.{DIGITS}g}")
 
-    parts = epochs[0].get("parts", {}) if epochs else {}
+    # A task may have several trainings, whose losses have other parts.
+    parts = list(dict.fromkeys(name for line in epochs for name in line.get("parts", {})))
     tasks = spread(len(seen), MOST)
     return {
         "own": results["headline"],
@@ -252,6 +253,8 @@ def _data(
         "epochs": {
             **{key: [in_percent(line[key]) for line in epochs] for key in EPOCH_PERCENT},
             **{key: [short(line[key]) for line in epochs] for key in EPOCH_NUMBERS},
-            "parts": {name: [short(line["parts"][name]) for line in epochs] for name in parts},
+            "parts": {
+                name: [short(line.get("parts", {}).get(name)) for line in epochs] for name in parts
+            },
         },
     }

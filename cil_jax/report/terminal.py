@@ -21,7 +21,7 @@ from cil_jax.learner import Learner
 from cil_jax.platform import machine
 from cil_jax.report.tables import classifier_name, percent, run_name, seeds, size_of
 from cil_jax.report.time_left import TimeLeft
-from cil_jax.training.build import data_seed, schedule_of
+from cil_jax.training.build import data_seed
 from cil_jax.training.callbacks import Callback, Position, RunView
 from cil_jax.training.results import changed
 
@@ -124,14 +124,14 @@ class Terminal(Callback):
 
     def started(self, run: RunView, learner: Learner) -> None:
         sizes = run.scenario.task_sizes
-        epochs = [schedule_of(run.config, t).epochs for t in range(len(sizes))]
-        self._describe(run, epochs)
-        task, epoch, step = int(learner.task), int(learner.epoch), int(learner.step)
+        self._describe(run)
+        task, step = int(learner.task), int(learner.step)
         if len(sizes) == 1:
             self.say("there is only one task, so nothing to forget: --task-size makes more")
         if task == len(sizes):
             self.say("this run is complete")
             return
+        epochs, epoch = list(map(run.n_epochs, range(len(sizes)))), run.epochs_done(learner)
         if task or epoch or step:
             within = f" and step {step}" if step else ""
             self.say(f"continuing in task {task + 1} after epoch {epoch}{within}")
@@ -140,6 +140,7 @@ class Terminal(Callback):
         n_seen = np.cumsum(sizes).tolist()
         self._time_left = TimeLeft(n_updates, epochs, n_seen, machine.working_time)
         self._time_left.begin(task, epoch, step)
+        self._in_training = run.engine.method.classifier_in_training
         headline = run.engine.method.headline
         scores = run.history["scores"][headline]
         self._note_last(headline, scores[-1]["seen_accuracy"] if scores else None)
@@ -147,14 +148,10 @@ class Terminal(Callback):
         self._show(self._place(task, epoch) if trains else self._evaluating(task), ["compiling"])
         self._print_header(run)
 
-    def _describe(self, run: RunView, epochs: list[int]) -> None:
-        """Prints the method, the scenario, the training and the folder of a run.
-
-        Args:
-          run: the run.
-          epochs: number of epochs of each task.
-        """
+    def _describe(self, run: RunView) -> None:
+        """Prints the method, the scenario, the training and the folder of a run."""
         config, sizes = run.config, run.scenario.task_sizes
+        epochs = list(map(run.n_epochs, range(len(sizes))))
         order = f"seeded {config.order_seed}" if config.order == "seeded" else config.order
         seed = seeds({"seeds": {"init": config.seed, "data": data_seed(config)}})
         name = {"method": config.method, "preset": config.preset, "changed": changed(config)}
@@ -187,7 +184,7 @@ class Terminal(Callback):
         self.say(f"warning: {text}")
 
     def trained(self, run: RunView, position: Position) -> None:
-        self._time_left.trained(position.task, position.epoch, position.step, position.n_steps)
+        self._time_left.trained(position.step)
         if not self._console.is_terminal:
             return
         facts = [
@@ -198,7 +195,7 @@ class Terminal(Callback):
             _parts(position.parts).strip(" ()"),
             size_of(machine.memory_in_use()),
         ]
-        self._show(self._place(position.task, position.epoch), facts)
+        self._show(self._place(position.task, position.epoch, position.training), facts)
 
     def epoch_done(self, run: RunView, line: dict[str, Any]) -> None:
         task, epoch = line["task"], line["epoch"]
@@ -210,9 +207,10 @@ class Terminal(Callback):
         of_task, of_run = map(_time, self._time_left.estimate())
         train, test = percent(line["train_accuracy"]), percent(line["test_accuracy"])
         self.say(
-            f"{self._place(task, epoch)}  loss {line['train_loss']:.4f}{_parts(line['parts'])}  "
+            f"{self._place(task, epoch, line.get('training', 'main'))}  "
+            f"loss {line['train_loss']:.4f}{_parts(line['parts'])}  "
             f"rate {line['rate']:.3g}  "
-            f"accuracy on new classes (linear): train {train}, test {test}  "
+            f"accuracy on new classes ({self._in_training}): train {train}, test {test}  "
             f"{line['images_per_second']:,.0f} images/s  "
             f"{size_of(machine.memory_in_use())}  {self._elapsed()}, "
             f"left: task {of_task}, run {of_run}"
@@ -232,8 +230,9 @@ class Terminal(Callback):
         """Returns cells aligned to the columns of the table."""
         return "".join(f"{c:>{width}}" for c, width in zip(cells, self._widths, strict=True))
 
-    def _place(self, task: int, epoch: int) -> str:
-        return f"task {task + 1}/{self._n_tasks}  epoch {epoch + 1}/{self._epochs[task]}"
+    def _place(self, task: int, epoch: int, training: str = "main") -> str:
+        name = "" if training == "main" else f" ({training})"
+        return f"task {task + 1}/{self._n_tasks}  epoch {epoch + 1}/{self._epochs[task]}{name}"
 
     def _evaluating(self, task: int) -> str:
         return f"task {task + 1}/{self._n_tasks}  evaluation"

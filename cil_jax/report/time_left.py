@@ -30,7 +30,7 @@ class TimeLeft:
         self._n_updates, self._n_epochs, self._n_seen = n_updates, n_epochs, n_seen
         self._clock = clock
         self._updates_before = list(itertools.accumulate(n_updates, initial=0))  # before each task
-        self._task = self._epochs_done = 0
+        self._task = self._epochs_done = self._step = 0
         self._updates_done = 0  # in this task
         self._last_time = clock()
         self._update_seconds: float | None = None
@@ -54,12 +54,13 @@ class TimeLeft:
     def begin(self, task: int, epoch: int, step: int = 0) -> None:
         """Sets the position at which the run starts or resumes."""
         self._task, self._epochs_done, self._last_time = task, epoch, self._clock()
+        self._step = step
         self._updates_done = self._n_updates[task] * epoch // self._n_epochs[task] + step
 
-    def trained(self, task: int, epoch: int, step: int, n_steps: int) -> None:
-        """Records some updates; for the arguments see `cil_jax.training.callbacks.Position`."""
-        seconds, done = self._lap(), epoch * n_steps + step
-        n_new, self._task, self._updates_done = done - self._updates_done, task, done
+    def trained(self, step: int) -> None:
+        """Records some updates, up to a step of the current epoch."""
+        seconds, n_new = self._lap(), step - self._step
+        self._step, self._updates_done = step, self._updates_done + n_new
         self._n_calls += 1
         if self._n_calls == 1 or n_new <= 0:
             return
@@ -71,7 +72,8 @@ class TimeLeft:
 
     def epoch_done(self, task: int, epoch: int) -> None:
         """Records the evaluation after an epoch."""
-        self._task, self._epochs_done, self._epoch_seconds = task, epoch + 1, self._lap()
+        self._task, self._epochs_done, self._step = task, epoch + 1, 0
+        self._epoch_seconds = self._lap()
 
     def task_done(self, task: int) -> None:
         """Records the evaluation after a task."""

@@ -23,7 +23,6 @@ from cil_jax.report.background_thread import Background
 from cil_jax.settings.config import Config
 from cil_jax.settings.loading import command
 from cil_jax.storage.run_folder import RunFolder
-from cil_jax.training.build import schedule_of
 from cil_jax.training.callbacks import Callback, RunView
 
 PAGE_SHARE = 1 / 20  # of the time of a run that writing its report may take
@@ -107,11 +106,11 @@ class Log(Callback, abc.ABC):
         self._background, self._failed = background, False
 
     def started(self, run: RunView, learner: Learner) -> None:
-        folder, task, epoch = RunFolder(run.folder.path), int(learner.task), int(learner.epoch)
-        n_tasks = len(run.scenario.task_sizes)
-        self._epochs = [schedule_of(run.config, t).epochs for t in range(n_tasks)]
+        folder, task = RunFolder(run.folder.path), int(learner.task)
+        self._epochs = list(map(run.n_epochs, range(len(run.scenario.task_sizes))))
+        self._in_training = run.engine.method.classifier_in_training
         n_seen = run.scenario.bounds[task]
-        n_epochs = sum(self._epochs[:task]) + epoch
+        n_epochs = sum(self._epochs[:task]) + run.epochs_done(learner)
         self._later(lambda: self.open(folder, run.config, n_epochs, n_seen, n_epochs + task))
 
     def epoch_done(self, run: RunView, line: dict[str, Any]) -> None:
@@ -121,7 +120,7 @@ class Log(Callback, abc.ABC):
             "loss/test": line["test_loss"],
             **{f"loss_parts/{name}": value for name, value in line["parts"].items()},
             "accuracy/train/linear": line["train_accuracy"],
-            "accuracy/test/linear": line["test_accuracy"],
+            f"accuracy/test/{self._in_training}": line["test_accuracy"],
             "rate": line["rate"],
             "images_per_second": line["images_per_second"],
         }

@@ -42,6 +42,10 @@ class RunView(Protocol):
 
     def n_updates(self, task: int) -> int: ...
 
+    def n_epochs(self, task: int) -> int: ...
+
+    def epochs_done(self, learner: Learner) -> int: ...
+
 
 @dataclasses.dataclass(frozen=True)
 class Position:
@@ -49,7 +53,7 @@ class Position:
 
     Attributes:
       task: the task in training, from 0.
-      epoch: the epoch in training, from 0.
+      epoch: the epoch in training, from 0, counted over all trainings of the task.
       step: number of updates done in this epoch.
       n_steps: number of updates per epoch.
       loss: mean over the epoch so far.

@@ -72,7 +72,8 @@ class _Epoch:
     """An epoch in training.
 
     Attributes:
-      task, number: the task and the epoch, from 0.
+      task, number: the task and the epoch of this training, from 0.
+      number_in_task: the epoch, counted over all trainings of the task.
       training: which training of the task's plan it belongs to.
       kind: the number of its programs, see `Engine.kind`.
       n_steps: number of updates of the epoch.
@@ -85,6 +86,7 @@ class _Epoch:
 
     task: int
     number: int
+    number_in_task: int
     training: Train
     kind: int
     n_steps: int
@@ -204,14 +206,27 @@ class Run:
         return self.scenario.task(index)
 
     def n_updates(self, task: int) -> int:
-        """Returns the number of updates of a task; an estimate until its memory is known."""
+        """Returns the number of updates of a task; an estimate until its images are known."""
         memory_size = self.engine.method.memory_size or 0
         first = 0 if self.engine.method.keeps_all_data else task
         n_images = sum(self.scenario.n_images(t) for t in range(first, task + 1))
         n_images += memory_size if task else 0
-        trainings = [step for step in self.plan(task) if isinstance(step, Train)]
-        n_epochs = sum(self.schedule(task, training).epochs for training in trainings)
-        return n_epochs * self.engine.n_steps(n_images)
+        return self.n_epochs(task) * self.engine.n_steps(n_images)
+
+    def n_epochs(self, task: int) -> int:
+        """Returns the number of epochs of all trainings of a task."""
+        return self._epochs_before(task, len(self.plan(task)))
+
+    def epochs_done(self, learner: Learner) -> int:
+        """Returns the number of epochs of the current task that are done, over all trainings."""
+        task, at = int(learner.task), int(learner.place)
+        is_training = isinstance(self.plan(task)[at], Train)
+        return self._epochs_before(task, at) + (int(learner.epoch) if is_training else 0)
+
+    def _epochs_before(self, task: int, at: int) -> int:
+        """Returns the number of epochs of the trainings before a place in the plan of a task."""
+        trainings = [step for step in self.plan(task)[:at] if isinstance(step, Train)]
+        return sum(self.schedule(task, training).epochs for training in trainings)
 
     def plan(self, task: int) -> Plan:
         """Returns the steps of a task."""
@@ -484,7 +499,7 @@ class Run:
         n_steps: int,
     ) -> LearnerSteps:
         """Trains an epoch or the rest of it, evaluates the learner, and records both."""
-        epoch = self._begin_epoch(int(learner.step), task, training, number, n_steps)
+        epoch = self._begin_epoch(learner, task, training, number, n_steps)
         learner = yield from self._train_epoch(learner, pool, epoch)
         self.history["seconds"]["train"] += epoch.seconds
         line = self._epoch_line(learner, epoch)
@@ -494,13 +509,14 @@ class Run:
         return learner
 
     def _begin_epoch(
-        self, step: int, task: int, training: Train, number: int, n_steps: int
+        self, learner: Learner, task: int, training: Train, number: int, n_steps: int
     ) -> _Epoch:
         """Returns an epoch at its start or, in a resumed run, at the step of the checkpoint."""
-        schedule = self.schedule(task, training)
+        schedule, at, step = self.schedule(task, training), int(learner.place), int(learner.step)
         epoch = _Epoch(
             task=task,
             number=number,
+            number_in_task=self._epochs_before(task, at) + number,
             training=training,
             kind=self.engine.kind(training),
             n_steps=n_steps,
@@ -567,7 +583,7 @@ class Run:
         """Reports the means over the epoch so far to the callback."""
         position = Position(
             task=epoch.task,
-            epoch=epoch.number,
+            epoch=epoch.number_in_task,
             step=epoch.step,
             n_steps=epoch.n_steps,
             loss=epoch.totals["loss"] / epoch.step,
@@ -587,7 +603,7 @@ class Run:
         return {
             "kind": "epoch",
             "task": epoch.task,
-            "epoch": epoch.number,
+            "epoch": epoch.number_in_task,
             "rate": epoch.rate,
             "train_loss": means["loss"],
             "train_accuracy": means["n_new_right"] / max(means["n_new"], 1e-9),
