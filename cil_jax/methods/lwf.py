@@ -74,13 +74,13 @@ class LwF(Classification):
             parts = losses.icarl(logits, batch.labels, old, learner.n_old, n_open, self.divisor)
             return parts["classification"] + parts["distillation"], (parts, output)
         task_of = learner.task_of if self.distill == "tasks" else None
-        parts = {
-            "classification": self.classification(logits, batch.labels, n_open, first),
-            "distillation": losses.distillation_of_old_outputs(
-                logits, old, learner.n_old, self.temperature, task_of
-            ),
-        }
-        return parts["classification"] + self.lambda_ * parts["distillation"], (parts, output)
+        # In this order, on which the last bits of the gradient depend.
+        distillation = losses.distillation_of_old_outputs(
+            logits, old, learner.n_old, self.temperature, task_of
+        )
+        classification = self.classification(logits, batch.labels, n_open, first)
+        parts = {"classification": classification, "distillation": distillation}
+        return classification + self.lambda_ * distillation, (parts, output)
 
 
 def unused_in_distillation(config: Any) -> set[str]:
