@@ -86,9 +86,13 @@ import flax.linen as nn
 
 
 class Plain(nn.Module):
+    layers: int = 1  # not the layers that the backbones of the package take
+
     @nn.compact
     def __call__(self, images, train):
-        return nn.relu(nn.Conv(6, (3, 3), strides=2)(images)).mean(axis=(1, 2))
+        for _ in range(self.layers):
+            images = nn.relu(nn.Conv(6, (3, 3), strides=2)(images))
+        return images.mean(axis=(1, 2))
 
 
 class Normalized(nn.Module):
@@ -332,6 +336,7 @@ REFUSALS = [
     ("{}/mine.py:Mine --backbone {}/net.py:Maps", ["Maps must return one array [B, n_features]"]),
     ("{}/mine.py:Mine --backbone {}/net.py:Untrained", ["must take the arguments (images, train)"]),
     ("{}/mine.py:Mine --backbone {}/net.py:Needs", ["Needs has a field without a default: width"]),
+    ("{}/mine.py:Mine --backbone {}/net.py:Plain --precision bfloat16", ["no effect on Mine"]),
     ("replay --distill all", ["unrecognized arguments: --distill all"]),
 ]
 
