@@ -433,12 +433,3 @@ def test_a_run_of_an_older_version_had_the_settings_of_all_methods(tmp_path):
     Path(tmp_path / "mine.yaml").write_text("method: finetune\nmemory: 2000\n")
     with pytest.raises(UserError, match="unknown setting 'memory' of finetune"):
         loading.read(tmp_path / "mine.yaml")
-
-
-def test_the_method_in_the_readme_is_one(tmp_path):
-    text = (Path(__file__).parents[1] / "README.md").read_text()
-    _, _, after = text.partition("## A method of your own")
-    (tmp_path / "anchored.py").write_text(after.split("```")[1].removeprefix("python"))
-    config = loading.preset(f"{tmp_path / 'anchored.py'}:Anchored", "strong", strength=3.0)
-    assert (config.strength, config.epochs) == (3.0, 20)
-    cil_jax.methods.build(config, cil_jax.models.build("tiny"))
