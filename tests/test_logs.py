@@ -13,7 +13,6 @@ from cil_jax.errors import UserError
 from cil_jax.report import trackers
 from cil_jax.report.background_thread import Background
 from cil_jax.report.trackers import Pager, TensorBoard, Wandb
-from cil_jax.settings import config
 from cil_jax.training.callbacks import Callback, CallbackList
 
 
@@ -266,7 +265,7 @@ def test_several_callbacks_hear_all_that_one_hears():
 def test_a_log_that_is_not_there_is_refused(monkeypatch):
     with pytest.raises(UserError, match="unknown --log 'tensorbord': did you mean 'tensorboard'"):
         small_config("icarl", "", log="tensorbord")
-    monkeypatch.setattr(config.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(UserError, match="--log wandb needs the package wandb: pip install wandb"):
         small_config("icarl", "", log="wandb")
 
