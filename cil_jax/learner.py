@@ -223,7 +223,7 @@ def forward(
     variables = {"params": weights.params["backbone"], "batch_stats": weights.batch_stats}
     if train:
         features, updated = backbone.apply(variables, images, train=True, mutable=["batch_stats"])
-        batch_stats = updated.get("batch_stats", {})  # a network without them has none
+        batch_stats = updated["batch_stats"]
     else:
         features, batch_stats = backbone.apply(variables, images, train=False), weights.batch_stats
     logits = heads.logits(weights.params["head"], features, n_open)
