@@ -4,9 +4,11 @@ import os
 import sys
 from types import SimpleNamespace
 
+import jax
 import pytest
 
 from cil_jax.app import accelerator
+from cil_jax.errors import UserError
 
 
 @pytest.fixture
@@ -55,3 +57,14 @@ def test_no_other_program_is_replaced(started_anew, monkeypatch, main):
     monkeypatch.setitem(sys.modules, "__main__", main)
     accelerator.take_huge_pages("auto")
     assert not started_anew
+
+
+def test_a_file_that_has_started_jax_too_soon_is_said():
+    """A file of the user's is imported before the accelerator is chosen, and may not compute."""
+    jax.devices()
+    before = jax.config.jax_platforms
+    try:
+        with pytest.raises(UserError, match="JAX was started on cpu before --accelerator gpu"):
+            accelerator.start_accelerator("gpu")
+    finally:
+        jax.config.update("jax_platforms", before)
