@@ -479,9 +479,12 @@ def test_help_explains_each_flag_with_its_default(tmp_path, name):
     assert "--accelerator gpu" in result.stdout
 
 
-def test_flags_are_read_before_jax_is_imported(tmp_path):
+def test_no_command_imports_jax_before_its_flags_are_read(tmp_path):
+    """So that what JAX says of its environment variables is said in a line."""
+    names = [*PRESETS, *COMMANDS, "benchmark", "exemplars"]
     code = (
-        "import sys; from cil_jax.app.command_line import settings;"
+        f"import sys, {', '.join(f'experiments.{name}' for name in names)};"
+        "from cil_jax.app.command_line import settings;"
         "settings('icarl', 'paper', {'epochs': 3}); assert 'jax' not in sys.modules"
     )
     path = {**os.environ, "PYTHONPATH": str(ROOT)}
@@ -489,6 +492,26 @@ def test_flags_are_read_before_jax_is_imported(tmp_path):
         subprocess.run([sys.executable, "-c", code], env=path, cwd=tmp_path, check=False).returncode
         == 0
     )
+
+
+@pytest.mark.parametrize(
+    ("variable", "arguments"),
+    [
+        ("JAX_ENABLE_X64", ["icarl", *SMALL]),
+        ("JAX_DEFAULT_MATMUL_PRECISION", ["prepare", "--archive", "x"]),
+        ("JAX_PLATFORMS", ["finetune", *SMALL]),
+    ],
+)
+def test_a_value_that_jax_rejects_is_said_in_one_line(tmp_path, variable, arguments):
+    flags = [flag for flag in arguments[1:] if flag not in ("--accelerator", "cpu")]
+    result = command(f"experiments.{arguments[0]}", *flags, cwd=tmp_path, **{variable: "perhaps"})
+    assert_refused(result, variable if variable in result.stderr else variable.lower())
+    assert not list(tmp_path.iterdir())
+
+
+def test_other_errors_of_values_are_no_fault_of_the_environment():
+    with pytest.raises(ValueError, match="invalid literal"):
+        command_line.guarded(lambda: int("x"))
 
 
 def stopped(arguments, cwd, sign, number):

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from cil_jax.app import launch, output
+from cil_jax.app import accelerator, launch, output
 from cil_jax.errors import UserError, nearest_name
 from cil_jax.settings import loading
 from cil_jax.settings.config import Config, flag, kind
@@ -79,6 +79,10 @@ def _code_of(action: Callable[[], None]) -> int:
             action()
     except UserError as error:
         return _failed(error.lines)
+    except ValueError as error:
+        if not accelerator.is_refusal_by_jax(error):
+            raise
+        return _failed([f"JAX rejects an environment variable that begins with JAX_: {error}"])
     except OSError as error:
         if error.filename is None:  # not about a file, so nothing that the user can fix
             raise
