@@ -203,7 +203,7 @@ def test_runs_of_other_settings_are_not_trained_together(tmp_path):
 def test_the_command_runs_members_in_groups_and_says_whose_lines_are_whose(
     tmp_path, capsys, monkeypatch
 ):
-    monkeypatch.setattr(report, "draw", lambda folder, warn: None)  # which takes a while
+    monkeypatch.setattr(report, "draw", lambda *_: None)  # which takes a while
     config = settings(tmp_path / "runs", epochs=1)
     summary = launch.run_members(config, [0, 1, 2], None, n_at_once=2)
     said = capsys.readouterr().out
