@@ -69,6 +69,7 @@ def test_the_page_of_a_run_that_goes_on_says_how_far_it_is(tmp_path):
     folder.append({**line, "task": 2})  # of a task that has no results yet
     with folder.metrics_file.open("a") as out:
         out.write('{"kind":"ep')
+    assert {line["task"] for line in folder.epochs(folder.results())} == {0, 1}
     page = report.write_page(folder).read_text()
     assert "In progress: 2 of 3 tasks learned" in page and "Not learned yet: &lt;b&gt;elm" in page
 
