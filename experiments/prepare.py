@@ -9,7 +9,6 @@ The experiments look for it in the same folder. TensorFlow is not needed.
 from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn
 
 from cil_jax.app.command_line import command_parser, guarded, leave
-from cil_jax.data import prepare, tfds
 from cil_jax.settings.config import help_of
 
 
@@ -31,6 +30,9 @@ def _prepare(arguments: list[str] | None) -> None:
         help="a cifar-100-binary.tar.gz to use instead of downloading it",
     )
     flags = parser.parse_args(arguments)
+
+    from cil_jax.data import prepare, tfds  # imports JAX
+
     columns = ("downloading", BarColumn(), DownloadColumn(), TimeRemainingColumn())
     with Progress(*columns, disable=bool(flags.archive)) as bar:
         download = bar.add_task("", total=None)

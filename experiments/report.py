@@ -29,11 +29,12 @@ def _report(arguments: list[str] | None) -> None:
             raise UserError(f"{folder.path} has no results yet: its first task is not finished")
         folder.need(("class_names", "memory"), "whose page can't be made")
     for folder in folders:
-        for line in folder.damaged_lines():
-            warn(f"{line}: it is left out")
+        lines, problems = folder.read_metrics()
+        for problem in problems:
+            warn(f"{problem}: it is left out")
         with writing.writing(folder.path):
-            draw(folder, warn)
-            page = write_page(folder)
+            draw(folder, warn, lines)
+            page = write_page(folder, lines)
         console().print(f"page: {page}", soft_wrap=True, highlight=False)
 
 

@@ -9,12 +9,12 @@ import jax
 import jax.numpy as jnp
 import pytest
 from jax import lax
-from test_cli import assert_refused, command
 
 from cil_jax.benchmark import flops, rounds, table
 from cil_jax.benchmark.parts import Bench
 from cil_jax.benchmark.settings import QUICK, Settings
 from cil_jax.benchmark.workbench import Workbench
+from experiments import benchmark
 
 # The run is that of `small_config`, whose programs other tests compile as well.
 RUN = {"run_backbone": "tiny", "run_classes": 5, "run_epochs": 1, "run_memory": 20}
@@ -142,12 +142,14 @@ def test_scale_tells_what_a_task_takes_of_runs_of_some_classes():
     assert [len(shown.columns) for shown in table.tables(report)] == [10]
 
 
-def test_the_command_measures_and_writes_what_it_says(tmp_path):
+def test_the_command_measures_and_writes_what_it_says(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
     flags = ["herding", "--quick", "--accelerator", "cpu"]
     files = ["--json", "numbers.json", "--markdown", "table.md"]
-    result = command("experiments.benchmark", *flags, *files, cwd=tmp_path)
-    assert result.returncode == 0, result.stderr
-    assert "herding, round 1 of 2" in result.stderr.replace(", 2 classes", "")
+    code = benchmark.main([*flags, *files])
+    out, error = capsys.readouterr()
+    assert code == 0, error
+    assert "herding, round 1 of 2" in error.replace(", 2 classes", "")
     report = json.loads((tmp_path / "numbers.json").read_text())
     (row,) = report["rows"]
     assert row["what"] == "herding, 2 x 12" and row["seconds"]["n"] == 2
@@ -160,7 +162,7 @@ def test_the_command_measures_and_writes_what_it_says(tmp_path):
         report["machine"]["cores"] >= 1 and report["versions"]["python"] == sys.version.split()[0]
     )
     written = (tmp_path / "table.md").read_text()
-    for text in (result.stdout, written):
+    for text in (out, written):
         assert "herding, 2 x 12" in text and report["versions"]["jax"] in text
 
 
@@ -174,5 +176,8 @@ def test_the_command_measures_and_writes_what_it_says(tmp_path):
     ],
     ids=str,
 )
-def test_mistakes_are_one_line(tmp_path, flags, word):
-    assert_refused(command("experiments.benchmark", *flags, cwd=tmp_path), word)
+def test_mistakes_are_one_line(flags, word, capsys):
+    assert benchmark.main(flags) == 2
+    out, error = capsys.readouterr()
+    assert out == "" and error.startswith("error: ") and error.count("\n") == 1
+    assert word in error

@@ -5,6 +5,7 @@ import hashlib
 import io
 import json
 import os
+import runpy
 import shlex
 import signal
 import subprocess
@@ -27,7 +28,7 @@ from experiments import predict, report
 
 ROOT = Path(__file__).parents[1]
 SMALL = ["--dataset", "digits", "--backbone", "resnet8", "--task-size", "2", "--classes", "4"]
-SMALL += ["--epochs", "1", "--batch-size", "64", "--accelerator", "cpu"]
+SMALL += ["--epochs", "2", "--batch-size", "64", "--accelerator", "cpu"]
 
 
 COMMANDS = {  # that are no experiments, and a flag of each
@@ -83,7 +84,7 @@ def test_a_run_prints_its_course_its_table_and_where_the_figures_are(a_run):
     assert result.returncode == 0, result.stderr
     out = result.stdout
     assert "icarl (paper, with batch-size 64) on digits: 4 classes in 2 tasks (2, 2)" in out
-    assert "task 1/2  epoch 1/1  loss" in out and "images/s" in out and "left: task" in out
+    assert "task 1/2  epoch 2/2  loss" in out and "images/s" in out and "left: task" in out
     for word in (
         *("nme (method's own)", "linear", "ncm (all data)", "old classes", "new classes", "top-5"),
         *("task-aware", "order seeded 1993, seed 0", "n = 1"),
@@ -111,40 +112,48 @@ def test_the_table_has_the_numbers_of_the_results(a_run):
     assert row.split()[2:4] == [f"{100 * nme:.1f}%", f"{100 * linear:.1f}%"]
 
 
-def test_an_existing_run_is_not_overwritten(a_run):
-    cwd, _ = a_run
-    before = content(cwd / "runs")
-    result = command("experiments.icarl", *SMALL, "--memory", "20", "--out", "runs/one", cwd=cwd)
-    assert_refused(result, "runs/one already holds a run", "--resume", "--out")
-    assert content(cwd / "runs") == before
+@pytest.fixture
+def refused(request, monkeypatch, capsys):
+    """The one line that a method's flags are refused with, in this process: it is faster."""
+    if "a_run" in request.fixturenames:
+        monkeypatch.chdir(request.getfixturevalue("a_run")[0])
+
+    def of(method, *flags):
+        monkeypatch.setattr(sys, "argv", [method, *flags])
+        with pytest.raises(SystemExit) as ended:
+            command_line.main(method, PRESETS[method])
+        out, error = capsys.readouterr()
+        assert ended.value.code == 2 and out == ""
+        assert error.startswith("error: ") and error.count("\n") == 1, error
+        return error
+
+    return of
 
 
-def test_resuming_with_other_settings_says_which(a_run):
-    cwd, _ = a_run
-    before = content(cwd / "runs")
-    result = command(
-        "experiments.icarl",
-        "--out",
-        "runs/one",
-        "--resume",
-        "--epochs",
-        "3",
-        "--seed",
-        "4",
-        cwd=cwd,
-    )
-    assert_refused(result, "epochs was 1, is now 3", "seed was 0, is now 4")
-    result = command("experiments.lwf", "--out", "runs/one", "--resume", cwd=cwd)
-    assert_refused(result, "it is a run of icarl")
-    assert content(cwd / "runs") == before
+def test_an_existing_run_is_not_overwritten(a_run, refused):
+    before = content(a_run[0] / "runs")
+    error = refused("icarl", *SMALL, "--memory", "20", "--out", "runs/one")
+    assert "runs/one already holds a run" in error and "--resume" in error and "--out" in error
+    assert content(a_run[0] / "runs") == before
 
 
-def test_a_run_is_trained_to_its_end_where_nobody_reads_its_output(a_run, tmp_path):
-    """As with `| head -1`."""
+def test_resuming_with_other_settings_says_which(a_run, refused):
+    before = content(a_run[0] / "runs")
+    error = refused("icarl", "--out", "runs/one", "--resume", "--epochs", "3", "--seed", "4")
+    assert "epochs was 2, is now 3" in error and "seed was 0, is now 4" in error
+    assert "it is a run of icarl" in refused("lwf", "--out", "runs/one", "--resume")
+    assert content(a_run[0] / "runs") == before
+
+
+@pytest.fixture(scope="module")
+def an_unread_run(tmp_path_factory):
+    """The same run, whose output nobody reads, as with `| head -1`, under other options of JAX."""
+    cwd = tmp_path_factory.mktemp("unread")
+    others = {name.upper(): str(value) for name, value in OTHERWISE.items()}
     process = subprocess.Popen(
         [sys.executable, "-m", "experiments.icarl", *SMALL, "--memory", "20", "--out", "run"],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        cwd=cwd,
+        env={**os.environ, **others, "PYTHONPATH": str(ROOT)},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -152,20 +161,22 @@ def test_a_run_is_trained_to_its_end_where_nobody_reads_its_output(a_run, tmp_pa
     with process:
         process.stdout.readline()
         process.stdout.close()
-        assert process.stderr.read() == "" and process.wait() == 0
-    names, results = [], []
-    for run in (RunFolder(tmp_path / "run"), RunFolder(a_run[0] / "runs/one")):
-        names.append(sorted(f.relative_to(run.path).as_posix() for f in run.path.glob("*")))
-        results.append(run.results()["classifiers"])
-    assert names[0] == names[1] and results[0] == results[1]
+        said = process.stderr.read()
+    return RunFolder(cwd / "run"), process.returncode, said
 
 
-def test_a_run_under_other_options_of_jax_is_bit_for_bit_the_same(a_run, tmp_path):
-    others = {name.upper(): str(value) for name, value in OTHERWISE.items()}
-    flags = [*SMALL, "--memory", "20", "--out", "run"]
-    done = command("experiments.icarl", *flags, cwd=tmp_path, **others)
-    assert (done.returncode, done.stderr) == (0, "")
-    one, other = (RunFolder(folder) for folder in (a_run[0] / "runs/one", tmp_path / "run"))
+def test_a_run_is_trained_to_its_end_where_nobody_reads_its_output(a_run, an_unread_run):
+    run, code, said = an_unread_run
+    assert (code, said) == (0, "")
+    names = [
+        sorted(file.name for file in folder.path.glob("*"))
+        for folder in (run, RunFolder(a_run[0] / "runs/one"))
+    ]
+    assert names[0] == names[1]
+
+
+def test_a_run_under_other_options_of_jax_is_bit_for_bit_the_same(a_run, an_unread_run):
+    one, other = RunFolder(a_run[0] / "runs/one"), an_unread_run[0]
     assert one.results()["classifiers"] == other.results()["classifiers"]
     assert one.settings() == other.settings()
     for left, right in zip(one.exemplars(), other.exemplars(), strict=True):
@@ -261,18 +272,12 @@ REFUSALS = [
 
 
 @pytest.fixture
-def refusal(monkeypatch, tmp_path, capsys):
-    """The one line that a method's flags are refused with, in this process: it is faster."""
-
+def refusal(refused, monkeypatch, tmp_path):
+    """The one line that a new run of a method is refused with; nothing is left of it."""
     monkeypatch.chdir(tmp_path)
 
     def of(method, *flags):
-        monkeypatch.setattr(sys, "argv", [method, *SMALL, "--out", "runs/new", *flags])
-        with pytest.raises(SystemExit) as ended:
-            command_line.main(method, PRESETS[method])
-        out, error = capsys.readouterr()
-        assert ended.value.code == 2 and out == ""
-        assert error.startswith("error: ") and error.count("\n") == 1, error
+        error = refused(method, *SMALL, "--out", "runs/new", *flags)
         assert not Path("runs").exists()
         return error
 
@@ -291,7 +296,6 @@ def test_bad_input_gets_one_line_and_leaves_nothing(refusal, flags, words):
     [
         (["--accelerator", "gpu"], ["no GPU", "cil_jax[cuda13]"]),
         (["--accelerator", "tpu"], ["no TPU", "cil_jax[tpu]"]),
-        (["--temperature", "3"], ["--temperature has no effect on icarl with these settings"]),
     ],
 )
 def test_a_process_that_is_refused_ends_with_one_line(tmp_path, flags, words):
@@ -434,12 +438,12 @@ def test_a_file_of_settings_is_refused_by_its_name_and_the_settings(refusal, tex
     assert message in refusal("icarl", "--preset", "paper", "--config", "mine.yaml")
 
 
-def test_a_folder_of_something_else_is_left_alone(tmp_path):
+def test_a_folder_of_something_else_is_left_alone(tmp_path, refused):
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "chapter.tex").write_text("dear reader")
     (tmp_path / "file").write_text("")
     for out, words in (("thesis", "not empty and holds no run"), ("file", "is a file")):
-        assert_refused(command("experiments.lwf", *SMALL, "--out", out, cwd=tmp_path), words)
+        assert words in refused("lwf", *SMALL, "--out", str(tmp_path / out))
     assert [f.name for f in (tmp_path / "thesis").iterdir()] == ["chapter.tex"]
 
 
@@ -461,32 +465,40 @@ def test_help_says_what_the_preset_says_of_the_first_task():
     assert "epochs of the first task (default: --epochs)" in text
 
 
-def test_a_damaged_config_is_said(tmp_path):
+def test_a_damaged_config_is_said(tmp_path, refused):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "config.yaml").write_text("epochs: [")
-    result = command("experiments.lwf", "--out", "run", "--resume", cwd=tmp_path)
-    assert_refused(result, "run/config.yaml is damaged")
+    error = refused("lwf", "--out", str(tmp_path / "run"), "--resume")
+    assert "run/config.yaml is damaged" in error
 
 
 @pytest.mark.parametrize("name", [*PRESETS, *COMMANDS])
-def test_help_explains_each_flag_with_its_default(tmp_path, name):
-    result = command(f"experiments.{name}", "--help", cwd=tmp_path)
-    assert result.returncode == 0 and result.stderr == ""
+def test_help_explains_each_flag_with_its_default(name, monkeypatch, capsys):
+    """Each file is run as `python -m` does."""
+    monkeypatch.setattr(sys, "argv", [name, "--help"])
+    monkeypatch.delitem(sys.modules, f"experiments.{name}", raising=False)
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_module(f"experiments.{name}", run_name="__main__")
+    text, error = capsys.readouterr()
+    assert ended.value.code == 0 and error == ""
     if name not in PRESETS:
-        assert COMMANDS[name] in result.stdout
+        assert COMMANDS[name] in text
         return
     from cil_jax.app.command_line import make_parser
 
     for flag in make_parser(name, PRESETS[name])._actions:
         no_default = ("help", "resume", "seeds", "orders", "config", "print_config")
         assert flag.help and ("default" in flag.help or flag.dest in no_default), flag
-    assert f"python -m experiments.{name} " in result.stdout
-    assert "--accelerator gpu" in result.stdout
+    assert f"python -m experiments.{name} " in text
+    assert "--accelerator gpu" in text
 
 
-def test_flags_are_read_before_jax_starts(tmp_path):
+def test_no_command_imports_jax_before_its_flags_are_read(tmp_path):
+    """So that what JAX says of its environment variables is said in a line."""
+    names = [*PRESETS, *COMMANDS, "benchmark", "exemplars"]
     code = (
-        "import sys; from cil_jax.app.command_line import settings;"
+        f"import sys, {', '.join(f'experiments.{name}' for name in names)};"
+        "from cil_jax.app.command_line import settings;"
         "assert 'jax' not in sys.modules;"
         f"settings('icarl', 'paper', {{'epochs': 3}}); {NO_BACKEND}"
     )
@@ -495,6 +507,26 @@ def test_flags_are_read_before_jax_starts(tmp_path):
         subprocess.run([sys.executable, "-c", code], env=path, cwd=tmp_path, check=False).returncode
         == 0
     )
+
+
+@pytest.mark.parametrize(
+    ("variable", "arguments"),
+    [
+        ("JAX_ENABLE_X64", ["icarl", *SMALL]),
+        ("JAX_DEFAULT_MATMUL_PRECISION", ["prepare", "--archive", "x"]),
+        ("JAX_PLATFORMS", ["finetune", *SMALL]),
+    ],
+)
+def test_a_value_that_jax_rejects_is_said_in_one_line(tmp_path, variable, arguments):
+    flags = [flag for flag in arguments[1:] if flag not in ("--accelerator", "cpu")]
+    result = command(f"experiments.{arguments[0]}", *flags, cwd=tmp_path, **{variable: "perhaps"})
+    assert_refused(result, variable if variable in result.stderr else variable.lower())
+    assert not list(tmp_path.iterdir())
+
+
+def test_other_errors_of_values_are_no_fault_of_the_environment():
+    with pytest.raises(ValueError, match="invalid literal"):
+        command_line.guarded(lambda: int("x"))
 
 
 def stopped(arguments, cwd, sign, number):
@@ -520,9 +552,8 @@ def stopped(arguments, cwd, sign, number):
 
 def test_a_stopped_run_says_how_to_go_on_and_ends_the_same(a_run, tmp_path):
     """Ctrl-C, then SIGTERM, each in the second task."""
-    flags = [*SMALL, "--memory", "20", "--epochs", "3"]
-    start = ["-m", "experiments.icarl", *flags, "--out", "runs/a run"]
-    first, last = stopped(start, tmp_path, "task 2/2  epoch 1/3", signal.SIGINT)
+    start = ["-m", "experiments.icarl", *SMALL, "--memory", "20", "--out", "runs/a run"]
+    first, last = stopped(start, tmp_path, "task 2/2  epoch 1/2", signal.SIGINT)
     assert first.startswith("stopping: saving at the next step")
     place, said = last.split("; to continue: python ")
     assert place.startswith("saved in task 2, after epoch ")
@@ -532,12 +563,8 @@ def test_a_stopped_run_says_how_to_go_on_and_ends_the_same(a_run, tmp_path):
     assert last.endswith(said)
     result = command(*again[1:], cwd=tmp_path)
     assert result.returncode == 0 and "continuing in task 2" in result.stdout, result.stderr
-    alone = command("experiments.icarl", *flags, "--out", "runs/alone", cwd=tmp_path)
-    assert alone.returncode == 0, alone.stderr
-    one, two = (
-        json.loads((tmp_path / f"runs/{n}/results.json").read_text()) for n in ("a run", "alone")
-    )
-    assert one["classifiers"] == two["classifiers"]
+    one, two = (RunFolder(run) for run in (tmp_path / "runs/a run", a_run[0] / "runs/one"))
+    assert one.results()["classifiers"] == two.results()["classifiers"]
 
 
 def test_the_command_that_resumes_has_what_the_folder_has_not():

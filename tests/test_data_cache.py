@@ -48,7 +48,7 @@ def test_no_flipped_bit_of_a_cache_file_stops_or_changes_what_is_read(cache, tmp
     # One byte stands for a run of equal ones, such as the spaces that fill a header.
     places = [run.start() for run in re.finditer(rb"(?s)(.)\1*", whole)]
     with file.open("r+b", buffering=0) as content:
-        for place, bit in itertools.product(places, range(8)):
+        for place, bit in itertools.product(places, (0, 3, 7)):
             os.pwrite(content.fileno(), bytes([whole[place] ^ 1 << bit]), place)
             try:
                 # The dates in zip headers, for one, change nothing.
@@ -56,7 +56,7 @@ def test_no_flipped_bit_of_a_cache_file_stops_or_changes_what_is_read(cache, tmp
             except Made:
                 n_made += 1
             os.pwrite(content.fileno(), whole[place : place + 1], place)
-    assert n_made > 5 * len(places)
+    assert n_made > 2 * len(places)
     file.write_bytes(whole[:-1])
     check_equal(cached("x", tmp_path, STATE, arrays))  # and is written again
     check_equal(cached("x", tmp_path, STATE, make_none))

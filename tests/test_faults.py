@@ -37,6 +37,10 @@ def finished(request, tmp_path_factory):
     return run, run.saved_learner()
 
 
+# For what does not depend on how exemplars are selected.
+herding_only = pytest.mark.parametrize("finished", ["herding"], indirect=True)
+
+
 def exemplars(learner):
     """Pixels and class of every kept image."""
     labels = np.asarray(learner.memory.labels)
@@ -76,6 +80,7 @@ def test_selection_never_looks_at_test_data(finished, tmp_path, monkeypatch):
     assert results["classifiers"] != run.folder.results()["classifiers"]
 
 
+@herding_only
 def test_what_the_evaluation_says_changes_nothing_that_is_learned(finished, tmp_path, monkeypatch):
     """Whether accuracies fall and losses rise or the reverse: no epoch and no rate goes by them."""
     run, learner = finished
@@ -114,6 +119,7 @@ def test_what_the_evaluation_says_changes_nothing_that_is_learned(finished, tmp_
         chex.assert_trees_all_equal(other, learner)
 
 
+@herding_only
 def test_means_are_of_plain_exemplars_in_evaluation_mode(finished):
     """Each image embedded by itself: no augmentation, no statistics of a batch."""
     run, learner = finished

@@ -3,6 +3,7 @@
 import copy
 import gc
 import hashlib
+import itertools
 import json
 import os
 import shutil
@@ -24,7 +25,7 @@ from cil_jax.training.callbacks import Callback
 from cil_jax.training.loop import Run
 from experiments import compare, report
 
-WRONG = (None, -1, 10**400, 0.5, float("nan"), "text", [], [None], {"a": 1})
+WRONG = (-1, 10**400, 0.5, float("nan"), "text", [], [None], {"a": 1})
 DELETED = object()
 
 
@@ -40,9 +41,13 @@ def paths_of(value, depth):
 
 
 def mutants(value, depth):
-    """The value with one of its parts of another type, or without it."""
+    """The value with one of its parts of another type, or without it.
+
+    Each part is left out and None, and takes three of the other wrong values by turns.
+    """
+    others = itertools.cycle(WRONG)
     for path in paths_of(value, depth):
-        for wrong in (*WRONG, DELETED):
+        for wrong in (DELETED, None, *itertools.islice(others, 3)):
             mutant = copy.deepcopy(value)
             *way, last = path
             place = mutant
@@ -89,7 +94,7 @@ def run(tmp_path):
 @pytest.fixture
 def read(run, monkeypatch):
     """What the commands that read a folder do; figures are drawn in tests of their own."""
-    monkeypatch.setattr(report, "draw", lambda folder, warn: None)
+    monkeypatch.setattr(report, "draw", lambda *_: None)
     monkeypatch.setattr(
         published_results, "rows", lambda: []
     )  # which takes a while to compare with

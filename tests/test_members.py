@@ -68,7 +68,7 @@ def test_what_is_done_is_not_run_again_and_what_is_missing_is(group, capsys, mon
     assert "member 3 of 3" in out and "order1993-seed2 is done" not in out
     after = {s: (folder / f"order1993-seed{s}/results.json").stat().st_mtime_ns for s in (0, 1)}
     assert after == before and summary["n"] == 3
-    assert "n = 3" in out and "+-" in out
+    assert "n = 3" in out and "±" in out
 
 
 def test_an_interrupted_member_goes_on(group, tmp_path):

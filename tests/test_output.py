@@ -1,5 +1,6 @@
 """Output that cannot be shown: see also test_cli.py for whole commands."""
 
+import io
 import os
 import sys
 
@@ -69,6 +70,17 @@ def test_a_command_that_only_prints_fails_on_a_full_disk_in_one_line(stdout, cap
     assert guarded(action) == FAILED
     error = "error: can't write to the standard output: No space left on device\n"
     assert capsys.readouterr().err == error
+
+
+def test_of_several_failures_the_first_is_told():
+    class Failing(io.StringIO):
+        def write(self, text):
+            raise OSError(len(text), text)
+
+    stream = output.Stream(Failing())
+    for text in ("x", "yy"):
+        stream.write(text)
+    assert stream.failure.strerror == "x"
 
 
 def test_streams_that_were_closed_from_the_start_are_no_error(monkeypatch):

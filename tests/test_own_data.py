@@ -83,6 +83,15 @@ def test_an_npz_with_a_split_is_taken_as_it_is(tmp_path):
     assert dataset.image_shape == (5, 8, 3) and dataset.pad == 1 and not dataset.mirror
 
 
+def test_names_and_splits_that_are_bytes_are_read_as_utf8(tmp_path):
+    """As numpy.array makes them of bytes; a name that is not UTF-8 can still be shown."""
+    split = np.array([b"train"] * 6 + [b"test"] * 6)
+    names = np.array(["Käse".encode(), b"owl", b"\xff"])
+    dataset = data.load(npz(tmp_path, split=split, names=names))
+    assert dataset.class_names == ("Käse", "owl", "\ufffd")
+    assert len(dataset.train_labels) == len(dataset.test_labels) == 6
+
+
 def test_an_npz_may_have_test_images_of_their_own_and_no_names(tmp_path):
     test = {"test_images": pixels(6, seed=1), "test_labels": np.arange(6) % 3}
     dataset = data.load(npz(tmp_path, **test))

@@ -19,6 +19,8 @@ from cil_jax.confusion import Confusion
 from cil_jax.report import comparison, figures, thumbnails
 from cil_jax.report.groups import Comparison, Group
 from cil_jax.storage import replicates
+from cil_jax.storage.run_folder import RunFolder
+from experiments import report as report_command
 
 NAMES = ["apple", "bear", "cloud", "dove", "<b>elm"]
 
@@ -67,8 +69,24 @@ def test_the_page_of_a_run_that_goes_on_says_how_far_it_is(tmp_path):
     folder.append({**line, "task": 2})  # of a task that has no results yet
     with folder.metrics_file.open("a") as out:
         out.write('{"kind":"ep')
+    assert {line["task"] for line in folder.epochs(folder.results())} == {0, 1}
     page = report.write_page(folder).read_text()
     assert "In progress: 2 of 3 tasks learned" in page and "Not learned yet: &lt;b&gt;elm" in page
+
+
+def test_the_command_reads_the_measurements_once_and_names_damaged_lines(
+    tmp_path, monkeypatch, capsys
+):
+    folder = write_run(tmp_path)
+    folder.metrics_file.write_bytes(b"no JSON\n" + folder.metrics_file.read_bytes())
+    read = []
+    real = RunFolder._lines
+    monkeypatch.setattr(RunFolder, "_lines", lambda self: read.append(self) or real(self))
+    assert report_command.main([str(tmp_path)]) == 0
+    assert len(read) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"warning: {folder.metrics_file}, line 1, is damaged")
+    assert folder.report_file.exists() and report.is_drawn(folder)
 
 
 def test_the_page_and_the_figures_start_no_backend_of_jax(folder):

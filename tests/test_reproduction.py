@@ -190,7 +190,7 @@ def test_the_command_shows_what_is_run_and_what_is_not(tmp_path, capsys):
     full, reduced = file.read_text().split("Ours: ")[1:][0], file.read_text().split("Ours: ")[2]
     begin = "| icarl-paper | 10 x 10 | nme | 64.1 / about 49.5 | icarl |"
     assert f"{begin} 66.7 / 50.0 | 1 | 1993 | +2.6 / +0.5 | no |" in full
-    two = "66.7 +- 0.0 / 50.0 +- 0.0 | 2 orders | 1993, 1994 | +2.6 / +0.5 | - |"
+    two = "66.7 ± 0.0 / 50.0 ± 0.0 | 2 orders | 1993, 1994 | +2.6 / +0.5 | - |"
     assert f"{begin} {two}" in reduced
     assert "| lwf-pycil | 10 x 10 | linear | 43.56 / 23.25 | survey | not run | 0 | - |" in full
     assert "| joint-paper | 1 x 100 | linear |" in full

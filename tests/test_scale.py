@@ -206,6 +206,14 @@ def test_a_folder_of_an_older_version_gives_the_same_page(tmp_path, monkeypatch)
         assert (one.cells == before[name].cells).all()
 
 
+def test_confusions_of_an_older_version_are_of_the_last_task_that_has_results(tmp_path):
+    """Of three tasks, results were written of two."""
+    run = write_run(tmp_path)
+    with_lines_of_an_older_version(run)
+    found = run.confusions(results_of(matrix=((0.9,), (0.5, 0.8))))
+    assert {len(one.matrix()) for one in found.values()} == {4}
+
+
 def cells_of_all(cells):
     return {f"cells of {name}": cells for name in ("nme", "linear", "ncm")}
 

@@ -481,40 +481,37 @@ def test_the_lock_of_a_killed_process_holds_nobody_up(tmp_path):
         pass
 
 
-# A run where the file system has no flock, as on Lustre, that is killed after its first task.
+# Where the file system has no flock, as on Lustre: one that is killed within a run folder.
 FLOCKLESS = """
 import errno, fcntl, os, sys
-from conftest import small_config
-import cil_jax
-from cil_jax.training.callbacks import Callback
+from cil_jax.storage.run_folder import RunFolder
 
 def flock(*_):
     raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
 
-class Killer(Callback):
-    def task_done(self, run, line):
-        os.kill(os.getpid(), 9)
-
 fcntl.flock = flock
-cil_jax.run(small_config("icarl", sys.argv[1], classes=4, epochs=1), Killer())
+with RunFolder(sys.argv[1]).locked():
+    os.kill(os.getpid(), 9)
 """
 
 
-def test_a_run_that_was_killed_where_there_is_no_flock_goes_on(finished, tmp_path, monkeypatch):
-    command = [sys.executable, "-c", FLOCKLESS, str(tmp_path / "run")]
-    environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"}
+def test_a_run_that_was_killed_where_there_is_no_flock_goes_on(finished, copied, monkeypatch):
+    (copied / ".lock").unlink()  # a file of flock, which without flock counts as a lock
+    command = [sys.executable, "-c", FLOCKLESS, str(copied)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == -signal.SIGKILL and not done.stderr, done.stderr
+    shutil.rmtree(copied / "checkpoints/1")  # so that there is something left to train
 
     def flock(*_):
         raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
 
     monkeypatch.setattr(fcntl, "flock", flock)
-    with RunFolder(tmp_path / "run").locked():
+    with RunFolder(copied).locked():
         refused = f"in use by another process \\(process {os.getpid()} on .*remove .*[.]lock"
-        with pytest.raises(UserError, match=refused), RunFolder(tmp_path / "run").locked():
+        with pytest.raises(UserError, match=refused), RunFolder(copied).locked():
             pass
-    assert decided(cil_jax.run(resumed(tmp_path / "run"))) == decided(finished[1])
+    assert decided(cil_jax.run(resumed(copied))) == decided(finished[1])
 
 
 def test_a_path_that_libraries_misread_holds_a_run_and_a_learner(finished, tmp_path):

@@ -22,8 +22,8 @@ def watched(tmp_path_factory):
     console, pages = Console(file=io.StringIO(), width=200), []
     write_page = report.write_page
 
-    def writing(folder):
-        file = write_page(folder)
+    def writing(*given):
+        file = write_page(*given)
         pages.append(file.read_text())
         return file
 

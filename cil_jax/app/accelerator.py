@@ -2,6 +2,7 @@
 
 import os
 import sys
+import traceback
 from pathlib import Path
 
 from cil_jax.errors import UserError
@@ -48,12 +49,25 @@ def start_accelerator(name: str, hosts: Config | None = None) -> None:
         jax.devices()
     except (RuntimeError, AssertionError) as error:
         hint = EXTRAS.get(name, EXTRAS["cpu"])
-        raise UserError(f"JAX finds no {name.upper()} on this machine; {hint}") from error
+        missing = "device to compute on" if name == "auto" else f"{name.upper()} on this machine"
+        raise UserError(f"JAX finds no {missing}; {hint}") from error
     if name != "auto" and jax.default_backend() != name:
         raise UserError(
             f"JAX was started on {jax.default_backend()} before --accelerator {name} was set: a "
             "file of your own must compute nothing while it is imported"
         )
+
+
+def is_refusal_by_jax(error: ValueError) -> bool:
+    """Returns whether JAX raised an error while it was imported.
+
+    It then reads its options from environment variables, and raises at a value that it does not
+    allow.
+    """
+    return any(
+        frame.f_globals.get("__name__") == "jax" and frame.f_code.co_name == "<module>"
+        for frame, _ in traceback.walk_tb(error.__traceback__)
+    )
 
 
 def take_huge_pages(accelerator: str) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from cil_jax.app import launch, output
+from cil_jax.app import accelerator, launch, output
 from cil_jax.errors import UserError, nearest_name
 from cil_jax.settings import code, loading
 from cil_jax.settings.config import Config
@@ -115,6 +115,10 @@ def _code_of(action: Callable[[], None]) -> int:
             action()
     except UserError as error:
         return _failed(error.lines)
+    except ValueError as error:
+        if not accelerator.is_refusal_by_jax(error):
+            raise
+        return _failed([f"JAX rejects an environment variable that begins with JAX_: {error}"])
     except OSError as error:
         if error.filename is None:  # not about a file, so nothing that the user can fix
             raise
@@ -458,15 +462,20 @@ def _parsing_of(field: dataclasses.Field[Any]) -> dict[str, Any]:
     if value_type is bool:
         return {"action": argparse.BooleanOptionalAction if field.default else "store_true"}
     if field.metadata.get("several"):
-        return {"metavar": field.metadata["metavar"], "action": _Joined}
+        return {"metavar": field.metadata["metavar"], "action": _Combined, "combine": _joined}
     if value_type is tuple:
-        return {"type": float, "nargs": "+", "metavar": "X", "action": _Tuple}
+        options = {"action": _Combined, "combine": lambda earlier, values: tuple(values)}
+        return {"type": float, "nargs": "+", "metavar": "X", **options}
     metavar = field.metadata.get("metavar", {int: "N", float: "X", str: "NAME"}[value_type])
     return {"type": value_type, "metavar": metavar}
 
 
-class _Tuple(argparse.Action):
-    """Stores the values of a flag as a tuple."""
+class _Combined(argparse.Action):
+    """Stores a function of the earlier value of a flag, None if there is none, and its values."""
+
+    def __init__(self, *args: Any, combine: Callable[[Any, Any], Any], **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.combine = combine
 
     def __call__(
         self,
@@ -475,20 +484,11 @@ class _Tuple(argparse.Action):
         values: str | Sequence[Any] | None,
         option_string: str | None = None,
     ) -> None:
-        setattr(namespace, self.dest, tuple(values or ()))
+        earlier = getattr(namespace, self.dest, None)
+        setattr(namespace, self.dest, self.combine(earlier, values))
 
 
-class _Joined(argparse.Action):
+def _joined(earlier: str | None, added: str) -> str:
     """Joins names with commas; the flag may be repeated."""
-
-    def __call__(
-        self,
-        parser: argparse.ArgumentParser,
-        namespace: argparse.Namespace,
-        values: str | Sequence[Any] | None,
-        option_string: str | None = None,
-    ) -> None:
-        earlier = getattr(namespace, self.dest, "").split(",")
-        added = str(values).replace(" ", "").split(",")
-        names = dict.fromkeys(filter(None, [*earlier, *added]))
-        setattr(namespace, self.dest, ",".join(names))
+    names = [*(earlier or "").split(","), *added.replace(" ", "").split(",")]
+    return ",".join(dict.fromkeys(filter(None, names)))

@@ -190,8 +190,9 @@ def _draw(folder: RunFolder) -> None:
 
     try:
         with folder.writing():
-            report.write_page(folder)
-            report.draw(folder, lambda line: print(f"warning: {line}", file=sys.stderr))
+            lines = folder.measurements()
+            report.write_page(folder, lines)
+            report.draw(folder, lambda line: print(f"warning: {line}", file=sys.stderr), lines)
     except UserError:
         raise
     except Exception as error:  # no reason to fail, as the run is complete and saved

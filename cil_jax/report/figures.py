@@ -21,7 +21,7 @@ from cil_jax.report.fonts import drawable, families
 from cil_jax.report.percentages import percentage
 from cil_jax.report.tables import caption, column_name, protocol, sample, training_parts
 from cil_jax.report.thinning import groups
-from cil_jax.storage.run_folder import RunFolder
+from cil_jax.storage.run_folder import MetricsLine, RunFolder
 
 # The palette of Okabe and Ito, whose colours are distinct under any colour vision.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
@@ -56,18 +56,23 @@ def _styled(text: str) -> Iterator[None]:
         yield
 
 
-def draw(folder: RunFolder, warn: Callable[[str], None] = lambda line: None) -> list[Path]:
+def draw(
+    folder: RunFolder,
+    warn: Callable[[str], None] = lambda line: None,
+    lines: Sequence[MetricsLine] | None = None,
+) -> list[Path]:
     """Draws all figures of a run into its folder.
 
     Args:
       folder: the folder of a run that has results.
       warn: called with a message if no installed font has a character that a figure shows.
+      lines: the lines of metrics.jsonl, if they have been read already.
 
     Returns:
       The files: seen_accuracy.png, accuracy_matrix.png, confusion.png and curves.png.
     """
     results = folder.results()
-    epochs, confusions = folder.epochs(results), folder.confusions(results)
+    epochs, confusions = folder.epochs(results, lines), folder.confusions(results)
     writing.make_folder(folder.figures)
     files = []
     text = _names_of_user(results)

@@ -27,7 +27,7 @@ from cil_jax.report.tables import (
 from cil_jax.report.thinning import MOST, Groups, groups, n_tasks, spread
 from cil_jax.report.thumbnails import SHOWN, Strip, strips
 from cil_jax.settings import loading
-from cil_jax.storage.run_folder import RunFolder
+from cil_jax.storage.run_folder import MetricsLine, RunFolder
 
 SECTIONS = {
     "seen": "Accuracy",
@@ -47,8 +47,12 @@ PAIRS = 12  # pairs of confused classes, at most
 DIGITS = 6  # significant digits of losses and rates in the page
 
 
-def write_page(folder: RunFolder) -> Path:
+def write_page(folder: RunFolder, lines: Sequence[MetricsLine] | None = None) -> Path:
     """Writes report.html of a run that has results; the run may still be going.
+
+    Args:
+      folder: the folder of the run.
+      lines: the lines of metrics.jsonl, if they have been read already.
 
     Returns:
       The file.
@@ -57,7 +61,7 @@ def write_page(folder: RunFolder) -> Path:
     values = _values(
         results,
         settings,
-        epochs=folder.epochs(results),
+        epochs=folder.epochs(results, lines),
         confusions=folder.confusions(results),
         exemplars=folder.exemplars(),
         command=_command(settings, folder.config_file),

@@ -200,8 +200,8 @@ def column_name(results: Mapping[str, Any], classifier: str) -> str:
 
 
 def spread(mean: float | None, std: float | None) -> str:
-    """A mean and standard deviation, such as '50.2% +- 1.1'."""
-    return percent(mean) + ("" if std is None else f" +- {percentage(std)}")
+    """A mean and standard deviation, such as '50.2% ± 1.1'."""
+    return percent(mean) + ("" if std is None else f" ± {percentage(std)}")
 
 
 def _accuracies(results: Mapping[str, Any], cell: Callable[..., str]) -> Table:
@@ -257,7 +257,7 @@ def reproduction_cells(row: Row, ours: Outcome, in_band: bool | None) -> list[st
 
     def mean_and_std(value: tuple[float, float | None]) -> str:
         mean, std = value
-        return f"{round_percentage(mean)}" + ("" if std is None else f" +- {round_percentage(std)}")
+        return f"{round_percentage(mean)}" + ("" if std is None else f" ± {round_percentage(std)}")
 
     values = (ours.average, ours.last)
     differences = [

@@ -199,13 +199,28 @@ class RunFolder:
             with self.writing(), writing.replaced(self.metrics_file) as out:
                 out.writelines(self._lines()[:n_lines])
 
+    def read_metrics(self) -> tuple[list[MetricsLine], list[str]]:
+        """Reads metrics.jsonl.
+
+        Returns:
+          The lines that can be read, and an error message for each of the others.
+        """
+        lines: list[MetricsLine] = []
+        problems: list[str] = []
+        for number, text in enumerate(self._lines(), start=1):
+            try:
+                lines.append(self._parsed_line(text, number))
+            except UserError as error:
+                problems.append(str(error))
+        return lines, problems
+
     def measurements(self) -> list[MetricsLine]:
         """The lines of metrics.jsonl that can be read."""
-        return [line for line in self._parsed() if not isinstance(line, str)]
+        return self.read_metrics()[0]
 
     def damaged_lines(self) -> list[str]:
         """An error message for each line of metrics.jsonl that can't be read."""
-        return [line for line in self._parsed() if isinstance(line, str)]
+        return self.read_metrics()[1]
 
     def _parsed_line(self, text: bytes, number: int) -> MetricsLine:
         source = f"{self.metrics_file}, line {number},"
@@ -215,13 +230,16 @@ class RunFolder:
             raise reading.damaged(source, f"kind: it must be one of {', '.join(schemas.LINES)}")
         return reading.converted(line, schema, source)
 
-    def epochs(self, results: schemas.Results) -> list[schemas.EpochLine]:
+    def epochs(
+        self, results: schemas.Results, lines: Iterable[MetricsLine] | None = None
+    ) -> list[schemas.EpochLine]:
         """The epoch lines of metrics.jsonl, up to the last task that the results include.
 
         A run in progress has lines of later tasks.
 
         Args:
           results: the results of this run.
+          lines: the lines of metrics.jsonl, if they have been read already.
 
         Raises:
           UserError: if the lines do not have the same parts of the loss.
@@ -229,7 +247,7 @@ class RunFolder:
         n_tasks = schemas.n_learned(results)
         epochs = [
             line
-            for line in self.measurements()
+            for line in (self.measurements() if lines is None else lines)
             if line["kind"] == "epoch" and line["task"] < n_tasks
         ]
         if len({tuple(line.get("parts", ())) for line in epochs}) > 1:
@@ -369,14 +387,6 @@ class RunFolder:
         # After the last newline there is nothing, or a half-written line.
         *lines, _ = reading.read_bytes(self.metrics_file, LARGEST_METRICS).split(b"\n")
         return [line + b"\n" for line in lines]
-
-    def _parsed(self) -> Iterator[MetricsLine | str]:
-        """Each line of metrics.jsonl, or an error message if it can't be read."""
-        for number, line in enumerate(self._lines(), start=1):
-            try:
-                yield self._parsed_line(line, number)
-            except UserError as error:
-                yield str(error)
 
 
 class Unwritten(RunFolder):
