@@ -244,10 +244,13 @@ def layers(
         raise UserError(f"{file} is for {other}, not for {method}: python -m experiments.{other}")
     preset = _preset_name(method, default_preset, given.get("preset"), file_settings, file)
     file_layers = {str(file): file_settings} if file else {}
+    dataset = given.get("dataset", file_settings.get("dataset"))
     all_layers = {
         "default": {"method": method, "preset": preset},
         # A run that was started from Python may have no preset.
-        f"preset {method}/{preset}": loading.preset_values(method, preset) if preset else {},
+        f"preset {method}/{preset}": (
+            loading.preset_values(method, preset, dataset) if preset else {}
+        ),
         **{name: loading.over(values) for name, values in file_layers.items()},
         "flag": loading.over(given),
     }

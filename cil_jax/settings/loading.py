@@ -17,6 +17,7 @@ import yaml
 
 from cil_jax.errors import UserError, nearest_name
 from cil_jax.files import reading
+from cil_jax.settings import orders
 from cil_jax.settings.config import Config, Value, check, flag, kind, plain
 
 # Settings with a variant for the first task, such as first_epochs.
@@ -27,6 +28,8 @@ NOT_SETTINGS = ("versions", "machine", "options")
 
 # Fields of Config by their source. Later sources override earlier ones.
 Layers = Mapping[str, Mapping[str, Any]]
+
+CIFAR100 = ("cifar100", "tfds:cifar100")  # data sets whose classes the order "icarl" lists
 
 COMMENT_COLUMN = 40  # comments are aligned here, unless a line is longer
 
@@ -72,11 +75,17 @@ def preset(method: str, name: str, **overrides: Any) -> Config:
     for key in overrides:
         if key not in fields:
             raise UserError(f"unknown setting {key!r}{nearest_name(key, fields)}")
-    return Config(**{**preset_values(method, name), **over(overrides), **named})
+    dataset = overrides.get("dataset")
+    return Config(**{**preset_values(method, name, dataset), **over(overrides), **named})
 
 
-def preset_values(method: str, name: str) -> dict[str, Any]:
+def preset_values(method: str, name: str, dataset: str | None = None) -> dict[str, Any]:
     """The settings in a preset's file and in those that it extends, as fields of Config.
+
+    Args:
+      method, name: see `preset`.
+      dataset: the data set of the run (default: CIFAR-100). The class order "icarl" is a list of
+        CIFAR-100's classes, so it is left out of a preset for another data set.
 
     Raises:
       UserError: if there is no such preset.
@@ -84,7 +93,26 @@ def preset_values(method: str, name: str) -> dict[str, Any]:
     known = presets(method)
     if name not in known:
         raise UserError(f"unknown preset {name!r} of {method}{nearest_name(name, known)}")
-    return from_plain(_preset_values(method, name), f"preset {method}/{name}")
+    values = from_plain(_preset_values(method, name), f"preset {method}/{name}")
+    if values.get("order") == "icarl" and dataset not in (None, *CIFAR100):
+        del values["order"]
+    return values
+
+
+def order_note(config: Config) -> str:
+    """A line to show if a run has the default class order in place of its preset's; else ""."""
+    if config.order != "seeded" or config.dataset in CIFAR100:
+        return ""
+    try:
+        order = preset_values(config.method, config.preset).get("order")
+    except UserError:  # a name given in Python need not be that of a preset
+        return ""
+    if order != "icarl":
+        return ""
+    return (
+        f"order: that of preset {config.preset} (icarl) is for CIFAR-100 only, so this run takes "
+        f"{orders.describe(config.order, config.order_seed)}"
+    )
 
 
 def _preset_values(method: str, name: str) -> dict[str, Any]:

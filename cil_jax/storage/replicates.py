@@ -15,6 +15,7 @@ import numpy as np
 
 from cil_jax.errors import UserError
 from cil_jax.files import reading, writing
+from cil_jax.settings import orders
 from cil_jax.settings.config import Config
 from cil_jax.storage import schemas
 from cil_jax.storage.run_folder import RunFolder
@@ -28,7 +29,8 @@ NUMBERS = (
     "forgetting",
     "backward_transfer",
 )
-SEEDS = ("seed", "data_seed", "order_seed")  # settings in which the members of a group differ
+# Settings in which the members of a group differ.
+SEEDS = ("seed", "data_seed", "order", "order_seed")
 ONLY_REPORTED = ("ncm", "fast")  # settings that do not change the method
 CURVES = ("seen_accuracy", "old_accuracy", "new_accuracy", "task_aware_accuracy", "top5_accuracy")
 
@@ -65,8 +67,7 @@ def member_configs(
     configs = []
     for order_seed in range(config.order_seed, config.order_seed + (n_orders or 1)):
         for seed in seeds or [config.seed]:
-            order = f"order{order_seed}" if config.order == "seeded" else config.order
-            out = folder / f"{order}-seed{seed}"
+            out = folder / f"{orders.slug(config.order, order_seed)}-seed{seed}"
             configs.append(
                 dataclasses.replace(
                     config,

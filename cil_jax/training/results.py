@@ -11,7 +11,7 @@ from cil_jax.data.scenario import Scenario
 from cil_jax.errors import UserError
 from cil_jax.learner import Learner, n_bytes
 from cil_jax.platform import environment
-from cil_jax.settings import loading
+from cil_jax.settings import loading, orders
 from cil_jax.settings.config import Config
 from cil_jax.storage import replicates
 from cil_jax.storage.schemas import AugmentationFacts, ClassifierSummary, Results
@@ -20,7 +20,7 @@ from cil_jax.training.engine import Engine
 
 # Settings that have an entry of their own in results.json, or that do not change the method.
 NOT_CHANGES = (
-    *("dataset", "classes", "task_size", "first_task", "order", *replicates.SEEDS),
+    *("dataset", "classes", "task_size", "first_task", *replicates.SEEDS),
     *("backbone", "epochs", "first_epochs", "memory", *replicates.ONLY_REPORTED),
 )
 
@@ -69,7 +69,7 @@ def results_of(
         "changed": changed(config),
         "dataset": config.dataset,
         "data_sha256": history["data_sha256"],
-        "order": f"seeded {config.order_seed}" if config.order == "seeded" else config.order,
+        "order": orders.describe(config.order, config.order_seed),
         "backbone": config.backbone,
         "epochs": [schedule_of(config, t).epochs for t in range(len(scenario.task_sizes))],
         "exemplars": method.memory_size or 0,
