@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 
 from cil_jax.app import launch, output
 from cil_jax.errors import UserError, nearest_name
-from cil_jax.settings import loading
+from cil_jax.settings import loading, orders
 from cil_jax.settings.config import Config, flag, kind
 from cil_jax.storage.run_folder import RunFolder
 from cil_jax.training import signals
@@ -318,7 +318,11 @@ def check_effect(config: Config, given: Iterable[str]) -> None:
     from cil_jax import methods
 
     unused = methods.unused_settings(config)
-    unused |= {"order_seed"} if config.order != "seeded" else set()
+    if "order_seed" in given and config.order != "seeded":
+        order = orders.describe(config.order, 0)
+        raise UserError(
+            f"--order-seed has no effect on the order {order}: add --order seeded, or leave it out"
+        )
     for name in given:
         if name in unused:
             raise UserError(

@@ -59,6 +59,24 @@ def presets(method: str) -> list[str]:
     return sorted(f.name.removesuffix(".yaml") for f in folder.iterdir() if f.name[-5:] == ".yaml")
 
 
+def known_presets(method: str) -> list[str]:
+    """The names of a method's presets; none if there is no such method."""
+    try:
+        return presets(method)
+    except UserError:
+        return []
+
+
+def protocol_values(name: str) -> dict[str, Any]:
+    """The settings of a protocol, which are laid over a preset, as fields of Config.
+
+    Args:
+      name: a file in `cil_jax/settings/protocols`, such as "reduced".
+    """
+    file = resources.files("cil_jax.settings") / "protocols" / f"{name}.yaml"
+    return from_plain(yaml.safe_load(file.read_text()), f"protocol {name}")
+
+
 def preset(method: str, name: str, **overrides: Any) -> Config:
     """The settings of a preset, with overrides.
 

@@ -29,10 +29,14 @@ def changed(config: Config) -> dict[str, Any]:
     """The settings of a run that differ from its preset, under the names of their flags.
 
     A run without a preset is compared with the defaults. Settings in `NOT_CHANGES`, and settings
-    that the method does not use, are left out.
+    that the method does not use, are left out. Settings of the reduced protocol are named together,
+    as protocol "reduced", if the run has all of them.
     """
+    of_protocol = loading.protocol_values("reduced")
+    reduced = all(getattr(config, name) == value for name, value in of_protocol.items())
+    overrides = of_protocol if reduced else {}
     try:
-        named = loading.preset(config.method, config.preset) if config.preset else None
+        named = loading.preset(config.method, config.preset, **overrides) if config.preset else None
     except UserError:  # a name given in Python need not be that of a preset
         return {}
     settings, expected = config.decisive(), (named or Config(method=config.method)).decisive()
@@ -40,7 +44,8 @@ def changed(config: Config) -> dict[str, Any]:
     differing = [key for key in settings if settings[key] != expected[key] and key not in ignored]
     # Setting epochs also resets the first_epochs of the preset to None. Name only epochs then.
     keys = [key.removeprefix("first_") if settings[key] is None else key for key in differing]
-    return {key: settings[key] for key in keys}
+    protocol = {"protocol": "reduced"} if reduced and named else {}
+    return protocol | {key: settings[key] for key in keys}
 
 
 def results_of(
