@@ -38,6 +38,7 @@ COMMANDS = {  # that are no experiments, and a flag of each
     "report": "runs/icarl",
     "predict": "--top N",
     "export": "--out FILE",
+    "accelerator": "--minutes N",
 }
 
 
