@@ -54,8 +54,8 @@ class Stages:
 
         Args:
           names: of `STAGES`.
-          seconds: the time for all. No stage starts after it, and the one in progress is asked to
-            stop `SECONDS_TO_SAVE` before its end.
+          seconds: the time for all. `SECONDS_TO_SAVE` before its end, the stage in progress is
+            asked to stop, and no other starts.
 
         Returns:
           The stages that failed. One that was stopped at the end of the time has not.
@@ -69,7 +69,7 @@ class Stages:
             if self.done.get(name, {}).get("code") == 0:
                 print(f"{name}: done before", flush=True)
                 continue
-            left = end - time.monotonic()
+            left = end - SECONDS_TO_SAVE - time.monotonic()
             if left <= 0:
                 print(f"{name}: no time left; the same command again goes on", flush=True)
                 continue
@@ -112,7 +112,7 @@ class Stages:
                 [sys.executable, *command], stdout=log, stderr=subprocess.STDOUT
             )
             try:
-                code = process.wait(max(1.0, seconds - SECONDS_TO_SAVE))
+                code = process.wait(seconds)
             except subprocess.TimeoutExpired:
                 stopped = True
                 code = _stop(process)
