@@ -33,7 +33,11 @@ def main(arguments: list[str] | None = None) -> int:
 def _compare(arguments: list[str]) -> None:
     parser = command_parser("compare", __doc__)
     parser.add_argument(
-        "runs", nargs="+", metavar="RUN", help="run folder, or folder of a group of runs"
+        "runs",
+        nargs="+",
+        metavar="RUN",
+        help="run folder, folder of a group of runs, or reference:NAME for results recorded in the "
+        "package, such as reference:full/icarl-paper",
     )
     parser.add_argument(
         "--common-orders",

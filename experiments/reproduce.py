@@ -2,10 +2,13 @@
 
   python -m experiments.reproduce                      # show the tables, run nothing
   python -m experiments.reproduce --reduced            # run small: 1 to 2 hours on two CPU cores
+  python -m experiments.reproduce --reduced --seeds 0,1,2 --fast    # mean and standard deviation
   python -m experiments.reproduce icarl-paper --full   # run one row as published, on an accelerator
+  python -m experiments.reproduce --markdown           # write docs/results.md, run nothing
 
 Runs are saved in runs/reproduce/full and runs/reproduce/reduced. Finished runs are not repeated,
-with or without --fast, and interrupted runs are continued.
+with or without --fast, and interrupted runs are continued. The package has recorded results of
+ours, which count as well; --record FOLDER adds those of a run.
 """
 
 import argparse
@@ -29,6 +32,10 @@ from cil_jax.settings.declaring import flag
 
 if TYPE_CHECKING:
     from cil_jax.report.published_results import Row
+
+
+PAGE = "docs/results.md"
+COMMAND = "python -m experiments.reproduce"
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -59,7 +66,20 @@ def _parser() -> Parser:
         metavar="DIR",
         help="folder of the runs (default: runs/reproduce)",
     )
-    parser.add_argument("--markdown", metavar="FILE", help="also write the tables to FILE")
+    parser.add_argument(
+        "--markdown",
+        metavar="FILE",
+        nargs="?",
+        const="",
+        help="also write the tables to FILE; without FILE, write docs/results.md from the results "
+        "recorded in the package, whatever runs there are",
+    )
+    parser.add_argument(
+        "--record",
+        metavar="DIR",
+        help="record the run in DIR, finished or not, as a result of the row given (with --full or "
+        "--reduced); nothing is run",
+    )
     parser.add_argument("--data-dir", metavar="DIR", help=help_of("data_dir"))
     parser.add_argument(
         "--accelerator", choices=ACCELERATORS, help=f"{help_of('accelerator')} (default: auto)"
@@ -72,9 +92,17 @@ def _reproduce(arguments: list[str] | None) -> None:
     from cil_jax.report import published_results
 
     flags = _parser().parse_args(arguments)
+    if flags.record:
+        _record(flags)
+        return
+    if flags.markdown == "" and not flags.protocol:
+        _write_page(Path(PAGE))
+        return
     for name in ("seeds", "orders", "parallel_members", "data_dir", "accelerator", "fast"):
         if getattr(flags, name) is not None and not flags.protocol:
             raise UserError(f"{flag(name)} needs --full or --reduced: without them nothing is run")
+    if flags.markdown == "":
+        raise UserError("--markdown without a FILE runs nothing: leave out --full and --reduced")
     check_writable(flags.markdown)
     check_several(flags.parallel_members, bool(flags.seeds or flags.orders))
     protocols = [flags.protocol] if flags.protocol else list(published_results.PROTOCOLS)
@@ -87,6 +115,31 @@ def _reproduce(arguments: list[str] | None) -> None:
             writing.replace_text(Path(flags.markdown), "\n\n".join(texts) + "\n")
 
 
+def _record(flags: argparse.Namespace) -> None:
+    """Adds a run to the results recorded in the package."""
+    from cil_jax.report import published_results, reference
+    from cil_jax.storage.run_folder import RunFolder
+
+    if not flags.protocol or len(flags.rows) != 1:
+        raise UserError("--record needs one row, such as icarl-paper, and --full or --reduced")
+    (row, *_) = published_results.rows(flags.rows, flags.protocol) or [None]
+    if row is None or not row.can_be_run:
+        raise UserError(f"--{flags.protocol} has no row {flags.rows[0]} that can be run")
+    config = published_results.config(row, flags.protocol, flags.folder)
+    place = reference.record(RunFolder(flags.record), config, flags.protocol, row.run)
+    print(f"recorded: {place}; now write docs/results.md: {COMMAND} --markdown")
+
+
+def _write_page(file: Path) -> None:
+    """Writes the page of recorded results."""
+    from cil_jax.report import results_page
+
+    check_writable(str(file))
+    with writing.writing(file):
+        writing.replace_text(file, results_page.text())
+    print(f"page: {file}")
+
+
 def _run(rows: list["Row"], flags: argparse.Namespace) -> None:
     """Runs what is not finished of the rows' experiments, as the flags ask."""
     from cil_jax.report import published_results
@@ -94,12 +147,15 @@ def _run(rows: list["Row"], flags: argparse.Namespace) -> None:
     for name in flags.rows:
         if name not in {row.run for row in rows}:
             raise UserError(f"--{flags.protocol} has no row {name}: use --full")
+    rows = [row for row in rows if row.can_be_run]
+    if missing := sorted({*flags.rows} - {row.run for row in rows}):
+        raise UserError(f"{missing[0]} can't be run: there is no such method or preset yet")
     overrides = {
         "data_dir": flags.data_dir,
         "accelerator": flags.accelerator or "auto",
         "fast": bool(flags.fast),
     }
-    for row in _one_per_run(rows):
+    for row in published_results.one_per_run(rows):
         config = published_results.config(row, flags.protocol, flags.folder, **overrides)
         run_members(config, flags.seeds, flags.orders, flags.parallel_members or 1)
 
@@ -118,7 +174,7 @@ def _show(rows: dict[str, list["Row"]], flags: argparse.Namespace) -> list[str]:
     from cil_jax.report import escaping, published_results
 
     console, texts = escaping.console(), []
-    console.width = max(console.width, 150)  # in a narrow terminal, wrap rows rather than cut cells
+    console.width = max(console.width, 170)  # in a narrow terminal, wrap rows rather than cut cells
 
     def say(line: str) -> None:
         console.print(line, highlight=False, soft_wrap=True, markup=False)
@@ -126,7 +182,8 @@ def _show(rows: dict[str, list["Row"]], flags: argparse.Namespace) -> list[str]:
     commands = {
         protocol: [
             published_results.command(row, protocol, flags.folder)
-            for row in _one_per_run(of_protocol)
+            for row in published_results.one_per_run(of_protocol)
+            if row.can_be_run
         ]
         for protocol, of_protocol in rows.items()
     }
@@ -144,11 +201,6 @@ def _show(rows: dict[str, list["Row"]], flags: argparse.Namespace) -> list[str]:
         for command in commands[protocol]:
             say(f"  {command}")
     return texts
-
-
-def _one_per_run(rows: list["Row"]) -> list["Row"]:
-    """The rows without those that share their run with another."""
-    return list({row.run: row for row in rows}.values())
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from jax import lax
 from cil_jax.benchmark import flops, rounds, table
 from cil_jax.benchmark.parts import Bench
 from cil_jax.benchmark.settings import QUICK, Settings
-from cil_jax.benchmark.workbench import Workbench
+from cil_jax.benchmark.workbench import Workbench, shipped_run_config, small_run_config
 from experiments import benchmark
 
 # The run is that of `small_config`, whose programs other tests compile as well.
@@ -87,6 +87,33 @@ def test_rounds_alternate_and_ratios_are_taken_within_a_round():
     assert {name: len(seconds) for name, seconds in times.items()} == {"a": 3, "b": 3}
     assert len(rounds.alternate(contestants, 3, 0.0)["a"]) == 1  # one is always made
     assert rounds.ratio([2.0, 9.0, 8.0], [1.0, 3.0, 1.0]) == rounds.Spread(3.0, 2.0, 8.0, 3)
+
+
+def test_without_warm_up_nothing_is_called_before_it_is_timed():
+    calls = []
+    contestants = {name: lambda name=name: calls.append(name) for name in "ab"}
+    rounds.alternate(contestants, 1, 100.0, is_warmed_up=False)
+    assert "".join(calls) == "ab"
+
+
+def test_the_precision_is_that_of_all_that_is_measured():
+    assert TINY.precision == "float32"
+    settings = dataclasses.replace(TINY, precision="bfloat16")
+    configs = Workbench(settings).config, small_run_config(settings), shipped_run_config(settings)
+    assert {config.precision for config in configs} == {"bfloat16"}
+    words = table.report(Bench(dataclasses.replace(settings, torch=False)), {})["dtype"]
+    assert words == "bfloat16 layers (PyTorch: autocast)"
+
+
+def test_a_whole_run_is_measured_beside_a_loop_with_a_loader():
+    full = shipped_run_config(Settings())
+    assert (full.dataset, full.preset, full.backbone) == ("cifar100", "pycil", "resnet8")
+    assert (full.epochs, full.rate_steps, full.brightness) == (10, (0.6, 0.8), 0.0)
+    bench = Bench(dataclasses.replace(TINY, torch=False))
+    bench.measure("shipped")
+    (row,) = bench.rows
+    assert row.seconds.n == 1 and row.peer == "" and "PyCIL's recipe" in row.what
+    assert any("NME accuracy: ours average " in note for note in bench.notes)
 
 
 def test_what_is_measured_is_the_middle_of_a_run(workbench, learner):

@@ -39,6 +39,7 @@ COMMANDS = {  # that are no experiments, and a flag of each
     "report": "runs/icarl",
     "predict": "--top N",
     "export": "--out FILE",
+    "accelerator": "--minutes N",
 }
 
 
@@ -313,7 +314,6 @@ def test_a_process_that_is_refused_ends_with_one_line(tmp_path, flags, words):
         ("icarl", ["--objective", "softmax", "--divisor", "10"]),
         ("replay", ["--objective", "softmax", "--divisor", "10"]),
         ("lwf", ["--preset", "lwf-mc", "--softmax-over", "open"]),
-        ("icarl", ["--order", "natural", "--order-seed", "3"]),
     ],
 )
 def test_a_flag_without_effect_is_refused(method, flags, refusal):
@@ -321,10 +321,16 @@ def test_a_flag_without_effect_is_refused(method, flags, refusal):
     assert f"{flags[-2]} has no effect on {method} with these settings: leave it out" in error
 
 
+def test_an_order_seed_needs_a_seeded_order(refusal):
+    error = refusal("icarl", "--dataset", "cifar100", "--order-seed", "3")
+    assert "--order-seed has no effect on the order icarl: add --order seeded" in error
+
+
 def test_flags_with_an_effect_are_taken():
     for method, given in (
         ("icarl", {"objective": "softmax", "lambda_": 3.0, "temperature": 1.0, "memory": 100}),
-        ("icarl", {"distill": "none", "divisor": 10.0, "order_seed": 4}),
+        ("icarl", {"distill": "none", "divisor": 10.0}),
+        ("icarl", {"order": "seeded", "order_seed": 4}),
         ("lwf", {"preset": "pycil", "distill": "tasks", "softmax_over": "open"}),
         ("joint", {"objective": "softmax"}),
         ("fixed", {"divisor": 10.0}),

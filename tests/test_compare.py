@@ -9,7 +9,7 @@ import pytest
 from conftest import results_of, small_config, write_run
 
 from cil_jax.errors import UserError
-from cil_jax.report import comparison, figures, published_results
+from cil_jax.report import comparison, figures, published_results, reference
 from cil_jax.report.groups import compare as compared
 from cil_jax.report.groups import published, published_lines
 from cil_jax.storage import replicates
@@ -235,6 +235,18 @@ def test_published_values_stand_beside_runs_of_the_same_protocol_only(tmp_path):
         ("icarl (paper)", "nme"),
         (by_name["same"].name, "nme"),
     }
+
+
+def test_recorded_results_are_compared_by_name(tmp_path, monkeypatch):
+    monkeypatch.setattr(reference, "FOLDER", tmp_path / "reference")
+    with pytest.raises(UserError, match="no reference results 'full/icarl-pycil'; nothing is"):
+        compared(["reference:full/icarl-pycil"])
+    full_run(tmp_path / "reference/full/icarl-pycil/order1993-seed0", "icarl", "pycil")
+    full_run(tmp_path / "mine", "lwf", "pycil")
+    found = compared(["reference:full/icarl-pycil", tmp_path / "mine"])
+    assert names(found) == [("icarl (pycil)", 1), ("lwf (pycil)", 1)]
+    with pytest.raises(UserError, match="no reference results 'full/icarl': did you mean"):
+        compared(["reference:full/icarl"])
 
 
 def test_the_figure_shows_means_bands_and_what_is_published(two, tmp_path):

@@ -1,6 +1,7 @@
 """Settings: presets, what is refused, and that every setting is explained."""
 
 import dataclasses
+import re
 import shlex
 
 import pytest
@@ -9,10 +10,17 @@ from conftest import PRESETS
 from cil_jax.app import command_line
 from cil_jax.errors import UserError
 from cil_jax.methods import METHODS, unused_settings
-from cil_jax.settings import loading
+from cil_jax.settings import loading, orders
 from cil_jax.settings.config import Config
 from cil_jax.settings.declaring import flag
-from cil_jax.settings.loading import command, from_plain, preset, preset_values, presets
+from cil_jax.settings.loading import (
+    command,
+    from_plain,
+    order_note,
+    preset,
+    preset_values,
+    presets,
+)
 from cil_jax.storage.run_folder import RunFolder
 
 
@@ -23,7 +31,7 @@ def test_the_papers_preset_is_the_papers():
     assert (config.weight_decay, config.momentum, config.memory) == (2e-5, 0.9, 2000)
     assert not config.last_relu and config.normalization == "per-pixel"
     assert config.selection == "herding" and config.backbone == "resnet32"
-    assert (config.task_size, config.order, config.order_seed) == (10, "seeded", 1993)
+    assert (config.task_size, config.order, config.order_seed) == (10, "icarl", 1993)
 
 
 @pytest.mark.parametrize("method", sorted(METHODS))
@@ -141,6 +149,69 @@ def test_values_that_make_no_sense_are_refused(values, message):
 
 
 @pytest.mark.parametrize(
+    ("text", "order"),
+    [
+        ("3\n1\n\n2\n", "3, 1, 2"),
+        ("3 1\n2 0\n", "3, 1, 2, 0"),
+        ("3,1, 2,\n", "3, 1, 2"),
+        ("maple tree\noak\n", "maple tree, oak"),
+        ("oak maple", "oak, maple"),
+        ("seeded", None),
+        ("", None),
+    ],
+)
+def test_the_file_of_an_order_is_read_into_the_settings(tmp_path, text, order):
+    """So that the file is not needed to resume a run."""
+    file = tmp_path / "order.txt"
+    file.write_text(text)
+    if order is None:
+        with pytest.raises(
+            UserError, match=r"order.txt names \d classes; an order needs at least 2"
+        ):
+            Config(order=str(file))
+        return
+    config = Config(order=str(file))
+    assert config.order == order and Config(order=order).order == order
+    assert preset("icarl", "paper", order=text).order == order
+
+
+def test_an_order_that_is_neither_a_name_nor_a_list_nor_a_file_is_refused():
+    with pytest.raises(UserError, match=r"did you mean 'seeded'.*there is no file of this name"):
+        Config(order="sedeed")
+
+
+def test_orders_are_told_apart_in_captions():
+    assert orders.describe("seeded", 7) == "seeded 7" and orders.describe("icarl", 7) == "icarl"
+    one, other = (orders.describe(order, 0) for order in ("3, 1, 2", "3, 2, 1"))
+    assert one != other and re.fullmatch("own list [0-9a-f]{8} of 3 classes", one)
+    assert orders.slug("3, 1, 2", 0) == "-".join(one.split()[:3])
+
+
+def test_presets_name_the_order_of_their_source():
+    for method in METHODS:
+        for name in presets(method):
+            is_authors = name in ("paper", "lwf-mc") or name.startswith("hybrid")
+            config = preset(method, name)
+            assert (config.order, config.order_seed) == ("icarl" if is_authors else "seeded", 1993)
+
+
+@pytest.mark.parametrize("dataset", ["digits", "npz:/x.npz"])
+def test_the_order_of_a_preset_is_left_out_for_other_data_than_its_own(dataset, tmp_path):
+    assert preset("icarl", "paper", dataset=dataset).order == "seeded"
+    file = tmp_path / "mine.yaml"
+    file.write_text(f"dataset: {dataset}\n")
+    for given, settings_file in (({"dataset": dataset}, None), ({}, str(file))):
+        config = command_line.settings("icarl", "paper", given, settings_file)
+        assert config.order == "seeded"
+        note = "order: that of preset paper (icarl) is for CIFAR-100 only, so this run takes seeded"
+        assert order_note(config).startswith(note)
+    asked = command_line.settings("icarl", "paper", {"dataset": dataset, "order": "icarl"})
+    assert asked.order == "icarl"  # what a flag says is not replaced
+    assert not order_note(preset("icarl", "paper", order="seeded"))
+    assert not order_note(preset("icarl", "pycil", dataset=dataset))
+
+
+@pytest.mark.parametrize(
     "given",
     [
         {"coordinator": "host:1"},
@@ -161,6 +232,7 @@ OVERRIDES = [
     {"epochs": 3, "first_epochs": 7, "first_rate_steps": (0.5, 0.75), "lambda_": 2.5},
     {"dataset": "npz:/a folder/it's $here.npz", "mirror": "yes", "data_seed": 3, "fast": True},
     {"weight_decay": 1e-5, "rate": 0.30000000000000004, "order": "natural"},
+    {"order": "3, 1, 2", "task_size": 1},
 ]
 
 

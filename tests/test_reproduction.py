@@ -1,14 +1,35 @@
 """The table of published results: what it claims, and how ours are set beside them."""
 
+import fnmatch
+import tomllib
+from pathlib import Path
+
 import pytest
 from conftest import results_of
 
+from cil_jax.app import command_line
+from cil_jax.data.scenario import split
 from cil_jax.errors import UserError
 from cil_jax.methods import METHODS
-from cil_jax.report import published_results
+from cil_jax.report import published_results, reference, results_page
 from cil_jax.settings.loading import preset, presets
 from cil_jax.storage.run_folder import RunFolder
 from experiments import reproduce
+
+
+@pytest.fixture(autouse=True)
+def recorded(tmp_path_factory, monkeypatch, request):
+    """An empty folder of recorded results, except in tests of those that there are."""
+    folder = tmp_path_factory.mktemp("reference")
+    if "package" not in request.fixturenames:
+        monkeypatch.setattr(reference, "FOLDER", folder)
+    return folder
+
+
+@pytest.fixture
+def package():
+    """Asks for the results that are recorded in the package."""
+    return Path(reference.__file__).parents[2]
 
 
 def results(order=1993, last=0.5):
@@ -33,18 +54,49 @@ def row(run, classifier):
     return next(r for r in published_results.rows() if (r.run, r.classifier) == (run, classifier))
 
 
-def test_every_row_names_a_preset_and_a_classifier_that_there_are():
-    for one in published_results.rows():
-        assert one.method in METHODS and one.preset in presets(one.method)
+def test_every_row_of_ours_names_a_preset_and_a_classifier_that_there_are():
+    ours = [one for one in published_results.rows() if one.method in METHODS]
+    assert {one.method for one in ours} == set(METHODS)
+    for one in ours:
+        assert one.can_be_run and one.preset in presets(one.method)
         config = published_results.config(one, "full", "runs")
         assert config.backbone == "resnet32" and config.order_seed == 1993
-        of_variant = {"": 10, **{f"tasks-of-{n}": n for n in (2, 5, 20, 50)}}
-        assert config.task_size == (100 if one.method == "joint" else of_variant[one.variant])
+        assert config.order == {"icarl": "icarl", "survey": "seeded"}[one.source]
         assert config.epochs == preset(one.method, one.preset).epochs
         assert config.ncm == (one.run == "icarl-paper")
         assert set(one.band) <= {"average", "last"}
         for key, (low, high) in one.band.items():
             assert low <= getattr(one, key) <= high
+
+
+def test_every_row_has_tasks_that_fit_its_name_and_a_source():
+    sizes = {"": 10, **{f"tasks-of-{n}": n for n in (2, 5, 10, 20, 50)}}
+    for one in published_results.rows():
+        first, *later = published_results.task_sizes(one)
+        assert first + sum(later) == 100 and one.source in published_results.sources()
+        name = one.variant.removeprefix("b50-")
+        assert first == (
+            100 if one.method == "joint" else 50 if "b50" in one.variant else sizes[name]
+        )
+        assert set(later) <= {sizes[name]}
+        assert one.average or one.last or one.note
+        if one.can_be_run:
+            config = published_results.config(one, "full", "x")
+            assert split(100, config.task_size, config.first_task) == (first, *later)
+
+
+def test_rows_of_coming_methods_are_shown_and_not_run(capsys, tmp_path):
+    of_50 = {one.run for one in published_results.rows() if "b50" in one.variant}
+    for name in ("b50-tasks-of-10", "b50-tasks-of-5", "b50-tasks-of-2"):
+        assert any(run.endswith(name) for run in of_50)
+    one = row("podnet-paper-b50-tasks-of-5", "linear")
+    assert (one.average, one.can_be_run) == (63.19, False)
+    assert reproduce.main([one.run, "--folder", str(tmp_path)]) == 0
+    out = capsys.readouterr().out
+    assert "50 + 10 x 5" in out and "not run" in out and "experiments.podnet" not in out
+    assert reproduce.main([one.run, "--full"]) == 2
+    assert f"{one.run} can't be run: there is no such method or preset" in capsys.readouterr().err
+    assert reproduce.main(["podnet-pycil", "--reduced"]) == 2
 
 
 def test_published_values_are_the_published_ones():
@@ -63,18 +115,28 @@ def test_published_values_are_the_published_ones():
     )
 
 
-def test_the_reduced_protocol_scales_epochs_and_steps():
-    config = published_results.config(row("icarl-pycil", "nme"), "reduced", "runs")
-    assert (config.backbone, config.epochs, config.first_epochs) == ("resnet8", 10, None)
-    assert config.first_rate_steps == (0.3, 0.6, 0.85) and config.rate_steps == (0.4706, 0.7059)
+def test_the_reduced_protocol_is_the_same_recipe_of_time_for_all():
+    """One rule for all methods and tasks: the first task is not another recipe."""
+    for one in published_results.rows(protocol="reduced"):
+        config = published_results.config(one, "reduced", "runs")
+        assert (config.backbone, config.epochs, config.rate_steps) == ("resnet8", 10, (0.6, 0.8))
+        assert (config.order, config.order_seed, config.brightness) == ("seeded", 1993, 0.0)
+        assert config.first_epochs is config.first_rate_steps is config.first_weight_decay is None
+        published = preset(one.method, one.preset)
+        assert config.weight_decay == published.weight_decay and config.rate == published.rate
+
+
+def test_the_reduced_protocol_is_a_file_of_settings_for_any_method(package):
+    file = package / "cil_jax/settings/protocols/reduced.yaml"
+    given = {"ncm": False, "out": "runs/reduced/icarl-pycil", "preset": "pycil"}
+    laid = command_line.settings("icarl", "paper", given, str(file))
+    assert laid == published_results.config(row("icarl-pycil", "nme"), "reduced", "runs")
 
 
 def test_commands_make_the_very_settings(tmp_path):
     """The command's flags, read as the command reads them, give the row's own configuration."""
-    from cil_jax.app import command_line
-
     for protocol in published_results.PROTOCOLS:
-        for one in published_results.rows(protocol=protocol):
+        for one in filter(lambda one: one.can_be_run, published_results.rows(protocol=protocol)):
             words = published_results.command(one, protocol, "runs").split()
             assert words[:3] == ["python", "-m", f"experiments.{one.method}"]
             parser = command_line.make_parser(one.method, presets(one.method)[0])
@@ -143,13 +205,12 @@ def test_tasks_of_other_sizes_are_rows_of_the_full_protocol_only(tmp_path, capsy
         and published_results.tasks(one) == "20 x 5"
     )
     assert published_results.config(one, "full", "x").out == f"x/full/{name}"
-    assert len(published_results.rows()) == len(published_results.rows(protocol="reduced")) + 4
     file = tmp_path / "table.md"
     assert reproduce.main([name, "--folder", str(tmp_path), "--markdown", str(file)]) == 0
     out = capsys.readouterr().out
     assert f"--preset paper --task-size 5 --no-ncm --seeds 0 --out {tmp_path}/full/{name}" in out
     assert "reduced" not in out
-    assert f"| {name} | 20 x 5 | nme | 61.2 / - | icarl | not run | 0 |" in file.read_text()
+    assert f"| {name} | 20 x 5 | nme | 61.2 / - | icarl | not run | 0 | - | - |" in file.read_text()
     assert reproduce.main([name, "--reduced"]) == 2
     assert f"--reduced has no row {name}: use --full" in capsys.readouterr().err
 
@@ -189,8 +250,10 @@ def test_the_command_shows_what_is_run_and_what_is_not(tmp_path, capsys):
     assert "not run" in out and "python -m experiments.icarl --preset paper" in out
     full, reduced = file.read_text().split("Ours: ")[1:][0], file.read_text().split("Ours: ")[2]
     begin = "| icarl-paper | 10 x 10 | nme | 64.1 / about 49.5 | icarl |"
-    assert f"{begin} 66.7 / 50.0 | 1 | 1993 | +2.6 / +0.5 | no |" in full
-    two = "66.7 ± 0.0 / 50.0 ± 0.0 | 2 orders | 1993, 1994 | +2.6 / +0.5 | - |"
+    band = "no (63.5 to 65.5 / 48 to 50.5)"
+    assert f"{begin} 66.7 / 50.0 | 1 | seeded 1993 | 0 | +2.6 / +0.5 | {band} |" in full
+    orders = "seeded 1993, seeded 1994"
+    two = f"66.7 ± 0.0 / 50.0 ± 0.0 | 2 orders | {orders} | 0 | +2.6 / +0.5 | - |"
     assert f"{begin} {two}" in reduced
     assert "| lwf-pycil | 10 x 10 | linear | 43.56 / 23.25 | survey | not run | 0 | - |" in full
     assert "| joint-paper | 1 x 100 | linear |" in full
@@ -219,3 +282,107 @@ def test_an_unknown_row_is_named(capsys):
         published_results.rows(["icarl-papr"])
     assert reproduce.main(["nothing"]) == 2
     assert "unknown row 'nothing'" in capsys.readouterr().err
+
+
+def unfinished(last=0.5):
+    """Results after three of ten tasks."""
+    made = results(last=last) | {"task_sizes": [10] * 10, "epochs": [70] * 10}
+    del made["class_names"]  # of fewer classes
+    return made
+
+
+def test_a_run_is_recorded_and_counts_unless_there_is_one_of_your_own(tmp_path, recorded, capsys):
+    one = row("icarl-paper", "nme")
+    found = write(tmp_path / "mine", one)
+    found.append({"kind": "evaluation", "task": 2, "n_seen": 30})
+    found.append({"kind": "epoch", "task": 3, "epoch": 0, "rate": 1.0, **LOSSES})  # of a next task
+    words = [one.run, "--full", "--record", str(found.path)]
+    assert reproduce.main(words) == 0 and f"recorded: {recorded}" in capsys.readouterr().out
+    copy = RunFolder(recorded / "full/icarl-paper/icarl-seed0")
+    assert copy.results() == found.results() and copy.settings() == found.settings()
+    assert [line["kind"] for line in copy.measurements()] == ["evaluation"]
+    for folder in (None, tmp_path / "empty", tmp_path / "mine"):
+        assert published_results.outcome(one, "full", folder).n == 1
+    write(tmp_path / "mine", one, order=1994, last=0.4)
+    assert published_results.outcome(one, "full", tmp_path / "mine").n == 2
+    assert published_results.outcome(one, "reduced", None).n == 0
+
+
+LOSSES = {"train_loss": 1.0, "test_loss": 1.0, "train_accuracy": 0.5, "test_accuracy": 0.5}
+
+
+def test_what_is_recorded_must_be_a_run_of_the_row(tmp_path, capsys):
+    other = write(tmp_path, row("icarl-paper", "nme"), memory=500)
+    assert reproduce.main(["icarl-paper", "--full", "--record", str(other.path)]) == 2
+    words = "is not a run of icarl-paper, full protocol: memory is 500, not 2000"
+    assert words in capsys.readouterr().err
+    for flags in (["--full"], ["icarl-paper"], ["icarl-paper", "lwf-pycil", "--full"]):
+        assert reproduce.main([*flags, "--record", str(other.path)]) == 2
+        assert "--record needs one row" in capsys.readouterr().err
+    assert reproduce.main(["wa-nothing", "--full", "--record", str(other.path)]) == 2
+    assert reproduce.main(["podnet-pycil", "--full", "--record", str(other.path)]) == 2
+    assert "--full has no row podnet-pycil that can be run" in capsys.readouterr().err
+
+
+def test_a_run_under_way_is_reported_with_its_tasks(tmp_path, recorded):
+    one = row("icarl-pycil", "nme")
+    found = write(tmp_path, one)
+    found.write_results(unfinished())
+    assert reproduce.main([one.run, "--full", "--record", str(found.path)]) == 0
+    ours = published_results.outcome(one, "full", None)
+    assert (ours.n, ours.learned) == (0, (("seeded 1993, seed 0", 3),))
+    assert ours.curve == pytest.approx((90, 60, 50))
+    page = results_page.text()
+    assert "| running: 3 of 10 tasks (seeded 1993, seed 0) | 0 | - |" in page
+    assert (
+        "| ours (running: 3 of 10 tasks (seeded 1993, seed 0)) | 90.0 | 60.0 | 50.0 | - |" in page
+    )
+    assert "| published (survey) | 90.8 | 78.4 | 74.0 |" in page
+    found.write_results(results())  # finished elsewhere, it is no longer under way
+    ours = published_results.outcome(one, "full", tmp_path)
+    assert (ours.n, ours.learned) == (1, ())
+
+
+def test_the_page_of_results_is_that_of_the_recorded_results(package):
+    """If this fails: python -m experiments.reproduce --markdown"""
+    assert (package / "docs/results.md").read_text() == results_page.text()
+
+
+def test_all_that_is_recorded_is_a_row_with_its_settings(package):
+    for name in reference.names():
+        protocol, run = name.split("/")
+        (one, *_) = published_results.rows([run], protocol)
+        ours = published_results.outcome(one, protocol, None)
+        assert not ours.others and (ours.n or ours.learned), name
+
+
+def test_wheels_have_what_is_recorded_and_the_protocols(package):
+    patterns = tomllib.loads((package / "pyproject.toml").read_text())
+    patterns = patterns["tool"]["setuptools"]["package-data"]["cil_jax"]
+    for place in ("report/reference/full/icarl-paper/icarl-seed0/results.json",):
+        assert any(fnmatch.fnmatch(place, pattern) for pattern in patterns)
+    root = package / "cil_jax"
+    for file in [*root.glob("report/reference/**/*"), *root.glob("settings/protocols/*")]:
+        name = str(file.relative_to(root))
+        assert file.is_dir() or any(fnmatch.fnmatch(name, pattern) for pattern in patterns), name
+
+
+def test_the_page_is_written_where_it_belongs(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert reproduce.main(["--markdown"]) == 2
+    assert "can't write docs/results.md: there is no folder docs" in capsys.readouterr().err
+    (tmp_path / "docs").mkdir()
+    assert reproduce.main(["--markdown"]) == 0
+    assert (tmp_path / "docs/results.md").read_text() == results_page.text()
+    assert reproduce.main(["--reduced", "--markdown"]) == 2
+
+
+def test_the_reduced_table_over_seeds_is_one_command(tmp_path, monkeypatch, capsys):
+    """In tiny: the first row's recipe on digits."""
+    tiny = {"dataset": "digits", "task_size": 5, "backbone": "tiny", "epochs": 1, "batch_size": 64}
+    monkeypatch.setitem(published_results.PROTOCOLS, "reduced", tiny)
+    words = ["finetune-pycil", "--reduced", "--seeds", "0,1,2"]
+    assert reproduce.main([*words, "--folder", str(tmp_path)]) == 0
+    out = capsys.readouterr().out
+    (line,) = [line for line in out.splitlines() if line.strip().startswith("finetune-pycil ")]
+    assert "3 seeds" in line and line.count("+-") == 2 and "0, 1, 2" in line

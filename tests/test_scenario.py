@@ -1,6 +1,7 @@
 """The class order, the tasks, and the augmentation of their images."""
 
 import itertools
+import re
 
 import chex
 import jax
@@ -34,6 +35,45 @@ def test_the_default_order_is_the_published_one():
     np.random.seed(1993)
     assert order.tolist() == np.random.permutation(100).tolist()
     assert scenario.class_order(100, "natural", 1993).tolist() == list(range(100))
+
+
+NAMES = ("ant", "bee fly", "cat", "0", "dog")
+
+
+@pytest.mark.parametrize(
+    ("order", "classes"),
+    [
+        ("3, 1, 2", [3, 1, 2]),
+        ("dog, ant, 1", [4, 0, 1]),
+        ("bee fly, 02", [1, 2]),  # a name with a space; a number with a zero before it
+        ("0, 3", "class '3' twice, once as '0'"),  # a name takes precedence over a number
+        (
+            "1, cats",
+            "unknown class 'cats': did you mean 'cat'? The data set has the classes 0 to 4",
+        ),
+        ("1, 5", "unknown class '5'. The data set has"),
+        ("1, -1", "unknown class '-1'"),
+        ("1, 2, 1", "class '1' twice"),
+    ],
+)
+def test_an_own_order_is_a_list_of_names_or_numbers(order, classes):
+    if isinstance(classes, list):
+        assert scenario.class_order(5, order, 0, NAMES).tolist() == classes
+        return
+    with pytest.raises(UserError, match=re.escape(classes)):
+        scenario.class_order(5, order, 0, NAMES)
+
+
+def test_an_order_of_some_classes_uses_only_these(digits):
+    tasks = scenario.create(digits, order="7, 3, 5, 1", task_size=2)
+    assert tasks.class_order == (7, 3, 5, 1) and tasks.task_sizes == (2, 2)
+    assert set(digits.test_labels[np.isin(digits.test_labels, (7, 3))]) == {7, 3}
+    n_first = np.isin(digits.test_labels, (7, 3)).sum()
+    assert tasks.test_set()[2] == (0, n_first, len(tasks.test_set()[1]))
+    fewer = scenario.create(digits, order="7, 3, 5, 1", task_size=2, classes=3)
+    assert fewer.class_order == (7, 3, 5)
+    with pytest.raises(UserError, match=r"--classes is 5; the list of --order has 4 classes"):
+        scenario.create(digits, order="7, 3, 5, 1", task_size=2, classes=5)
 
 
 @pytest.mark.parametrize(

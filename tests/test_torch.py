@@ -22,7 +22,7 @@ from cil_jax.settings.loading import preset
 from cil_jax.training.engine import Engine
 
 torch = pytest.importorskip("torch")
-from cil_jax.benchmark import pytorch_model  # noqa: E402
+from cil_jax.benchmark import pytorch_model, pytorch_process, pytorch_shipped  # noqa: E402
 
 F = torch.nn.functional
 
@@ -309,3 +309,96 @@ def test_herding_means_and_nearest_means_are_pytorchs():
     np.testing.assert_allclose(means, their_means, rtol=1e-3, atol=1e-4)
     answers = model.nearest_means(model.put(images), their_means)
     np.testing.assert_array_equal(nearest_mean(unit(sides[0]), means), answers)
+
+
+def test_the_process_of_pytorch_answers_and_says_what_fails():
+    process = pytorch_process.Process()
+    assert process.do("has_cuda") == torch.cuda.is_available()
+    features = np.random.RandomState(0).randn(2, 10, 4).astype(np.float32)
+    process.do("put_features", features, "cpu")
+    expected = pytorch_model.herding(torch.tensor(features), 3).numpy()
+    np.testing.assert_array_equal(process.do("herd", 3), expected)
+    with pytest.raises(pytorch_process.Failed, match="KeyError: 'nothing'"):
+        process.do("train", "nothing", 1)
+    process.close()
+    with pytest.raises(pytorch_process.Failed, match="has ended"):
+        process.do("has_cuda")
+
+
+def test_autocast_computes_the_layers_in_bfloat16():
+    images, labels = pixels(BATCH)
+    losses_of = {}
+    for precision in ("float32", "bfloat16"):
+        torch.manual_seed(0)
+        network = pytorch_model.Network((1, 1), (4, 8), N_CLASSES)
+        settings = {"pad": 0, "mirror": False, "momentum": 0.9, "weight_decay": 0.0}
+        mean = np.zeros(CIFAR, np.float32)
+        model = pytorch_model.ICaRL(
+            *(network,),
+            **{**settings, "mean": mean, "std": mean + 1, "divisor": 1.0, "device": "cpu"},
+            precision=precision,
+        )
+        features = model.embed(model.put(images))
+        assert features.dtype == torch.float32
+        is_rounded = torch.equal(features, features.bfloat16().float())
+        assert is_rounded == (precision == "bfloat16")
+        losses_of[precision] = float(model.step(model.put(images), model.put(labels), 0.1))
+    first, second = losses_of.values()
+    assert first != second and second == pytest.approx(first, rel=0.02)
+
+
+def test_images_of_a_loader_are_normalized_and_augmented_one_at_a_time():
+    images, labels = pixels(3)
+    mean, std = np.full((1, 1, 3), 0.5, np.float32), np.full((1, 1, 3), 0.25, np.float32)
+    plain = pytorch_shipped.Images(images, labels, mean, std)
+    image, label = plain[1]
+    expected = ((images[1] / 255 - 0.5) / 0.25).transpose(2, 0, 1)
+    np.testing.assert_allclose(image, expected, atol=1e-5)
+    assert label == labels[1] and len(plain) == 3
+    torch.manual_seed(0)
+    augmented = pytorch_shipped.Images(images, labels, mean, std, (4, True, 0.0))
+    padded = np.pad(images[1], ((4, 4), (4, 4), (0, 0)))
+    crops = {
+        part.tobytes()
+        for row in range(9)
+        for column in range(9)
+        for crop in [padded[row : row + 32, column : column + 32]]
+        for part in (crop, crop[:, ::-1])
+    }
+    seen = set()
+    for _ in range(20):
+        back = np.rint((augmented[1][0].numpy().transpose(1, 2, 0) * 0.25 + 0.5) * 255)
+        seen.add(back.astype(np.uint8).tobytes())
+    assert seen <= crops and len(seen) > 10
+    brighter = pytorch_shipped.Images(images, labels, mean, std, (0, False, 0.5))
+    assert any(abs(float((brighter[1][0] - image).mean())) > 0.1 for _ in range(10))
+
+
+def test_a_loop_with_a_loader_learns_what_can_be_told_apart():
+    """Four classes of one colour each in two tasks; the second must not replace the first."""
+    colours = np.array([[250, 0, 0], [0, 250, 0], [0, 0, 250], [250, 250, 0]], np.uint8)
+
+    def split(n):
+        labels = np.repeat(np.arange(4), n)
+        noise = np.random.RandomState(n).randint(0, 6, (4 * n, 8, 8, 3))
+        return (colours[labels][:, None, None] + noise).clip(0, 255).astype(np.uint8), labels
+
+    images, labels = split(16)
+    network = {"stage_sizes": (1, 1), "widths": (4, 8), "last_relu": True, "n_channels": 3}
+    run = {
+        "tasks": [(images[rows], labels[rows]) for rows in (labels < 2, labels >= 2)],
+        "test": split(5),
+        "mean": np.full((1, 1, 3), 0.5, np.float32),
+        "std": np.full((1, 1, 3), 0.25, np.float32),
+        "augmentation": (1, True, 0.1),
+        "schedules": [([0.1, 0.1, 0.01], 0.0)] * 2,
+        "momentum": 0.9,
+        "batch_size": 8,
+        "memory": 8,
+        "device": "cpu",
+    }
+    process = pytorch_process.Process()  # without JAX, which must not be forked by a loader
+    process.do("put_run", "colours", {"network": network}, run)
+    accuracies = process.do("shipped_run", "colours")
+    process.close()
+    assert len(accuracies) == 2 and accuracies[0] > 0.7 and accuracies[1] > 0.5

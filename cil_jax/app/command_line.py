@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 
 from cil_jax.app import accelerator, launch, output
 from cil_jax.errors import UserError, nearest_name
-from cil_jax.settings import code, loading
+from cil_jax.settings import code, loading, orders
 from cil_jax.settings.config import Config
 from cil_jax.settings.declaring import flag, kind
 from cil_jax.storage.run_folder import RunFolder
@@ -300,10 +300,13 @@ def layers(
         raise UserError(f"{file} is for {other}, not for {method}: python -m experiments.{other}")
     preset = _preset_name(method, default_preset, given.get("preset"), file_settings, file)
     file_layers = {str(file): file_settings} if file else {}
+    dataset = given.get("dataset", file_settings.get("dataset"))
     all_layers = {
         "default": {"method": method, "preset": preset},
         # A run that was started from Python may have no preset.
-        f"preset {method}/{preset}": loading.preset_values(method, preset) if preset else {},
+        f"preset {method}/{preset}": (
+            loading.preset_values(method, preset, dataset) if preset else {}
+        ),
         **{name: loading.over(values) for name, values in file_layers.items()},
         "flag": loading.over(given),
     }
@@ -371,7 +374,11 @@ def check_effect(config: Config, given: Iterable[str]) -> None:
     from cil_jax import methods, models
 
     unused = methods.unused_settings(config) | models.unused_settings(config.backbone)
-    unused |= {"order_seed"} if config.order != "seeded" else set()
+    if "order_seed" in given and config.order != "seeded":
+        order = orders.describe(config.order, 0)
+        raise UserError(
+            f"--order-seed has no effect on the order {order}: add --order seeded, or leave it out"
+        )
     for name in given:
         if name in unused:
             raise UserError(

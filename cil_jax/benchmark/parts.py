@@ -9,13 +9,19 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from cil_jax.benchmark import scale
-from cil_jax.benchmark.pytorch import COMPILED, EAGER, PyTorch
+from cil_jax.benchmark.pytorch import COMPILED, EAGER, SHIPPED, PyTorch
 from cil_jax.benchmark.rounds import Spread, Times, alternate, ratio
 from cil_jax.benchmark.settings import PROGRAMS, Settings
-from cil_jax.benchmark.workbench import Place, Workbench, small_run, small_run_config, step_flop
+from cil_jax.benchmark.workbench import (
+    Place,
+    Workbench,
+    shipped_run_config,
+    small_run,
+    small_run_config,
+    step_flop,
+)
 from cil_jax.learner import n_bytes
 from cil_jax.platform import machine
 from cil_jax.storage.run_folder import RunFolder
@@ -38,7 +44,7 @@ class Row:
       is_whole: whether this is the work that a run does, so that the row shows the cost of the
         first call.
       images: images per call; None if the work is not per image.
-      peer: the faster variant of PyTorch, "eager" or "compiled"; "" if it was not measured.
+      peer: the faster variant of PyTorch, such as "eager"; "" if it was not measured.
       peer_seconds: seconds per call of that variant.
       faster: PyTorch's seconds divided by ours, round by round: above 1, ours is faster.
     """
@@ -98,6 +104,10 @@ class Bench:
         """Measures a part, one of `cil_jax.benchmark.settings.PARTS`, and adds its results."""
         getattr(self, f"_{part}")()
 
+    def close(self) -> None:
+        """Ends the process of PyTorch."""
+        self._pytorch.close()
+
     def _step(self) -> None:
         bench, learner, pool = self._here
         last = bench.learner(9)
@@ -108,7 +118,7 @@ class Bench:
             {
                 OURS: lambda: bench.train(learner, pool, n),
                 "task 10": lambda: bench.train(last, last_pool, n),
-                **self._pytorch.do(self._here, lambda peer: peer.train(n)),
+                **self._pytorch.train(self._here, n),
             },
         )
         images = n * self.settings.batch_size
@@ -123,7 +133,7 @@ class Bench:
             "epoch",
             {
                 OURS: lambda: bench.train(learner, pool, n),
-                **self._pytorch.do(self._here, lambda peer: peer.train(n)),
+                **self._pytorch.train(self._here, n),
             },
         )
         images = n * self.settings.batch_size
@@ -153,7 +163,7 @@ class Bench:
                 "forward": lambda: bench.embed(learner),
                 OURS: lambda: bench.nearest_means(learner),
                 "evaluation": lambda: bench.evaluate(learner),
-                **self._pytorch.do(self._here, lambda peer: peer.answer(np.asarray(learner.means))),
+                **self._pytorch.answer(self._here),
             },
         )
         flop = n * bench.forward_flop(learner)
@@ -194,6 +204,33 @@ class Bench:
             f"neither. Last NME accuracy, to show that both learn: {accuracies}."
         )
 
+    def _shipped(self) -> None:
+        config = shipped_run_config(self.settings)
+        curves: dict[str, list[float]] = {}
+        run = Run(config, RunFolder("unused"), Callback())  # writes nothing until it starts
+        sizes = run.scenario.task_sizes
+        n_updates = sum(run.n_updates(t) for t in range(len(sizes)))
+
+        def ours() -> None:
+            curves[OURS] = small_run(config)["classifiers"]["nme"]["seen_accuracy"]
+
+        contestants = {OURS: ours, **self._pytorch.shipped_run(run, curves)}
+        times = self._rounds("shipped", contestants, is_warmed_up=False)
+        update_flop = step_flop(run.engine, run.new_learner())
+        what = f"run of PyCIL's recipe, {n_updates:,} updates"
+        self._add("shipped", what, times, n_updates * update_flop, n_updates * config.batch_size)
+        accuracies = "; ".join(
+            f"{name} average {100 * statistics.mean(curve):.1f}%, last {100 * curve[-1]:.1f}%"
+            for name, curve in curves.items()
+        )
+        self.notes.append(
+            f"The run of PyCIL's recipe: iCaRL, {config.backbone} on {config.dataset}, "
+            f"{len(sizes)} tasks, {config.epochs} epochs, order seeded {config.order_seed}, n = 1. "
+            "PyTorch's is a loop over a DataLoader with transforms per image, as such code is "
+            "usually written, and keeps the last partial batch. Ours includes compiling, an "
+            f"evaluation after each epoch and checkpoints. NME accuracy: {accuracies}."
+        )
+
     def _scale(self) -> None:
         for n_classes in self.settings.scale_classes:
             self._tell(f"scale: a run of {n_classes} classes")
@@ -220,14 +257,25 @@ class Bench:
         fitting = SECONDS_A_CALL / (time.perf_counter() - start)
         return min(max(1, round(fitting)), bench.steps(pool))
 
-    def _rounds(self, name: str, contestants: Mapping[str, Callable[[], Any]]) -> Times:
+    def _rounds(
+        self,
+        name: str,
+        contestants: Mapping[str, Callable[[], Any]],
+        is_warmed_up: bool = True,
+    ) -> Times:
+        """Times contestants by turns; without warm-up, in one round that includes compiling."""
+
         def tell(n: int, times: Times) -> None:
             last = ", ".join(f"{who} {seconds[-1]:.3g} s" for who, seconds in times.items())
             self._tell(f"{name}, round {n} of {self.settings.repeat}: {last}")
 
-        self._tell(f"{name}: first calls of {', '.join(contestants)}")
         everyone = {**contestants, MATMUL: self._matmul}
-        times = alternate(everyone, self.settings.repeat, self.settings.limit, tell)
+        if is_warmed_up:
+            self._tell(f"{name}: first calls of {', '.join(contestants)}")
+            times = alternate(everyone, self.settings.repeat, self.settings.limit, tell)
+        else:
+            self._matmul()
+            times = alternate(everyone, 1, self.settings.limit, tell, is_warmed_up=False)
         self.best_matmul = max(self.best_matmul, self._matmul_flop / min(times[MATMUL]))
         return times
 
@@ -253,7 +301,7 @@ class Bench:
             is_whole=is_whole,
             images=images,
         )
-        peers = [name for name in (EAGER, COMPILED) if name in times and ours == OURS]
+        peers = [name for name in (EAGER, COMPILED, SHIPPED) if name in times and ours == OURS]
         if peers:
             best = min(peers, key=lambda name: statistics.median(times[name]))
             row = dataclasses.replace(
@@ -262,7 +310,7 @@ class Bench:
                 peer_seconds=Spread.of(times[best]),
                 faster=ratio(times[best], seconds),
             )
-            if best != EAGER:
+            if best == COMPILED:
                 self.ratios[f"PyTorch's {what} over ours, eagerly"] = ratio(times[EAGER], seconds)
         self.rows.append(row)
 

@@ -7,6 +7,7 @@ teacher runs in inference mode. With `compiled`, student, teacher and features u
 """
 
 import copy
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -95,6 +96,7 @@ class ICaRL:
       divisor: constant that the summed loss is divided by.
       device: a PyTorch device.
       compiled: whether to use `torch.compile`.
+      precision: "float32", or "bfloat16" for autocast to it.
 
     Attributes:
       network: the network of the current task.
@@ -115,8 +117,12 @@ class ICaRL:
         divisor: float,
         device: str,
         compiled: bool = False,
+        precision: str = "float32",
     ):
         self.device = torch.device(device)
+        self._autocast = functools.partial(
+            torch.autocast, self.device.type, torch.bfloat16, enabled=precision == "bfloat16"
+        )
         if self.device.type == "cuda":  # like XLA: the fastest algorithms, and TF32
             torch.backends.cudnn.benchmark = True
             torch.set_float32_matmul_precision("high")
@@ -189,9 +195,11 @@ class ICaRL:
         """Makes one update on bytes [B, H, W, C] and labels [B]; returns the loss before it."""
         x = self.augment(images)
         self.network.train()
-        with torch.inference_mode():
-            old = self._teacher_answers(x)[:, : self.n_old].sigmoid()
-        logits = self._answers(x)
+        with torch.inference_mode(), self._autocast():
+            old = self._teacher_answers(x)[:, : self.n_old].float().sigmoid()
+        with self._autocast():
+            logits = self._answers(x)
+        logits = logits.float()
         targets = F.one_hot(labels, logits.shape[1]).to(logits.dtype)
         targets[:, : self.n_old] = old
         loss = F.binary_cross_entropy_with_logits(logits, targets, reduction="sum")
@@ -222,7 +230,8 @@ class ICaRL:
         features = []
         for batch in images.split(EVAL_BATCH):
             x = self.normalize(batch.flip(2) if mirrored else batch).permute(0, 3, 1, 2)
-            features.append(self._features(x))
+            with self._autocast():
+                features.append(self._features(x).float())
         return torch.cat(features)
 
     @torch.inference_mode()

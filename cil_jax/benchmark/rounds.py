@@ -34,18 +34,21 @@ def alternate(
     repeat: int,
     limit: float,
     tell: Callable[[int, Times], None] = lambda n, times: None,
+    is_warmed_up: bool = True,
 ) -> Times:
     """Times each contestant once per round, in an order that is reversed in every second round.
 
-    Each contestant is first called once without timing, so that compilation is not measured.
+    Each contestant is first called once without timing, so that compilation is not measured, unless
+    `is_warmed_up` is false.
 
     Args:
       contestants: functions by name. A call returns when its work is done.
       repeat: the number of rounds.
       limit: seconds after which no new round starts. There is always one round.
       tell: a callback after each round, which gets the number of rounds and all times so far.
+      is_warmed_up: whether to call each contestant before the first round.
     """
-    for call in contestants.values():
+    for call in contestants.values() if is_warmed_up else ():
         call()
     times: Times = {name: [] for name in contestants}
     beginning = time.perf_counter()

@@ -8,6 +8,7 @@ from cil_jax.settings.declaring import flag
 # The parts, and for each the program whose first call in a process is timed.
 PROGRAMS = {"step": "train", "epoch": "train", "herding": "herd", "nme": "evaluate", "run": "run"}
 PARTS = (*PROGRAMS, "scale")
+LONG_PARTS = ("shipped",)  # only measured if named: they take from minutes to hours
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,6 +20,7 @@ class Settings:
       batch_size: images per update.
       fast: whether updates use the faster convolutions of `cil_jax.training.compilation`, if
         available.
+      precision: of the layers, "float32" or "bfloat16"; in PyTorch, autocast to it.
       repeat: the number of rounds. Each contestant is timed once per round.
       limit: seconds after which a part starts no new round.
       torch: whether to measure PyTorch, if it is installed.
@@ -34,11 +36,14 @@ class Settings:
         scikit-learn's digits.
       scale_classes: the numbers of classes of the whole runs that show the cost of more classes.
       scale_tasks: the number of tasks of each of these runs, at least two.
+      shipped_digits: whether the part "shipped" is a run of one epoch on digits, to try it out,
+        rather than the reduced protocol on CIFAR-100.
     """
 
     backbone: str = "resnet32"
     batch_size: int = 128
     fast: bool = False
+    precision: str = "float32"
     repeat: int = 7
     limit: float = 120.0
     torch: bool = True
@@ -57,6 +62,7 @@ class Settings:
     run_memory: int = 100
     scale_classes: tuple[int, ...] = (10, 100, 1000)
     scale_tasks: int = 10
+    shipped_digits: bool = False
 
     def __post_init__(self):
         if self.limit < 0:
@@ -84,4 +90,5 @@ QUICK = {
     "run_epochs": 1,
     "scale_classes": (4, 8),
     "scale_tasks": 2,
+    "shipped_digits": True,
 }

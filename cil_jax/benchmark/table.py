@@ -49,12 +49,16 @@ def report(bench: Bench, first_calls: Mapping[str, Mapping[str, Any]]) -> dict[s
         median = row.seconds.median
         line["images_per_second"] = row.images and row.images / median
         line["flop_per_second"] = row.flop / median
-        line["first_call"] = first_calls.get(PROGRAMS[row.part], {}) if row.is_whole else {}
+        line["first_call"] = first_calls.get(PROGRAMS.get(row.part, ""), {}) if row.is_whole else {}
         rows.append(line)
     return {
         "machine": {**bench.machine, "environment": environment},
         "versions": {**versions(), "torch": bench.torch_version},
-        "dtype": "float32, each library's default precision",
+        "dtype": (
+            "float32, each library's default precision"
+            if bench.settings.precision == "float32"
+            else f"{bench.settings.precision} layers (PyTorch: autocast)"
+        ),
         "settings": dataclasses.asdict(bench.settings),
         "matmul_flop_per_second": bench.best_matmul,
         "rows": rows,
@@ -112,8 +116,10 @@ def remarks(report: Mapping[str, Any]) -> list[str]:
         f"Herding selects {sizes['herded']} images of each class.",
         f"Peak: {report['matmul_flop_per_second'] / 1e9:,.0f} GFLOP/s, the fastest matrix product "
         "measured; 'of peak' is relative to the matrix product in the same round.",
-        "Times are medians of n rounds; each contestant is timed once per round. Ratios are taken "
-        "within a round, with the lowest and the highest in brackets: above 1, ours is faster.",
+        "PyTorch works in a process of its own, by turns with ours: one waits while the other "
+        "works. Times are medians of n rounds; each contestant is timed once per round. Ratios are "
+        "taken within a round, with the lowest and the highest in brackets: above 1, ours is "
+        "faster.",
         "Compile: time of the first call minus that of the second, in a separate process; cached: "
         "the same in the next process, which finds the compiled programs in the cache. Memory: "
         f"peak of that process, {'libraries included' if is_cpu else 'on the device'}.",

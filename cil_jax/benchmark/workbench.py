@@ -6,7 +6,7 @@ The speed does not depend on the content of the images, so no data set is needed
 import dataclasses
 import functools
 import tempfile
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +22,7 @@ from cil_jax.memory import Pool
 from cil_jax.methods import Batch
 from cil_jax.selection import herding, herding_of_classes, unit
 from cil_jax.settings.config import Config
-from cil_jax.settings.loading import preset
+from cil_jax.settings.loading import preset, protocol_values
 from cil_jax.storage.run_folder import RunFolder
 from cil_jax.storage.schemas import Results
 from cil_jax.training import build
@@ -48,9 +48,11 @@ class Workbench:
         self.config = preset(
             "icarl",
             "paper",
+            order="seeded",  # there may be another number of classes than CIFAR-100's
             backbone=settings.backbone,
             batch_size=settings.batch_size,
             fast=settings.fast,
+            precision=settings.precision,
             memory=settings.memory,
             task_size=settings.task_size,
         )
@@ -228,9 +230,26 @@ def small_run_config(settings: Settings) -> Config:
         batch_size=32,
         memory=settings.run_memory,
         fast=settings.fast,
+        precision=settings.precision,
         ncm=False,
         devices=1,
     )
+
+
+def shipped_run_config(settings: Settings) -> Config:
+    """iCaRL by PyCIL's recipe in the reduced protocol or, to try it out, on digits."""
+    small: dict[str, Any] = {
+        "dataset": "digits",
+        "classes": settings.run_classes,
+        "task_size": 2,
+        "backbone": settings.run_backbone,
+        "epochs": settings.run_epochs,
+        "batch_size": 32,
+        "memory": settings.run_memory,
+    }
+    sizes = small if settings.shipped_digits else protocol_values("reduced")
+    rest = {"fast": settings.fast, "precision": settings.precision, "ncm": False, "devices": 1}
+    return preset("icarl", "pycil", **sizes, **rest)
 
 
 def small_run(config: Config) -> Results:

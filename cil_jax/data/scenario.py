@@ -1,12 +1,14 @@
 """The order in which classes arrive, and the division of a data set into tasks."""
 
 import dataclasses
+import difflib
 from collections.abc import Sequence
 
 import numpy as np
 
 from cil_jax.data.dataset import Dataset
 from cil_jax.errors import UserError
+from cil_jax.settings import orders
 
 
 @dataclasses.dataclass(frozen=True)
@@ -150,17 +152,24 @@ before the order is drawn, so it is not the permutation of seed 1993 that later 
 """
 
 
-def class_order(n_classes: int, order: str, seed: int) -> np.ndarray:
-    """Returns all classes in the order in which they arrive, int [n_classes].
+def class_order(
+    n_classes: int, order: str, seed: int, class_names: Sequence[str] = ()
+) -> np.ndarray:
+    """Returns the classes in the order in which they arrive, int [k].
 
     Args:
       n_classes: number of classes of the data set.
-      order: "natural" for 0, 1, 2, ..., "seeded" for a random permutation, or "icarl" for
-        `ICARL_ORDER`.
+      order: "natural" for 0, 1, 2, ..., "seeded" for a random permutation, "icarl" for
+        `ICARL_ORDER`, or a list such as "3, 1, 2", whose classes are numbers or names.
       seed: seed of the permutation. 1993 gives the order that PyCIL and most papers use.
+      class_names: the names of the classes, which a list may contain.
+
+    Returns:
+      All classes, so that k is n_classes, or those of the list.
 
     Raises:
-      UserError: if the order is "icarl" and the number of classes is not 100.
+      UserError: if the order is "icarl" and the number of classes is not 100, or if a list names an
+        unknown class or a class twice.
     """
     if order == "natural":
         return np.arange(n_classes)
@@ -171,7 +180,36 @@ def class_order(n_classes: int, order: str, seed: int) -> np.ndarray:
                 f"and this data set has {n_classes}"
             )
         return np.array(ICARL_ORDER)
-    return np.random.RandomState(seed).permutation(n_classes)
+    if order == "seeded":
+        return np.random.RandomState(seed).permutation(n_classes)
+    return np.array(_own_order(orders.classes_of(order), n_classes, class_names))
+
+
+def _own_order(classes: Sequence[str], n_classes: int, class_names: Sequence[str]) -> list[int]:
+    """Returns the labels of classes that are given as names or numbers; a name takes precedence.
+
+    Raises:
+      UserError: if a class is unknown or occurs twice.
+    """
+    labels = {str(label): label for label in range(n_classes)}
+    labels |= {name: label for label, name in enumerate(class_names)}
+    chosen: dict[int, str] = {}
+    for written in classes:
+        # 007 is class 7, unless that is a name.
+        word = str(int(written)) if written.isdecimal() and written not in labels else written
+        if word not in labels:
+            close = difflib.get_close_matches(word, class_names, n=1)
+            hint = f": did you mean {close[0]!r}?" if close else ""
+            raise UserError(
+                f"--order has an unknown class {written!r}{hint or '.'} The data set has the "
+                f"classes 0 to {n_classes - 1}, which may also be given by name"
+            )
+        label = labels[word]
+        if label in chosen:
+            again = "" if written == chosen[label] else f", once as {chosen[label]!r}"
+            raise UserError(f"--order has class {written!r} twice{again}")
+        chosen[label] = written
+    return list(chosen)
 
 
 def split(n_classes: int, task_size: int, first_task: int | None = None) -> tuple[int, ...]:
@@ -213,14 +251,15 @@ def create(
       classes: use only this many classes, the first of the class order (default: all).
 
     Raises:
-      UserError: if the data set has too few classes for these numbers.
+      UserError: if the data set has too few classes for these numbers, or the order does not fit.
     """
-    n_classes = dataset.n_classes if classes is None else classes
-    if not 1 <= n_classes <= dataset.n_classes:
+    ordered = class_order(dataset.n_classes, order, order_seed, dataset.class_names)
+    n_classes = len(ordered) if classes is None else classes
+    if not 1 <= n_classes <= len(ordered):
+        owner = f"{dataset.name} has" if order in orders.NAMES else "the list of --order has"
         raise UserError(
-            f"--classes is {n_classes}; {dataset.name} has {dataset.n_classes} classes, so it must "
-            f"lie in 1..{dataset.n_classes}"
+            f"--classes is {n_classes}; {owner} {len(ordered)} classes, so it must lie in "
+            f"1..{len(ordered)}"
         )
     sizes = split(n_classes, task_size, first_task)
-    chosen: Sequence[int] = class_order(dataset.n_classes, order, order_seed)[:n_classes].tolist()
-    return Scenario(dataset, tuple(chosen), sizes)
+    return Scenario(dataset, tuple(ordered[:n_classes].tolist()), sizes)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from cil_jax.errors import UserError
-from cil_jax.report import published_results
+from cil_jax.report import published_results, reference
 from cil_jax.report.tables import protocol, published_value, run_name, setting
 from cil_jax.settings.loading import decisive_of
 from cil_jax.storage import replicates
@@ -110,14 +110,15 @@ class _Run:
 
     def repeats(self, other: "_Run") -> bool:
         """Whether a run of the same group has the same class order and seeds."""
-        return all(self.results[key] == other.results[key] for key in ("order", "seeds"))
+        return replicates.is_same_member(self.results, other.results)
 
 
 def compare(paths: Sequence[str | os.PathLike[str]], common_orders: bool = False) -> Comparison:
     """Groups runs that differ only in their seeds, and checks that all follow one protocol.
 
     Args:
-      paths: run folders, folders of groups, or patterns such as 'runs/*'.
+      paths: run folders, folders of groups, patterns such as 'runs/*', or names of recorded results
+        such as 'reference:full/icarl-paper'; see `cil_jax.report.reference`.
       common_orders: whether to leave out runs whose class order does not occur in every group.
 
     Raises:
@@ -228,6 +229,9 @@ def _expanded(paths: Sequence[str | os.PathLike[str]]) -> list[Path]:
     """Expands patterns that the shell did not expand, and drops duplicates."""
     expanded: list[Path] = []
     for path in paths:
+        if str(path).startswith(reference.PREFIX):
+            expanded.append(reference.named(str(path)))
+            continue
         matches = [] if os.path.exists(path) else sorted(glob.glob(os.fspath(path)))
         expanded += map(Path, matches or [path])
     return list({path.resolve(): path for path in expanded}.values())

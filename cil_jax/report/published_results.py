@@ -12,21 +12,22 @@ from typing import Any
 import yaml
 
 from cil_jax.errors import UserError, nearest_name
+from cil_jax.report import reference
 from cil_jax.report.percentages import round_percentage
+from cil_jax.settings import loading
 from cil_jax.settings.config import Config
-from cil_jax.settings.declaring import flag
-from cil_jax.settings.loading import preset
-from cil_jax.storage import replicates
+from cil_jax.settings.loading import preset, protocol_values
+from cil_jax.storage import replicates, schemas
 
-FULL: dict[str, Any] = {}
-REDUCED = {"backbone": "resnet8", "epochs": 10}
 N_CLASSES = 100  # of CIFAR-100
-PROTOCOLS = {"full": FULL, "reduced": REDUCED}
+TASK_SIZE = 10  # unless a row says otherwise
+PROTOCOLS: dict[str, dict[str, Any]] = {"full": {}, "reduced": protocol_values("reduced")}
 ABOUT = {
-    "full": "as published: ResNet-32, the epochs of the preset, and 10 tasks of 10 classes unless "
-    "the row names others",
-    "reduced": "ResNet-8, 10 tasks of 10 classes, 10 epochs per task, learning-rate milestones "
-    "scaled; not comparable with the published numbers",
+    "full": "as published: ResNet-32, the epochs and the class order of the preset, and 10 tasks "
+    "of 10 classes unless the row names others",
+    "reduced": "ResNet-8, 10 tasks of 10 classes, order seeded 1993, 10 epochs per task with the "
+    "learning rate divided after 6 and 8, the same recipe in the first task, and no colour jitter; "
+    "not comparable with the published numbers",
 }
 
 
@@ -46,7 +47,7 @@ class Row:
       curve: accuracy on all classes seen after each task, in percent; None if not published.
       about: which of "average" and "last" were read off a figure.
       variant: the last part of the run's name if its tasks have another size, such as
-        "tasks-of-2". The reduced protocol leaves these rows out.
+        "tasks-of-2". The reduced protocol leaves these rows out, and those that can't be run.
     """
 
     method: str
@@ -67,6 +68,11 @@ class Row:
         """The name of the run. Several rows may share a run."""
         return "-".join(filter(None, (self.method, self.preset, self.variant)))
 
+    @property
+    def can_be_run(self) -> bool:
+        """Whether this library has the method and the preset."""
+        return self.preset in loading.known_presets(self.method)
+
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
@@ -77,7 +83,11 @@ class Outcome:
       average, last: mean and standard deviation (None for n = 1); None if not run.
       over: "orders" or "seeds", see `cil_jax.storage.replicates.summarize`.
       orders: the class orders of the members.
+      seeds: the seeds of the initial weights of the members.
       others: folders of runs with other settings, which are not members.
+      curve: mean accuracy on all classes seen after each task; if n is 0, that of the first run
+        under way.
+      learned: the number of tasks that each run under way has learned, by its class order and seed.
     """
 
     n: int
@@ -85,7 +95,10 @@ class Outcome:
     last: tuple[float, float | None] | None = None
     over: str = "seeds"
     orders: tuple[str, ...] = ()
+    seeds: tuple[int, ...] = ()
     others: tuple[Path, ...] = ()
+    curve: tuple[float, ...] = ()
+    learned: tuple[tuple[str, int], ...] = ()
 
 
 def rows(names: Sequence[str] = (), protocol: str = "full") -> list[Row]:
@@ -104,7 +117,12 @@ def rows(names: Sequence[str] = (), protocol: str = "full") -> list[Row]:
         if name not in known:
             raise UserError(f"unknown row {name!r}{nearest_name(name, known)}")
     named = [row for row in published if not names or row.run in names]
-    return [row for row in named if protocol == "full" or not row.variant]
+    return [row for row in named if protocol == "full" or (row.can_be_run and not row.variant)]
+
+
+def one_per_run(rows: Sequence[Row]) -> list[Row]:
+    """The rows without those that share their run with another."""
+    return list({row.run: row for row in rows}.values())
 
 
 def sources() -> dict[str, str]:
@@ -152,19 +170,42 @@ def config(row: Row, protocol: str, folder: str | os.PathLike[str], **overrides:
 
 def command(row: Row, protocol: str, folder: str | os.PathLike[str]) -> str:
     """The command for a row's run, with one class order and seed 0."""
-    words = ["python", "-m", f"experiments.{row.method}", "--preset", row.preset]
-    for name, value in settings(row, protocol).items():
-        words += ["--no-ncm"] if name == "ncm" else [flag(name), str(value)]
-    out = str(Path(folder) / protocol / row.run)
-    return shlex.join([*words, "--seeds", "0", "--out", out])
+    made = config(row, protocol, folder)
+    return f"{loading.command(made)} --seeds 0 --out {shlex.quote(made.folder())}"
 
 
-def outcome(row: Row, protocol: str, folder: str | os.PathLike[str]) -> Outcome:
-    """Our values for a row, over all finished members that report the row's classifier."""
-    finished, others = replicates.finished_results(config(row, protocol, folder))
+def outcome(row: Row, protocol: str, folder: str | os.PathLike[str] | None) -> Outcome:
+    """Our values for a row, over all finished members that report the row's classifier.
+
+    Args:
+      row: the row.
+      protocol: "full" or "reduced".
+      folder: the folder of all runs, which count as well as the recorded results (default: the
+        recorded results alone).
+    """
+    if not row.can_be_run:
+        return Outcome(0)
+    recorded = reference.group(protocol, row.run)
+    settings_of_row = config(row, protocol, reference.FOLDER if folder is None else folder)
+    finished, others = replicates.finished_results(settings_of_row, recorded)
+    under_way = replicates.unfinished_results(settings_of_row, recorded)
+    under_way = [
+        results
+        for results in under_way
+        if row.classifier in results["classifiers"]
+        and not any(replicates.is_same_member(results, other) for other in finished)
+    ]
+    about = {
+        "others": tuple(others),
+        "learned": tuple(
+            (f"{results['order']}, seed {results['seeds']['init']}", schemas.n_learned(results))
+            for results in under_way
+        ),
+    }
     finished = [results for results in finished if row.classifier in results["classifiers"]]
     if not finished:
-        return Outcome(0, others=tuple(others))
+        curves = [results["classifiers"][row.classifier]["seen_accuracy"] for results in under_way]
+        return Outcome(0, curve=tuple(100 * x for x in curves[0]) if curves else (), **about)
     summary = replicates.summarize(finished)
     numbers = summary["classifiers"][row.classifier]
 
@@ -175,10 +216,12 @@ def outcome(row: Row, protocol: str, folder: str | os.PathLike[str]) -> Outcome:
     return Outcome(
         n=summary["n"],
         over=summary["over"],
-        others=tuple(others),
         average=percent("average_incremental_accuracy") if row.average or not row.last else None,
         last=percent("last_accuracy"),
         orders=tuple(summary["orders"]),
+        seeds=tuple(sorted({member["init"] for member in summary["members"]})),
+        curve=tuple(100 * x for x in numbers["seen_accuracy"]["mean"] if x is not None),
+        **about,
     )
 
 
@@ -193,18 +236,28 @@ def in_band(row: Row, ours: Outcome) -> bool | None:
     return all(checks) if checks else None
 
 
+def task_sizes(row: Row) -> list[int]:
+    """The number of classes of each task of a row's run."""
+    size = row.settings.get("task_size", TASK_SIZE)
+    first = row.settings.get("first_task", size)
+    return [first, *[size] * ((N_CLASSES - first) // size)]
+
+
 def tasks(row: Row) -> str:
-    """The number of tasks, and of classes per task, of a row's run, such as '10 x 10'."""
-    size = config(row, "full", "").task_size
-    return f"{N_CLASSES // size} x {size}"
+    """The tasks of a row's run, such as '10 x 10' or '50 + 5 x 10'."""
+    first, *later = task_sizes(row)
+    if not later or later[0] == first:
+        return f"{1 + len(later)} x {first}"
+    return f"{first} + {len(later)} x {later[0]}"
 
 
 def outcomes(
-    chosen: Sequence[Row], protocol: str, folder: str | os.PathLike[str]
+    chosen: Sequence[Row], protocol: str, folder: str | os.PathLike[str] | None
 ) -> list[tuple[Row, Outcome, bool | None]]:
     """Each row with our values, and whether they lie in its bands.
 
-    The bands are for the full protocol: under another one, the last item is None.
+    The bands are for the full protocol: under another one, the last item is None. For the arguments
+    see `outcome`.
     """
     pairs = [(row, outcome(row, protocol, folder)) for row in chosen]
     return [(row, ours, in_band(row, ours) if protocol == "full" else None) for row, ours in pairs]

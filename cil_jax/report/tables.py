@@ -1,6 +1,6 @@
 """Results as tables for the terminal; each caption names the run and its protocol."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -10,7 +10,7 @@ from rich.table import Table
 from cil_jax.metrics import USES_ALL_DATA
 from cil_jax.report.escaping import markdown
 from cil_jax.report.percentages import percent, percentage, round_percentage
-from cil_jax.report.published_results import Outcome, Row, sources, tasks
+from cil_jax.report.published_results import Outcome, Row, sources, task_sizes, tasks
 from cil_jax.settings.declaring import flag
 from cil_jax.storage.replicates import n_learned
 
@@ -29,10 +29,12 @@ SUMMARY_ROWS = (
 REPRODUCTION_HEAD = (
     "CIFAR-100: average incremental accuracy (including the first task) / last accuracy, in percent"
 )
-PUBLISHED_ABOUT = "ResNet-32; 2000 exemplars for methods that keep any"
+PUBLISHED_ABOUT = (
+    "ResNet-32 and, for methods with exemplars, 2000 of them, unless the source says otherwise"
+)
 REPRODUCTION_COLUMNS = (
     *("run", "tasks", "classifier", "published", "source"),
-    *("ours", "n", "order", "difference", "in band"),
+    *("ours", "n", "order", "seeds", "difference", "in band"),
 )
 
 
@@ -249,11 +251,10 @@ def reproduction(lines: Sequence[tuple[Row, Outcome, bool | None]], about: str) 
 
 def reproduction_cells(row: Row, ours: Outcome, in_band: bool | None) -> list[str]:
     """The cells of one row of `reproduction`: average / last in percent, and their differences."""
-    band_cell = {True: "yes", False: "no", None: "-"}[in_band]
     classifier = classifier_name(row.classifier, row.note)
     cells = [row.run, tasks(row), classifier, published_pair(row), row.source]
     if not ours.n:
-        return [*cells, "not run", "0", "-", "-", "-"]
+        return [*cells, _standing(row, ours), "0", "-", "-", "-", "-"]
 
     def mean_and_std(value: tuple[float, float | None]) -> str:
         mean, std = value
@@ -266,8 +267,26 @@ def reproduction_cells(row: Row, ours: Outcome, in_band: bool | None) -> list[st
     ]
     difference = _pair(differences, lambda points: f"{round_percentage(points):+}")
     n = str(ours.n) if ours.n == 1 else f"{ours.n} {ours.over}"
-    orders = ", ".join(order.removeprefix("seeded ") for order in ours.orders)
-    return [*cells, _pair(values, mean_and_std), n, orders, difference, band_cell]
+    order = ", ".join(ours.orders)
+    seed = ", ".join(map(str, ours.seeds))
+    band = _band(row, in_band)
+    return [*cells, _pair(values, mean_and_std), n, order, seed, difference, band]
+
+
+def _standing(row: Row, ours: Outcome) -> str:
+    """What to show for a row without a finished run."""
+    n_tasks = len(task_sizes(row))
+    running = [f"running: {n} of {n_tasks} tasks ({name})" for name, n in ours.learned]
+    return "; ".join(running) or "not run"
+
+
+def _band(row: Row, in_band: bool | None) -> str:
+    """Whether our values lie in the band, and the band, such as 'no (43 to 46 / -)'."""
+    if in_band is None:
+        return "-"
+    bands = [row.band.get(which) for which in ("average", "last")]
+    text = _pair(bands, lambda band: f"{band[0]:g} to {band[1]:g}")
+    return f"{'yes' if in_band else 'no'} ({text})"
 
 
 def published_pair(row: Row) -> str:
@@ -291,11 +310,34 @@ def _pair(values: Sequence[Any], text: Callable[[Any], str]) -> str:
 def reproduction_markdown(
     lines: Sequence[tuple[Row, Outcome, bool | None]], about: str, commands: Sequence[str]
 ) -> str:
-    """The table of `reproduction` as Markdown, followed by its sources and the commands."""
-    rows: list[Sequence[str]] = [REPRODUCTION_COLUMNS, ["---"] * len(REPRODUCTION_COLUMNS)]
-    rows += [reproduction_cells(*line) for line in lines]
+    """The table of `reproduction` and the curves as Markdown, then the sources and commands."""
+    table = markdown_table(REPRODUCTION_COLUMNS, (reproduction_cells(*line) for line in lines))
     head = f"{REPRODUCTION_HEAD}. Published: {PUBLISHED_ABOUT}. Ours: {about}."
     used_sources = {row.source for row, *_ in lines}
     legend = [f"- {key}: {source}" for key, source in sources().items() if key in used_sources]
-    table = ["| " + " | ".join(map(markdown, row)) + " |" for row in rows]
-    return "\n".join([head, "", *table, "", *legend, "", *(f"    {line}" for line in commands)])
+    parts = ["\n".join([head, "", table])]
+    parts += [_curves_markdown(row, ours) for row, ours, _ in lines if ours.curve]
+    parts += ["\n".join(legend), "\n".join(f"    {line}" for line in commands)]
+    return "\n\n".join(parts)
+
+
+def _curves_markdown(row: Row, ours: Outcome) -> str:
+    """Our accuracy after each task, beside the published one if there is a curve of it."""
+    seen = np.cumsum(task_sizes(row)).tolist()
+    n = f"n = {ours.n}" if ours.n else _standing(row, ours)
+    orders = f", order {', '.join(ours.orders)}" if ours.orders else ""
+    curves = {f"ours ({n}{orders})": ours.curve}
+    if row.curve:
+        curves[f"published ({row.source})"] = row.curve
+    head = f"{row.run}, {classifier_name(row.classifier, row.note)}: accuracy on all classes seen"
+    cells = [
+        [name, *(f"{round_percentage(x)}" for x in curve), *["-"] * (len(seen) - len(curve))]
+        for name, curve in curves.items()
+    ]
+    return f"{head}\n\n{markdown_table(['classes', *map(str, seen)], cells)}"
+
+
+def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table in Markdown."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(map(markdown, line)) + " |" for line in lines)

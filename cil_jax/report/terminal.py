@@ -21,6 +21,7 @@ from cil_jax.learner import Learner
 from cil_jax.platform import machine
 from cil_jax.report.tables import classifier_name, percent, run_name, seeds, size_of
 from cil_jax.report.time_left import TimeLeft
+from cil_jax.settings import loading, orders
 from cil_jax.training.build import data_seed
 from cil_jax.training.callbacks import Callback, Position, RunView
 from cil_jax.training.results import changed
@@ -152,13 +153,15 @@ class Terminal(Callback):
         """Prints the method, the scenario, the training and the folder of a run."""
         config, sizes = run.config, run.scenario.task_sizes
         epochs = list(map(run.n_epochs, range(len(sizes))))
-        order = f"seeded {config.order_seed}" if config.order == "seeded" else config.order
+        order = orders.describe(config.order, config.order_seed)
         seed = seeds({"seeds": {"init": config.seed, "data": data_seed(config)}})
         name = {"method": config.method, "preset": config.preset, "changed": changed(config)}
         self.say(
             f"{run_name(name)} on {config.dataset}: {sum(sizes)} classes in {len(sizes)} "
             f"task{'s'[: len(sizes) - 1]} ({', '.join(map(str, sizes))}), order {order}{seed}"
         )
+        if note := loading.order_note(config):
+            self.say(note)
         later = f", then {epochs[1]}" if len(sizes) > 1 and epochs[1] != epochs[0] else ""
         plural = "s" if max(epochs) > 1 else ""
         n_devices = f"{run.mesh.size} x " if run.mesh else ""

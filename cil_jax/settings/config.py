@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from cil_jax.errors import UserError
+from cil_jax.settings import orders
 from cil_jax.settings.code import record
 from cil_jax.settings.declaring import (
     BETWEEN_0_AND_1,
@@ -170,8 +171,10 @@ class Config:
         "seeded",
         _SCENARIO,
         "order in which the classes arrive: natural (as in the data set), seeded (a random "
-        "permutation) or icarl (CIFAR-100's in the code of iCaRL's authors)",
-        choices=("natural", "seeded", "icarl"),
+        "permutation), icarl (CIFAR-100's in the code of iCaRL's authors), or your own: a list of "
+        "class numbers or names, such as 3,1,2, or a text file with such a list; a list of K "
+        "classes uses only these",
+        metavar="ORDER",
     )
     order_seed: int = _setting(
         1993,
@@ -342,7 +345,10 @@ class Config:
     )
 
     def __post_init__(self):
-        """Rejects values that are wrong for any data set, and makes the data's path absolute."""
+        """Rejects values that are wrong for any data set, and makes some independent of files.
+
+        The path of the data becomes absolute, and the file of an order is replaced by its content.
+        """
         for field in dataclasses.fields(self):
             check(field, getattr(self, field.name))
         if self.momentum >= 1:
@@ -351,6 +357,7 @@ class Config:
         if kind in _PATHS and path:  # a run can be resumed from any working directory
             path = os.path.abspath(os.path.expanduser(path))
             object.__setattr__(self, "dataset", f"{kind}:{path}")
+        object.__setattr__(self, "order", orders.normalized(self.order))
         if not re.fullmatch(r"auto|(\[[\da-fA-F:]+\]|[\w.-]+):\d{1,5}", self.coordinator or "auto"):
             raise UserError(
                 f"--coordinator is {self.coordinator}; it must be HOST:PORT, such as host0:1234, "

@@ -21,7 +21,7 @@ import yaml
 
 from cil_jax.errors import UserError, nearest_name
 from cil_jax.files import reading
-from cil_jax.settings import code
+from cil_jax.settings import code, orders
 from cil_jax.settings.config import FLAGS_ONLY, NOT_SETTINGS, Config, config_type
 from cil_jax.settings.declaring import Value, check, flag, is_setting, kind, plain
 
@@ -32,6 +32,8 @@ COMMANDS = ("finetune", "fixed", "lwf", "replay", "icarl", "joint")
 
 # Fields of Config by their source. Later sources override earlier ones.
 Layers = Mapping[str, Mapping[str, Any]]
+
+CIFAR100 = ("cifar100", "tfds:cifar100")  # data sets whose classes the order "icarl" lists
 
 COMMENT_COLUMN = 40  # comments are aligned here, unless a line is longer
 
@@ -77,6 +79,24 @@ def default_preset(method: str) -> str:
     return next((name for name in ("paper", "pycil", *known) if name in known), "")
 
 
+def known_presets(method: str) -> list[str]:
+    """The names of a method's presets; none if there is no such method."""
+    try:
+        return presets(method)
+    except UserError:
+        return []
+
+
+def protocol_values(name: str) -> dict[str, Any]:
+    """The settings of a protocol, which are laid over a preset, as fields of Config.
+
+    Args:
+      name: a file in `cil_jax/settings/protocols`, such as "reduced".
+    """
+    file = resources.files("cil_jax.settings") / "protocols" / f"{name}.yaml"
+    return from_plain(yaml.safe_load(file.read_text()), f"protocol {name}")
+
+
 def preset(method: str | type, name: str = "", **overrides: Any) -> Config:
     """The settings of a preset, with overrides.
 
@@ -98,7 +118,7 @@ def preset(method: str | type, name: str = "", **overrides: Any) -> Config:
             raise UserError(f"unknown setting {key!r} of {method}{nearest_name(key, fields)}")
     if "backbone" in overrides:
         overrides["backbone"] = code.BACKBONES.add(overrides["backbone"])
-    values = preset_values(method, name) if name else {}
+    values = preset_values(method, name, overrides.get("dataset")) if name else {}
     return settings_type(**{**values, **over(overrides), "method": method, "preset": name})
 
 
@@ -115,8 +135,13 @@ def with_method(config: Config, method: str | type) -> Config:
     return type_of(name)(**{**kept, "method": name, "preset": ""})
 
 
-def preset_values(method: str, name: str) -> dict[str, Any]:
+def preset_values(method: str, name: str, dataset: str | None = None) -> dict[str, Any]:
     """The settings in a preset's file and in those that it extends, as fields of Config.
+
+    Args:
+      method, name: see `preset`.
+      dataset: the data set of the run (default: CIFAR-100). The class order "icarl" is a list of
+        CIFAR-100's classes, so it is left out of a preset for another data set.
 
     Raises:
       UserError: if there is no such preset.
@@ -126,7 +151,26 @@ def preset_values(method: str, name: str) -> dict[str, Any]:
         hint = nearest_name(name, known) if known else ", which has none"
         raise UserError(f"unknown preset {name!r} of {method}{hint}")
     values = _preset_values(method, name) if method in code.METHODS else _own_presets(method)[name]
-    return from_plain(values, f"preset {method}/{name}", method)
+    settings = from_plain(values, f"preset {method}/{name}", method)
+    if settings.get("order") == "icarl" and dataset not in (None, *CIFAR100):
+        del settings["order"]
+    return settings
+
+
+def order_note(config: Config) -> str:
+    """A line to show if a run has the default class order in place of its preset's; else ""."""
+    if config.order != "seeded" or config.dataset in CIFAR100:
+        return ""
+    try:
+        order = preset_values(config.method, config.preset).get("order")
+    except UserError:  # a name given in Python need not be that of a preset
+        return ""
+    if order != "icarl":
+        return ""
+    return (
+        f"order: that of preset {config.preset} (icarl) is for CIFAR-100 only, so this run takes "
+        f"{orders.describe(config.order, config.order_seed)}"
+    )
 
 
 def _preset_values(method: str, name: str) -> dict[str, Any]:

@@ -15,6 +15,7 @@ import numpy as np
 
 from cil_jax.errors import UserError
 from cil_jax.files import reading, writing
+from cil_jax.settings import orders
 from cil_jax.settings.config import Config
 from cil_jax.storage import schemas
 from cil_jax.storage.run_folder import RunFolder
@@ -28,7 +29,8 @@ NUMBERS = (
     "forgetting",
     "backward_transfer",
 )
-SEEDS = ("seed", "data_seed", "order_seed")  # settings in which the members of a group differ
+# Settings in which the members of a group differ.
+SEEDS = ("seed", "data_seed", "order", "order_seed")
 ONLY_REPORTED = ("ncm", "fast")  # settings that do not change the method
 CURVES = ("seen_accuracy", "old_accuracy", "new_accuracy", "task_aware_accuracy", "top5_accuracy")
 
@@ -65,8 +67,7 @@ def member_configs(
     configs = []
     for order_seed in range(config.order_seed, config.order_seed + (n_orders or 1)):
         for seed in seeds or [config.seed]:
-            order = f"order{order_seed}" if config.order == "seeded" else config.order
-            out = folder / f"{order}-seed{seed}"
+            out = folder / f"{orders.slug(config.order, order_seed)}-seed{seed}"
             configs.append(
                 dataclasses.replace(
                     config,
@@ -100,26 +101,74 @@ def is_done(config: Config) -> bool:
     return differences.keys() <= set(ONLY_REPORTED) and not lacks_ncm
 
 
-def finished_results(config: Config) -> tuple[list[schemas.Results], list[Path]]:
+def differences(folder: RunFolder, config: Config) -> dict[str, tuple[Any, Any]]:
+    """The settings, those of the run and those of the config, in which a run is not a member.
+
+    Members differ only in their seeds and class orders, and in settings that do not change the
+    method, so some may report a classifier that others do not.
+    """
+    ignored = {*SEEDS, *ONLY_REPORTED}
+    return {k: v for k, v in folder.differences(config).items() if k not in ignored}
+
+
+def finished_results(
+    config: Config, recorded: Path | None = None
+) -> tuple[list[schemas.Results], list[Path]]:
     """The results of all finished members of a group, also those that other commands ran.
 
     Args:
-      config: the settings of any member. Members differ only in their seeds and in settings that
-        do not change the method, so some may report a classifier that others do not.
+      config: the settings of any member.
+      recorded: another folder of members, each of which counts unless the group has a finished
+        member with its class order and seeds.
 
     Returns:
       The results of each finished member, and the folders of finished runs with other settings,
       which are not members.
     """
-    results, others = [], []
-    for folder in map(RunFolder, sorted(group_folder(config).glob("*/"))):
-        if not folder.holds_a_run or not is_complete(folder):
+    finished, others = [], []
+    for folder in _runs_in(group_folder(config), recorded):
+        if not is_complete(folder):
             continue
-        if folder.differences(config).keys() <= {*SEEDS, *ONLY_REPORTED}:
-            results.append(folder.results())
-        else:
+        if differences(folder, config):
             others.append(folder.path)
-    return results, others
+        else:
+            finished.append(folder.results())
+    return _without_repetitions(finished), others
+
+
+def unfinished_results(config: Config, recorded: Path | None = None) -> list[schemas.Results]:
+    """The results so far of the members of a group that have learned some of their tasks.
+
+    For the arguments see `finished_results`.
+    """
+    found = [
+        folder.results()
+        for folder in _runs_in(group_folder(config), recorded)
+        if folder.results_file.exists()
+        and not is_complete(folder)
+        and not differences(folder, config)
+    ]
+    return _without_repetitions(found)
+
+
+def _runs_in(*groups: Path | None) -> list[RunFolder]:
+    """The folders in these folders that hold a run."""
+    paths = [path for group in groups if group for path in sorted(group.glob("*/"))]
+    return [folder for folder in map(RunFolder, paths) if folder.holds_a_run]
+
+
+def _without_repetitions(results: Sequence[schemas.Results]) -> list[schemas.Results]:
+    """The results without those that have the class order and seeds of an earlier one."""
+    kept: list[schemas.Results] = []
+    for member in results:
+        if not any(is_same_member(member, other) for other in kept):
+            kept.append(member)
+    return kept
+
+
+def is_same_member(one: schemas.Results, other: schemas.Results) -> bool:
+    """Whether two runs of a group have the same class order and seeds."""
+    return (one["order"], one["seeds"]) == (other["order"], other["seeds"])
 
 
 def summarize(results: Sequence[schemas.Results]) -> schemas.GroupSummary:

@@ -10,7 +10,7 @@ from cil_jax.errors import UserError
 from cil_jax.learner import Learner, n_bytes
 from cil_jax.network import n_parameters_in_use
 from cil_jax.platform import environment
-from cil_jax.settings import loading
+from cil_jax.settings import loading, orders
 from cil_jax.settings.config import Config
 from cil_jax.storage import replicates
 from cil_jax.storage.schemas import AugmentationFacts, ClassifierSummary, Results
@@ -19,7 +19,7 @@ from cil_jax.training.engine import Engine
 
 # Settings that have an entry of their own in results.json, or that do not change the method.
 NOT_CHANGES = (
-    *("dataset", "classes", "task_size", "first_task", "order", *replicates.SEEDS),
+    *("dataset", "classes", "task_size", "first_task", *replicates.SEEDS),
     *("backbone", "epochs", "first_epochs", "memory", *replicates.ONLY_REPORTED),
 )
 
@@ -28,10 +28,14 @@ def changed(config: Config) -> dict[str, Any]:
     """The settings of a run that differ from its preset, under the names of their flags.
 
     A run without a preset is compared with the defaults. Settings in `NOT_CHANGES`, and settings
-    that the method does not use, are left out.
+    that the method does not use, are left out. Settings of the reduced protocol are named together,
+    as protocol "reduced", if the run has all of them.
     """
+    of_protocol = loading.protocol_values("reduced")
+    reduced = all(getattr(config, name) == value for name, value in of_protocol.items())
+    overrides = of_protocol if reduced else {}
     try:
-        named = loading.preset(config.method, config.preset) if config.preset else None
+        named = loading.preset(config.method, config.preset, **overrides) if config.preset else None
     except UserError:  # a name given in Python need not be that of a preset
         return {}
     settings, expected = config.decisive(), (named or type(config)(method=config.method)).decisive()
@@ -39,7 +43,8 @@ def changed(config: Config) -> dict[str, Any]:
     differing = [key for key in settings if settings[key] != expected[key] and key not in ignored]
     # Setting epochs also resets the first_epochs of the preset to None. Name only epochs then.
     keys = [key.removeprefix("first_") if settings[key] is None else key for key in differing]
-    return {key: settings[key] for key in keys}
+    protocol = {"protocol": "reduced"} if reduced and named else {}
+    return protocol | {key: settings[key] for key in keys}
 
 
 def results_of(
@@ -66,7 +71,7 @@ def results_of(
         "changed": changed(config),
         "dataset": config.dataset,
         "data_sha256": history["data_sha256"],
-        "order": f"seeded {config.order_seed}" if config.order == "seeded" else config.order,
+        "order": orders.describe(config.order, config.order_seed),
         "backbone": config.backbone,
         "epochs": [schedule_of(config, t).epochs for t in range(len(scenario.task_sizes))],
         "exemplars": method.memory_size or 0,
