@@ -385,4 +385,4 @@ def test_the_reduced_table_over_seeds_is_one_command(tmp_path, monkeypatch, caps
     assert reproduce.main([*words, "--folder", str(tmp_path)]) == 0
     out = capsys.readouterr().out
     (line,) = [line for line in out.splitlines() if line.strip().startswith("finetune-pycil ")]
-    assert "3 seeds" in line and line.count("+-") == 2 and "0, 1, 2" in line
+    assert "3 seeds" in line and line.count("±") == 2 and "0, 1, 2" in line
