@@ -41,8 +41,8 @@ class Output(struct.PyTreeNode):
         for slots that are not in use.
       logits: float [B, room]; closed columns are `heads.CLOSED`.
       batch_stats: the running statistics after this batch.
-      maps: what the trained backbone records with `self.sow("maps", ...)`, by name; only if the
-        network was asked for them.
+      maps: what the trained backbone records with `self.sow("intermediates", NAME, x)`, by name;
+        only if the network was asked for them.
       newest: float [B, D of one backbone], the features of the backbone that is trained.
     """
 
@@ -140,10 +140,10 @@ class Network:
           n_open: number of open head columns.
           train: whether to normalise with batch statistics and to update the running ones. Frozen
             backbones are always in evaluation mode.
-          maps: whether to also return what the backbone records as "maps".
+          maps: whether to also return what the backbone records.
         """
         variables = {"params": weights.params["backbone"], "batch_stats": weights.batch_stats}
-        mutable = [*(["batch_stats"] if train else []), *(["maps"] if maps else [])]
+        mutable = [*(["batch_stats"] if train else []), *(["intermediates"] if maps else [])]
         recorded: Params = {}
         if mutable:
             newest, recorded = self.backbone.apply(variables, images, train=train, mutable=mutable)
@@ -156,7 +156,7 @@ class Network:
             features=features,
             logits=self.head.logits(weights.params["head"], features, n_open),
             batch_stats=recorded.get("batch_stats", weights.batch_stats),
-            maps=recorded.get("maps", {}),
+            maps={name: x[-1] for name, x in recorded.get("intermediates", {}).items()},
             newest=newest,
         )
 

@@ -25,6 +25,7 @@ from cil_jax.storage.checkpoint import Checkpoints
 from cil_jax.storage.run_folder import RunFolder
 from cil_jax.trained import export
 from cil_jax.trained.saved_learner import SavedLearner
+from cil_jax.training.build import room_of
 from cil_jax.training.callbacks import Callback
 from cil_jax.training.loop import Run
 from experiments import compare, report, reproduce
@@ -37,8 +38,9 @@ def learner(tmp_path_factory):
     """A learner that knows nothing, with the methods of one that was loaded."""
     folder = tmp_path_factory.mktemp("files") / "none"
     config = small_config("icarl", folder, classes=4, pad=1, mirror="no")
-    state = Run(config, RunFolder(config.folder()), Callback()).new_learner()
-    return SavedLearner(config, state, ("owl", "bat"))
+    run = Run(config, RunFolder(config.folder()), Callback())
+    room = room_of(run.scenario.task_sizes)
+    return SavedLearner(config, run.new_learner(), ("owl", "bat"), room)
 
 
 @pytest.fixture

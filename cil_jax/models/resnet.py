@@ -24,10 +24,6 @@ def _identity(x: Array) -> Array:
     return x
 
 
-def _latest(_: Any, x: Array) -> Array:
-    return x
-
-
 @dataclasses.dataclass(frozen=True)
 class Layers:
     """Implementations of a network's layers. They differ in speed, and in results only by rounding.
@@ -118,8 +114,8 @@ class ResNet(nn.Module):
     def __call__(self, images: Array, train: bool = False) -> Array:
         """Computes features float32 [B, n_features] of images float [B, H, W, C].
 
-        The output of each stage is recorded in the collection "maps" as "stage0", "stage1" and so
-        on, if that collection is mutable: see `cil_jax.network.Output`.
+        The output of each stage is recorded as "stage0", "stage1" and so on; see
+        `cil_jax.network.Output`.
 
         Args:
           images: normalised pixels.
@@ -149,7 +145,7 @@ class ResNet(nn.Module):
                     norm=norm,
                 )(x)
                 x = self.layers.between_blocks(x)
-            self.sow("maps", f"stage{stage}", x, reduce_fn=_latest, init_fn=lambda: None)
+            self.sow("intermediates", f"stage{stage}", x)
         return x.astype(jnp.float32).mean(axis=(1, 2))
 
 
