@@ -153,6 +153,9 @@ METHODS = Registry(
         "lwf": "cil_jax.methods.lwf:LwF",
         "replay": "cil_jax.methods.replay:Replay",
         "icarl": "cil_jax.methods.icarl:ICaRL",
+        "lucir": "cil_jax.methods.lucir:LUCIR",
+        "derpp": "cil_jax.methods.derpp:DarkExperienceReplay",
+        "der": "cil_jax.methods.der:DER",
         "joint": "cil_jax.methods.joint:Joint",
     },
 )
