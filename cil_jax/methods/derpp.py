@@ -5,11 +5,11 @@ the same logits to them, and predict their labels.
 """
 
 import dataclasses
+import itertools
 from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 
 from cil_jax import losses
 from cil_jax.learner import Learner
@@ -88,30 +88,31 @@ class DarkExperienceReplay(Method):
     ) -> LossResult:
         """Computes the loss of new images and of the exemplars that follow them in the batch.
 
-        The network sees each part of the batch on its own, so that new images and exemplars are
+        The network sees each part of the batch by itself, so that new images and exemplars are
         normalised by the statistics of their own part, as in the authors' code.
         """
-        n_parts = 1 + (self.alpha > 0) + (self.beta > 0)
-        batches = jax.tree.map(lambda x: x.reshape(n_parts, -1, *x.shape[1:]), batch)
-
-        def forward(batch_stats: Params, part: Batch) -> tuple[Params, Output]:
-            now = learner.replace(weights=learner.weights.replace(batch_stats=batch_stats))
+        n_draws = (self.alpha > 0) + (self.beta > 0)
+        n_new = batch.labels.shape[0] - n_draws * self.batch_size
+        bounds = [0, *range(n_new, batch.labels.shape[0] + 1, self.batch_size)]
+        now, outputs, parts = learner, [], []
+        for start, stop in itertools.pairwise(bounds):
+            part = jax.tree.map(lambda x, rows=slice(start, stop): x[rows], batch)
             output = self.student(params, now, part, train)
-            return output.batch_stats, output.replace(batch_stats={})
-
-        batch_stats, outputs = lax.scan(forward, learner.weights.batch_stats, batches)
-        classification = losses.cross_entropy(outputs.logits[0], batches.labels[0])
+            now = now.replace(weights=now.weights.replace(batch_stats=output.batch_stats))
+            outputs.append(output.replace(batch_stats={}))
+            parts.append(part)
+        classification = losses.cross_entropy(outputs[0].logits, parts[0].labels)
         logits = labels = jnp.zeros(())
         if self.alpha:
-            stored = jax.tree.map(lambda x: x[1], batches.extras)
-            logits = logit_difference(outputs.logits[1], stored["logits"], stored["n_open"])
+            stored = parts[1].extras
+            logits = logit_difference(outputs[1].logits, stored["logits"], stored["n_open"])
         if self.beta:
-            labels = losses.cross_entropy(outputs.logits[-1], batches.labels[-1])
+            labels = losses.cross_entropy(outputs[-1].logits, parts[-1].labels)
         loss = classification + self.alpha * logits + self.beta * labels
-        parts = {"classification": classification, "logits": logits, "labels": labels}
-        output = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), outputs)
-        output = output.replace(batch_stats=batch_stats)
-        return loss, (parts, output)
+        output = jax.tree.map(lambda *x: jnp.concatenate(x), *outputs)
+        output = output.replace(batch_stats=now.weights.batch_stats)
+        values = {"classification": classification, "logits": logits, "labels": labels}
+        return loss, (values, output)
 
 
 def new_rows(learner: Learner, pool: Pool, key: Key) -> Array:
