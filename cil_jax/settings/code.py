@@ -152,6 +152,7 @@ METHODS = Registry(
         "replay": "cil_jax.methods.replay:Replay",
         "icarl": "cil_jax.methods.icarl:ICaRL",
         "joint": "cil_jax.methods.joint:Joint",
+        "ewc": "cil_jax.methods.ewc:EWC",
         "wa": "cil_jax.methods.wa:WA",
     },
 )
