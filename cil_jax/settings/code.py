@@ -153,6 +153,7 @@ METHODS = Registry(
         "icarl": "cil_jax.methods.icarl:ICaRL",
         "joint": "cil_jax.methods.joint:Joint",
         "ewc": "cil_jax.methods.ewc:EWC",
+        "bic": "cil_jax.methods.bic:BiC",
         "wa": "cil_jax.methods.wa:WA",
     },
 )
