@@ -20,7 +20,8 @@ __all__ = [  # noqa: RUF022
     "load",  # a learner out of a run's folder
     # the field's vocabulary: pure functions of arrays
     "losses",  # cross-entropy, distillation, iCaRL's binary cross-entropy
-    "heads",  # output layers that grow
+    "heads",  # output layers that grow: linear and cosine
+    "network",  # a backbone, or several side by side, and a head
     "selection",  # herding and random selection of exemplars
     "memory",  # the exemplar memory
     "classifiers",  # nearest mean of exemplars, nearest class mean

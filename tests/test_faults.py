@@ -39,7 +39,7 @@ def finished(request, tmp_path_factory):
 
 def exemplars(learner):
     """Pixels and class of every kept image."""
-    labels = np.asarray(learner.memory.labels())
+    labels = np.asarray(learner.memory.labels)
     return np.asarray(learner.memory.images)[labels >= 0], labels[labels >= 0]
 
 

@@ -704,7 +704,7 @@ def test_a_path_is_made_absolute_and_does_not_break_the_run_folders_name(tmp_pat
     monkeypatch.chdir(tmp_path)
     config = Config(dataset="npz:some where/my data.v2.npz")
     assert config.dataset == f"npz:{tmp_path}/some where/my data.v2.npz"
-    assert config.label() == "icarl-npz-my_data.v2-resnet32"
+    assert config.label() == "npz-my_data.v2-resnet32"
     assert Config(dataset="folder:..//x/").label() == "folder-x-resnet32"
     assert Config(dataset="tfds:mnist:3").label() == "tfds-mnist_3-resnet32"
     assert Config(dataset="folder:/").label() == "folder--resnet32"

@@ -86,9 +86,13 @@ import flax.linen as nn
 
 
 class Plain(nn.Module):
+    layers: int = 1  # not the layers that the backbones of the package take
+
     @nn.compact
     def __call__(self, images, train):
-        return nn.relu(nn.Conv(6, (3, 3), strides=2)(images)).mean(axis=(1, 2))
+        for _ in range(self.layers):
+            images = nn.relu(nn.Conv(6, (3, 3), strides=2)(images))
+        return images.mean(axis=(1, 2))
 
 
 class Normalized(nn.Module):
@@ -332,6 +336,7 @@ REFUSALS = [
     ("{}/mine.py:Mine --backbone {}/net.py:Maps", ["Maps must return one array [B, n_features]"]),
     ("{}/mine.py:Mine --backbone {}/net.py:Untrained", ["must take the arguments (images, train)"]),
     ("{}/mine.py:Mine --backbone {}/net.py:Needs", ["Needs has a field without a default: width"]),
+    ("{}/mine.py:Mine --backbone {}/net.py:Plain --precision bfloat16", ["no effect on Mine"]),
     ("replay --distill all", ["unrecognized arguments: --distill all"]),
 ]
 
@@ -428,12 +433,3 @@ def test_a_run_of_an_older_version_had_the_settings_of_all_methods(tmp_path):
     Path(tmp_path / "mine.yaml").write_text("method: finetune\nmemory: 2000\n")
     with pytest.raises(UserError, match="unknown setting 'memory' of finetune"):
         loading.read(tmp_path / "mine.yaml")
-
-
-def test_the_method_in_the_readme_is_one(tmp_path):
-    text = (Path(__file__).parents[1] / "README.md").read_text()
-    _, _, after = text.partition("## A method of your own")
-    (tmp_path / "anchored.py").write_text(after.split("```")[1].removeprefix("python"))
-    config = loading.preset(f"{tmp_path / 'anchored.py'}:Anchored", "strong", strength=3.0)
-    assert (config.strength, config.epochs) == (3.0, 20)
-    cil_jax.methods.build(config, cil_jax.models.build("tiny"))

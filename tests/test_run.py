@@ -127,7 +127,7 @@ def test_the_run_folder_is_complete(uninterrupted):
         }
     settings = yaml.safe_load(folder.config_file.read_text())
     assert settings["versions"]["jax"] and settings["epochs"] == 2
-    assert settings["lambda"] == config.lambda_
+    assert settings["divisor"] == config.divisor
     assert settings["rate_steps"] == list(config.rate_steps)
 
 
@@ -367,9 +367,9 @@ def test_rate_and_weight_decay_of_each_task_reach_its_updates(tmp_path, monkeypa
     heard = []
     train = Engine.train
 
-    def listening(self, learner, pool, sums, rate, weight_decay, stop):
+    def listening(self, learner, pool, sums, rate, weight_decay, stop, kind):
         heard.append((int(learner.task), int(learner.epoch), float(rate), float(weight_decay)))
-        return train(self, learner, pool, sums, rate, weight_decay, stop)
+        return train(self, learner, pool, sums, rate, weight_decay, stop, kind)
 
     monkeypatch.setattr(Engine, "train", listening)
     decays = {"first_weight_decay": 0.25, "weight_decay": 0.125}

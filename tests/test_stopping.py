@@ -264,17 +264,17 @@ def test_other_formats_are_refused_by_name(finished, copied):
     *_, template = finished
     folder = copied / "checkpoints/1"
     about = json.loads((folder / "about.json").read_text())
-    (folder / "about.json").write_text(json.dumps({**about, "format": 4}))
+    (folder / "about.json").write_text(json.dumps({**about, "format": 5}))
     lines = (
         f"{hashlib.sha256((folder / n).read_bytes()).hexdigest()}  {n}\n" for n in files(folder)
     )
     (folder / "SHA256SUMS").write_text("".join(lines))
-    with pytest.raises(UserError, match="of format 4, and this version of cil_jax reads format 3"):
+    with pytest.raises(UserError, match="of format 5, and this version of cil_jax reads format 4"):
         restored(copied, template)
     old = copied / "checkpoints/2/about"  # as formats 1 and 2 lay there
     old.mkdir(parents=True)
     (old / "metadata").write_text('{"format": 2, "schema": {}, "record": {}}')
-    with pytest.raises(UserError, match=r"has checkpoints of format 2, and .* reads format 3"):
+    with pytest.raises(UserError, match=r"has checkpoints of format 2, and .* reads format 4"):
         restored(copied, template)
 
 

@@ -364,9 +364,9 @@ def check_effect(config: Config, given: Iterable[str]) -> None:
     Raises:
       UserError: which flag has no effect.
     """
-    from cil_jax import methods
+    from cil_jax import methods, models
 
-    unused = methods.unused_settings(config)
+    unused = methods.unused_settings(config) | models.unused_settings(config.backbone)
     unused |= {"order_seed"} if config.order != "seeded" else set()
     for name in given:
         if name in unused:

@@ -186,7 +186,8 @@ def step_flop(engine: Engine, learner: Learner, train: bool = True) -> int:
     backbone = engine.method.backbone.clone(layers=models.Layers())
     method = dataclasses.replace(engine.method, backbone=backbone)
     n = engine.batch_size if train else 1
-    batch = Batch(jnp.zeros((n, *learner.image_shape)), jnp.zeros(n, jnp.int32))
+    images, labels = jnp.zeros((n, *learner.image_shape)), jnp.zeros(n, jnp.int32)
+    batch = Batch(images, labels, {}, jnp.zeros(n, bool))
     loss = functools.partial(method.loss, train=train)
     function = jax.value_and_grad(loss, has_aux=True) if train else loss
     return flops.of(function, learner.weights.params, learner, batch, learner.data_key)

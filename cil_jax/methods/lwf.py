@@ -74,6 +74,7 @@ class LwF(Classification):
             parts = losses.icarl(logits, batch.labels, old, learner.n_old, n_open, self.divisor)
             return parts["classification"] + parts["distillation"], (parts, output)
         task_of = learner.task_of if self.distill == "tasks" else None
+        # In this order, on which the last bits of the gradient depend.
         distillation = losses.distillation_of_old_outputs(
             logits, old, learner.n_old, self.temperature, task_of
         )

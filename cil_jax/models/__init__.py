@@ -17,9 +17,19 @@ from cil_jax.models.resnet import BasicBlock, BottleneckBlock, Layers, ResNet
 from cil_jax.settings import code
 from cil_jax.typing import Backbone
 
-__all__ = ["BACKBONES", "BasicBlock", "BottleneckBlock", "Layers", "ResNet", "build", "layers_for"]
+__all__ = [
+    "BACKBONES",
+    "BasicBlock",
+    "BottleneckBlock",
+    "Layers",
+    "ResNet",
+    "build",
+    "layers_for",
+    "unused_settings",
+]
 
 _WIDTHS = (16, 32, 64)
+_SETTING_OF = {"last_relu": "last_relu", "dtype": "precision"}  # by the field of a backbone
 
 # With n basic blocks per stage a network has 6n + 2 layers. No n gives 64 layers, so the stages of
 # resnet64 have 10, 11 and 10 blocks. The bottleneck network has 9n + 2 layers.
@@ -40,8 +50,8 @@ def build(name: str, **overrides: Any) -> Backbone:
 
     Args:
       name: a key of BACKBONES, or the name of a class that the user has named.
-      **overrides: fields of ResNet, such as `last_relu=False`; a class of the user's takes those
-        that it has.
+      **overrides: fields of ResNet, such as `last_relu=False`; a class of the user's takes
+        `last_relu` and `dtype`, if it has them.
 
     Raises:
       UserError: if there is no backbone of this name, or the user's can't be used.
@@ -56,6 +66,13 @@ def build(name: str, **overrides: Any) -> Backbone:
     return ResNet(**{**BACKBONES[name], **overrides})
 
 
+def unused_settings(name: str) -> set[str]:
+    """Returns the settings that have no effect on a backbone: the user's may lack their fields."""
+    own = code.BACKBONES.own(name)
+    fields = {field.name for field in dataclasses.fields(own)} if own else {*_SETTING_OF}
+    return {setting for field, setting in _SETTING_OF.items() if field not in fields}
+
+
 def _own(cls: type, overrides: dict[str, Any]) -> Backbone:
     """Builds a backbone of the user's.
 
@@ -65,7 +82,7 @@ def _own(cls: type, overrides: dict[str, Any]) -> Backbone:
     if "train" not in inspect.signature(vars(cls).get("__call__", cls.__call__)).parameters:
         raise UserError(f"{cls.__name__}.__call__ must take the arguments (images, train)")
     fields = {field.name: field for field in dataclasses.fields(cls) if field.init}
-    values = {key: value for key, value in overrides.items() if key in fields}
+    values = {key: value for key, value in overrides.items() if key in {*fields} & {*_SETTING_OF}}
     missing = dataclasses.MISSING
     for key, field in fields.items():
         if key not in values and field.default is missing and field.default_factory is missing:

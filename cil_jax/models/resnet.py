@@ -24,6 +24,10 @@ def _identity(x: Array) -> Array:
     return x
 
 
+def _latest(_: Any, x: Array) -> Array:
+    return x
+
+
 @dataclasses.dataclass(frozen=True)
 class Layers:
     """Implementations of a network's layers. They differ in speed, and in results only by rounding.
@@ -114,6 +118,9 @@ class ResNet(nn.Module):
     def __call__(self, images: Array, train: bool = False) -> Array:
         """Computes features float32 [B, n_features] of images float [B, H, W, C].
 
+        The output of each stage is recorded in the collection "maps" as "stage0", "stage1" and so
+        on, if that collection is mutable: see `cil_jax.network.Output`.
+
         Args:
           images: normalised pixels.
           train: whether to normalise with the statistics of the batch and to update the running
@@ -142,6 +149,7 @@ class ResNet(nn.Module):
                     norm=norm,
                 )(x)
                 x = self.layers.between_blocks(x)
+            self.sow("maps", f"stage{stage}", x, reduce_fn=_latest, init_fn=lambda: None)
         return x.astype(jnp.float32).mean(axis=(1, 2))
 
 

@@ -92,6 +92,8 @@ class Registry(Mapping[str, type]):
     def add(self, code: str | type) -> str:
         """Makes a class known, unless it is given by a name, and returns the name.
 
+        It takes the place of an earlier one of the same name.
+
         Args:
           code: a name, "path.py:Class", or a class.
 
@@ -214,8 +216,8 @@ def check_known(recorded: object, source: str) -> None:
         origin = _recorded(recorded, registry)
         if origin and registry.own(origin.name) is None:
             raise UserError(
-                f"{source} was made with a {registry.kind} from outside the package, whose code is "
-                f"not run unasked: name it again, as in {registry.flag} {origin} (in Python: "
+                f"{source} names a {registry.kind} from outside the package, whose code is not run "
+                f"unasked: name it again, as in {registry.flag} {origin} (in Python: "
                 f"{registry.kind}={origin.name})"
             )
 

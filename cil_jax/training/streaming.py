@@ -120,12 +120,12 @@ class Streamed:
             rows = rows[:, columns]
             slots = (rows - n_new_rows).clip(min=0)
             drawn = Drawn(
-                images=pool.take(rows),
-                labels=labels[rows],
-                extras=jax.tree.map(lambda x: x[slots], extras),
-                from_memory=rows >= n_new_rows,
+                images=self._to_devices(pool.take(rows)),
+                labels=self._to_devices(labels[rows]),
+                extras=jax.tree.map(lambda x: self._to_devices(x[slots]), extras),
+                from_memory=self._to_devices(rows >= n_new_rows),
             )
-            return Chunk(jax.tree.map(self._to_devices, drawn), np.int32(start))
+            return Chunk(drawn, np.int32(start))
 
         starts = range(int(learner.step), n_steps, length)
         for start, chunk in zip(starts, map_ahead(read_chunk, starts), strict=True):

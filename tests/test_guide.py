@@ -1,0 +1,69 @@
+"""The methods in docs/your_own_method.md run as the page says."""
+
+import dataclasses
+from pathlib import Path
+
+import chex
+import pytest
+from test_run import Stopper, final_learner, resumed, without_times
+
+import cil_jax
+from cil_jax.settings import loading
+from cil_jax.storage.run_folder import RunFolder
+from cil_jax.training.signals import Stopped
+
+DOCS = Path(__file__).parents[1] / "docs"
+SMALL = dict(dataset="digits", classes=4, task_size=2, backbone="tiny", epochs=2, batch_size=32)
+
+
+def test_the_first_method_of_the_guide_is_one(tmp_path):
+    page = (DOCS / "your_own_method.md").read_text()
+    code = next(part for part in page.split("```") if part.startswith("python\nimport dataclasses"))
+    (tmp_path / "anchored.py").write_text(code.removeprefix("python\n"))
+    method = f"{tmp_path / 'anchored.py'}:Anchored"
+    config = loading.preset(method, "strong", strength=3.0)
+    assert (config.strength, config.epochs) == (3.0, 20)
+    config = loading.preset(method, **SMALL, out=str(tmp_path / "run"))
+    assert cil_jax.run(config)["task_sizes"] == [2, 2]
+    (line, *_) = RunFolder(config.folder()).measurements()
+    assert set(line["parts"]) == {"cross_entropy", "drift"}
+
+
+@pytest.fixture(scope="module")
+def adjusted(tmp_path_factory):
+    """Settings, results and final learner of the guide's second method."""
+    out = tmp_path_factory.mktemp("adjusted") / "run"
+    method = f"{DOCS / 'examples/adjusted_replay.py'}:AdjustedReplay"
+    config = loading.preset(method, **SMALL, memory=12, head_epochs=2, out=str(out))
+    results = cil_jax.run(config)
+    return config, results, final_learner(config)
+
+
+def test_the_second_method_trains_twice_and_counts_its_images(adjusted):
+    config, results, learner = adjusted
+    lines = [x for x in RunFolder(config.folder()).measurements() if x["kind"] == "epoch"]
+    names = [(x["task"], x["epoch"], x.get("training", "main")) for x in lines]
+    first, second = [(0, 0, "main"), (0, 1, "main")], [(1, 0, "main"), (1, 1, "main")]
+    assert names == [*first, *second, (1, 2, "head"), (1, 3, "head")]
+    counts = learner.own["counts"].tolist()
+    assert counts[:2] == [6, 6] and min(counts[2:]) > 100
+    assert results["classifiers"]["linear"]["last_accuracy"] > 0.4
+
+
+@pytest.mark.parametrize("stop", [("epoch_done", 1, 1), ("epoch_done", 1, 2)], ids=str)
+def test_it_ends_the_same_when_it_is_stopped_before_or_within_its_second_training(
+    adjusted, tmp_path, stop
+):
+    config, results, learner = adjusted
+    again = dataclasses.replace(config, out=str(tmp_path / "run"))
+    with pytest.raises(Stopped):
+        cil_jax.run(again, Stopper(*stop))
+    assert without_times(cil_jax.run(resumed(again))) == without_times(results)
+    chex.assert_trees_all_equal(final_learner(again), learner)
+
+
+def test_it_ends_the_same_where_images_stay_on_the_host(adjusted, tmp_path):
+    config, _, learner = adjusted
+    streamed = dataclasses.replace(config, out=str(tmp_path / "run"), stream=True)
+    cil_jax.run(streamed)
+    chex.assert_trees_all_equal(final_learner(streamed), learner)
