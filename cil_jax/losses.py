@@ -138,6 +138,37 @@ def distillation_of_old_outputs(
     return jnp.where(n_old > 0, loss, 0.0)
 
 
+def by_shares(
+    logits: Array,
+    labels: Array,
+    teacher_logits: Array,
+    n_old: Array,
+    n_seen: Array,
+    temperature: float,
+) -> tuple[Array, dict[str, Array]]:
+    """Computes cross-entropy and distillation, weighted by the shares of new and old classes.
+
+    Wu et al. 2019 (https://arxiv.org/abs/1905.13260), eq. 1 to 3: the distillation of the old
+    outputs has the weight n_old / n_seen, the cross-entropy over all outputs has the rest.
+
+    Args:
+      logits: float [B, C], from the network in training.
+      labels: int [B], each in 0..C-1.
+      teacher_logits: float [B, C], from the old network; no gradient flows to it.
+      n_old, n_seen: int [], number of old classes, and of old and new ones.
+      temperature: see `distillation`.
+
+    Returns:
+      The loss, a scalar; and its parts "classification" and "distillation" before weighting.
+    """
+    parts = {
+        "classification": cross_entropy(logits, labels),
+        "distillation": distillation_of_old_outputs(logits, teacher_logits, n_old, temperature),
+    }
+    share = n_old / n_seen
+    return (1 - share) * parts["classification"] + share * parts["distillation"], parts
+
+
 def icarl(
     logits: Array,
     labels: Array,

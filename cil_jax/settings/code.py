@@ -157,6 +157,9 @@ METHODS = Registry(
         "derpp": "cil_jax.methods.derpp:DarkExperienceReplay",
         "der": "cil_jax.methods.der:DER",
         "joint": "cil_jax.methods.joint:Joint",
+        "ewc": "cil_jax.methods.ewc:EWC",
+        "bic": "cil_jax.methods.bic:BiC",
+        "wa": "cil_jax.methods.wa:WA",
     },
 )
 
