@@ -16,6 +16,7 @@ from cil_jax.learner import Learner
 from cil_jax.methods.base import Batch, LossResult, zero_in_first_task
 from cil_jax.methods.plan import Do, Keep, Plan, Train
 from cil_jax.methods.rehearsal import Rehearsal, balanced
+from cil_jax.methods.wa import aligned
 from cil_jax.network import Network, Weights
 from cil_jax.schedules import Schedule
 from cil_jax.settings.declaring import COUNT, NOT_NEGATIVE, POSITIVE, setting
@@ -113,37 +114,6 @@ class DER(Rehearsal):
         parts = {"classification": classification, "auxiliary": auxiliary}
         return classification + self.auxiliary_weight * auxiliary, (parts, output)
 
-    def aligned(self, learner: Learner, key: Key) -> Learner:
-        del key
-        head = aligned(learner.weights.params["head"], learner.n_old, learner.n_seen)
-        return _with_head(learner, head)
-
-    def with_new_head(self, learner: Learner, key: Key) -> Learner:
-        head = self.grown(learner.weights, jnp.int32(0), self.n_open(learner), key)
-        return _with_head(learner, head)
-
-    def loss_of_head(
-        self, params: Params, learner: Learner, batch: Batch, key: Key, train: bool = True
-    ) -> LossResult:
-        del train  # all backbones are in evaluation mode
-        output = self.student(params, learner, batch, train=False)
-        loss = losses.cross_entropy(output.logits / self.temperature, batch.labels)
-        return loss, ({"classification": loss, "auxiliary": jnp.zeros(())}, output)
-
-    def head_alone(self, learner: Learner) -> Params:
-        nothing = jax.tree.map(lambda _: jnp.zeros(()), learner.weights.params)
-        return {**nothing, "head": jax.tree.map(jnp.ones_like, nothing["head"])}
-
-
-def aligned(head: Params, n_old: int | Array, n_seen: int | Array) -> Params:
-    """Scales the weight vectors of new classes to the mean length of those of old classes."""
-    kernel = head["kernel"]
-    column, lengths = jnp.arange(kernel.shape[1]), jnp.linalg.norm(kernel, axis=0)
-    is_old, is_new = column < n_old, (column >= n_old) & (column < n_seen)
-    ratio = lengths.mean(where=is_old) / lengths.mean(where=is_new)
-    return {**head, "kernel": jnp.where(is_new, ratio * kernel, kernel)}
-
-
-def _with_head(learner: Learner, head: Params) -> Learner:
+    def _with_head(learner: Learner, head: Params) -> Learner:
     params = {**learner.weights.params, "head": head}
     return learner.replace(weights=learner.weights.replace(params=params))
