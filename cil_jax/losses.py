@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import optax
 
 from cil_jax import heads
+from cil_jax.selection import unit
 from cil_jax.typing import Array
 
 
@@ -137,6 +138,37 @@ def distillation_of_old_outputs(
     return jnp.where(n_old > 0, loss, 0.0)
 
 
+def by_shares(
+    logits: Array,
+    labels: Array,
+    teacher_logits: Array,
+    n_old: Array,
+    n_seen: Array,
+    temperature: float,
+) -> tuple[Array, dict[str, Array]]:
+    """Computes cross-entropy and distillation, weighted by the shares of new and old classes.
+
+    Wu et al. 2019 (https://arxiv.org/abs/1905.13260), eq. 1 to 3: the distillation of the old
+    outputs has the weight n_old / n_seen, the cross-entropy over all outputs has the rest.
+
+    Args:
+      logits: float [B, C], from the network in training.
+      labels: int [B], each in 0..C-1.
+      teacher_logits: float [B, C], from the old network; no gradient flows to it.
+      n_old, n_seen: int [], number of old classes, and of old and new ones.
+      temperature: see `distillation`.
+
+    Returns:
+      The loss, a scalar; and its parts "classification" and "distillation" before weighting.
+    """
+    parts = {
+        "classification": cross_entropy(logits, labels),
+        "distillation": distillation_of_old_outputs(logits, teacher_logits, n_old, temperature),
+    }
+    share = n_old / n_seen
+    return (1 - share) * parts["classification"] + share * parts["distillation"], parts
+
+
 def icarl(
     logits: Array,
     labels: Array,
@@ -192,3 +224,57 @@ def icarl_bce(logits: Array, targets: Array, divisor: float) -> Array:
     chex.assert_equal_shape([logits, targets])
     chex.assert_type([logits, targets], float)
     return optax.sigmoid_binary_cross_entropy(logits, targets).sum(axis=1).mean() / divisor
+
+
+def cosine_distance(features: Array, teacher_features: Array) -> Array:
+    """Computes 1 minus the cosine between new and old features.
+
+    It is the less-forget constraint of Hou et al. (2019), section 3.3. No gradient flows to the
+    teacher.
+
+    Args:
+      features: float [B, D], of any length.
+      teacher_features: float [B, D], of any length.
+
+    Returns:
+      A scalar in 0..2: the mean over the batch.
+    """
+    chex.assert_rank([features, teacher_features], 2)
+    chex.assert_equal_shape([features, teacher_features])
+    cosines = unit(features) * unit(jax.lax.stop_gradient(teacher_features))
+    return 1.0 - cosines.sum(axis=1).mean()
+
+
+def margin_ranking(
+    cosines: Array,
+    labels: Array,
+    n_old: int | Array,
+    n_seen: int | Array,
+    margin: float,
+    n_rivals: int,
+) -> Array:
+    """Computes the margin ranking loss, which keeps exemplars away from similar new classes.
+
+    Hou et al. (2019), section 3.4: the mean of max(0, margin - cosine of the label + cosine of a
+    rival) over the images of old classes and their rivals.
+
+    Args:
+      cosines: float [B, C], before they are scaled.
+      labels: int [B].
+      n_old, n_seen: columns 0 .. n_old - 1 are old, and n_old .. n_seen - 1 are new.
+      margin: at least 0.
+      n_rivals: number of rivals of an image, the new classes with the largest cosines; all new
+        classes if there are fewer.
+
+    Returns:
+      A scalar; 0 if the batch has no image of an old class.
+    """
+    chex.assert_rank([cosines, labels], [2, 1])
+    new = heads.restrict(cosines, n_old, n_seen)
+    rivals, _ = jax.lax.top_k(new, min(n_rivals, cosines.shape[1]))
+    right = jnp.take_along_axis(cosines, labels[:, None], axis=1)
+    # Where there are too few new classes, the rival is CLOSED and adds nothing.
+    loss = jax.nn.relu(margin - right + rivals).sum(axis=1)
+    is_old = labels < n_old
+    n_terms = is_old.sum() * jnp.minimum(n_rivals, n_seen - n_old)
+    return jnp.where(is_old, loss, 0.0).sum() / jnp.maximum(n_terms, 1)

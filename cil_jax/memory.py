@@ -313,6 +313,13 @@ class Pool(struct.PyTreeNode):
         number = jax.random.randint(key, (n,), 0, jnp.maximum(is_filled.sum(), 1))
         return self.n_new_rows + filled[number]
 
+    def random_ranks(self, key: Key) -> Array:
+        """Returns the place of each row among those of its class, in random order; int [R]."""
+        order = jnp.lexsort((jax.random.uniform(key, self.labels.shape), self.labels))
+        labels = self.labels[order]
+        ranks = jnp.arange(len(labels)) - jnp.searchsorted(labels, labels)
+        return jnp.zeros_like(ranks).at[order].set(ranks)
+
     def device_images(self) -> Array:
         """Returns `images`.
 

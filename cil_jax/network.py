@@ -103,7 +103,8 @@ class Network:
     def expand(self, weights: Weights) -> Weights:
         """Freezes the trained backbone into the next slot; training goes on from a copy of it.
 
-        Columns of the head get no weights for the features of the new backbone: see `grow_rows`.
+        The head's weights for the features of the new backbone are left to the method, which finds
+        their rows by `is_row_in_use`.
         """
         count = weights.frozen["count"]
         now = {"params": weights.params["backbone"], "batch_stats": weights.batch_stats}

@@ -208,3 +208,13 @@ def test_exemplars_are_drawn_from_filled_slots_alone():
         *((1, 1), (1, 2), (2, 1), (2, 2), (2, 3))
     }
     assert np.array_equal(drawn.labels, np.asarray(drawn.images)[:, 0, 0, 0] - 1)
+
+
+def test_random_ranks_number_the_rows_of_each_class():
+    labels = jnp.array([2, 0, 2, -1, 2, 0], jnp.int32)
+    pool = memory_lib.Pool(None, labels, labels >= 0, {}, n_new_rows=6, task_room=3, class_room=3)
+    ranks = np.array([pool.random_ranks(jax.random.key(k)) for k in range(50)])
+    assert all(
+        sorted(row[[0, 2, 4]]) == [0, 1, 2] and sorted(row[[1, 5]]) == [0, 1] for row in ranks
+    )
+    assert all(len(set(column)) == n for column, n in zip(ranks[:, :3].T, (3, 2, 3), strict=True))

@@ -16,6 +16,7 @@ from rich.console import Console
 
 from cil_jax import report
 from cil_jax.confusion import Confusion
+from cil_jax.errors import UserError
 from cil_jax.report import comparison, figures, thumbnails
 from cil_jax.report.groups import Comparison, Group
 from cil_jax.storage import replicates
@@ -289,3 +290,15 @@ def test_one_task_and_many_can_be_drawn(n):
     assert text.count("50.0%") >= 2 * n
     forgetting = next(line for line in text.splitlines() if "forgetting" in line)
     assert ("-" in forgetting) == (n == 1)
+
+
+def test_only_trainings_of_other_names_may_have_other_parts(tmp_path):
+    run = write_run(tmp_path / "run", epochs=1)
+    line = next(line for line in run.measurements() if line["kind"] == "epoch")
+    run.append({**line, "task": 2, "parts": {"classification": 0.5}, "training": "second"})
+    text = report.write_page(run).read_text()
+    found = json.loads(re.search(r'"parts": (\{.*?\})', text)[1])
+    assert found == {"classification": [*[0.75] * 3, 0.5], "distillation": [*[0.25] * 3, None]}
+    run.append({**line, "task": 2, "parts": {"classification": 0.5}})
+    with pytest.raises(UserError, match="parts: they differ between epochs"):
+        report.write_page(run)

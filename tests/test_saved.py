@@ -64,7 +64,8 @@ def run(config, stop=None):
             cil_jax.run(config, Stopper(*stop) if stop else None)
 
 
-@pytest.fixture(scope="module", params=sorted(METHODS))
+# All methods go through tests/test_every_method.py.
+@pytest.fixture(scope="module", params=["ewc", "icarl", "joint", "lwf"])
 def config(request, tmp_path_factory):
     """Of a whole run, beside whose folder are copies of how it was before."""
     folder = tmp_path_factory.mktemp("saved")
@@ -115,7 +116,7 @@ def test_scores_are_what_they_are_said_to_be(config):
     learner = cil_jax.load(config.out)
     answers = learner.predict(DIGITS.test_images[:9], "linear")
     assert answers.scores.shape == (9, 5) and answers.scores.dtype == np.float32
-    if config.objective == "softmax":
+    if getattr(config, "objective", "softmax") == "softmax":
         assert answers.meaning == "probability over all known classes"
         np.testing.assert_allclose(answers.scores.sum(1), 1.0, rtol=1e-5)
     else:

@@ -75,7 +75,7 @@ class Rehearsal(Method):
           Pool rows int [task_room, M], and how many of them are images, int [task_room].
         """
         rows, mask = pool.rows_of(learner.n_old + jnp.arange(pool.task_room))
-        count = min(self.memory, pool.class_room)
+        count = min(self.memory_size, pool.class_room)
         if features is not None:
             picks = herding_of_classes(features[rows], count, mask)
         else:
@@ -106,3 +106,23 @@ class Rehearsal(Method):
 def nme(learner: Learner, features: Array) -> Array:
     """Scores features by the nearest mean of exemplars, among unit-length features."""
     return nearest_class_mean(features, learner.means, learner.n_seen)
+
+
+def balanced(learner: Learner, pool: Pool, key: Key) -> Array:
+    """Marks the exemplars and, at random, as many images of each new class; bool [R].
+
+    These are the rows of a training that must not favour the new classes, for a `Train` step.
+
+    Args:
+      learner: a learner that has exemplars.
+      pool: the images of the task and the exemplars.
+      key: a random key.
+    """
+    n_classes = learner.task_of.shape[0]
+    n_largest = learner.memory.counts(n_classes).max()
+    order = jnp.lexsort((jax.random.uniform(key, pool.labels.shape), pool.labels))
+    labels = pool.labels[order]
+    # The place of each row among those of its class, in random order.
+    place = jnp.arange(len(order)) - jnp.searchsorted(labels, labels)
+    place = jnp.zeros_like(order).at[order].set(place)
+    return (pool.labels >= 0) & (place < n_largest)

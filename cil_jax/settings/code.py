@@ -153,7 +153,13 @@ METHODS = Registry(
         "lwf": "cil_jax.methods.lwf:LwF",
         "replay": "cil_jax.methods.replay:Replay",
         "icarl": "cil_jax.methods.icarl:ICaRL",
+        "lucir": "cil_jax.methods.lucir:LUCIR",
+        "derpp": "cil_jax.methods.derpp:DarkExperienceReplay",
+        "der": "cil_jax.methods.der:DER",
         "joint": "cil_jax.methods.joint:Joint",
+        "ewc": "cil_jax.methods.ewc:EWC",
+        "bic": "cil_jax.methods.bic:BiC",
+        "wa": "cil_jax.methods.wa:WA",
     },
 )
 

@@ -242,7 +242,7 @@ class RunFolder:
           lines: the lines of metrics.jsonl, if they have been read already.
 
         Raises:
-          UserError: if the lines do not have the same parts of the loss.
+          UserError: if the lines of a training of the plan have different parts of the loss.
         """
         n_tasks = schemas.n_learned(results)
         epochs = [
@@ -250,7 +250,8 @@ class RunFolder:
             for line in (self.measurements() if lines is None else lines)
             if line["kind"] == "epoch" and line["task"] < n_tasks
         ]
-        if len({tuple(line.get("parts", ())) for line in epochs}) > 1:
+        parts = {(line.get("training"), tuple(line.get("parts", ()))) for line in epochs}
+        if len(parts) > len({training for training, _ in parts}):
             raise reading.damaged(self.metrics_file, "parts: they differ between epochs")
         return epochs
 
