@@ -90,6 +90,22 @@ def test_equal_seeds_make_two_roots():
     assert not np.array_equal(init_key, data_key)
 
 
+def test_keys_of_a_task_are_the_same_wherever_it_is_resumed_and_trainings_differ(run):
+    learner = run.new_learner()
+
+    def numbers(key):
+        return jax.random.key_data(key).tolist()
+
+    later = learner.replace(epoch=jnp.int32(3), step=jnp.int32(2), place=jnp.int32(1))
+    assert numbers(later.task_key(Purpose.ROWS)) == numbers(learner.task_key(Purpose.ROWS))
+    other_task = learner.replace(task=jnp.int32(1))
+    assert numbers(other_task.task_key(Purpose.ROWS)) != numbers(learner.task_key(Purpose.ROWS))
+    second = learner.replace(place=jnp.int32(1))
+    for purpose in (Purpose.SHUFFLE, Purpose.AUGMENT):
+        assert numbers(second.key(purpose)) != numbers(learner.key(purpose))
+    assert numbers(second.key(Purpose.SELECT)) == numbers(learner.key(Purpose.SELECT))
+
+
 def test_an_epoch_leaves_out_a_rest_and_has_one_update_at_least(run):
     assert [run.engine.n_steps(n) for n in (1, 31, 32, 63, 64)] == [1, 1, 1, 1, 2]
 

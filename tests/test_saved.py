@@ -14,6 +14,7 @@ from pathlib import Path
 
 import chex
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import small_config
@@ -25,8 +26,10 @@ import cil_jax
 from cil_jax import data, report
 from cil_jax.data.scenario import create
 from cil_jax.errors import UserError
+from cil_jax.learner import Normalizer
 from cil_jax.methods import METHODS
 from cil_jax.storage.run_folder import RunFolder
+from cil_jax.trained import teaching
 from cil_jax.trained.saved_learner import Answers
 from cil_jax.training import build
 from cil_jax.training.signals import Stopped
@@ -423,3 +426,18 @@ def test_a_picture_becomes_of_the_size_and_colours_that_are_asked_for(tmp_path):
     Image.fromarray(colours[..., 0]).save(tmp_path / "grey.png")
     grey = data.image_files.read(tmp_path / "grey.png", channels=3)
     assert np.array_equal(grey, np.repeat(colours[..., :1], 3, 2))
+
+
+def test_a_task_for_which_there_is_no_room_is_refused_and_not_lost(tmp_path):
+    """Writing beyond the last slot of an array would be dropped without a word."""
+    config = small_config("finetune", tmp_path / "run", pad=0, mirror="no")
+    engine = build.engine_of(config, None, build.Room(4, 1, 2))
+    normalizer = Normalizer(jnp.zeros((1, 1, 1)), jnp.ones((1, 1, 1)))
+    learner = engine.create((8, 8, 1), 4, normalizer, jax.random.key(0), jax.random.key(1))
+    assert teaching.room_for(build.Room(4, 1, 2), learner, 2) == build.Room(4, 1, 2)
+    later = learner.replace(task=jnp.int32(1), n_seen=jnp.int32(2))
+    assert teaching.room_for(build.Room(4, 1, 2), later, 2) == build.Room(4, 4, 2)
+    assert teaching.room_for(build.Room(4, 4, 2), later, 3) == build.Room(8, 4, 3)
+    lesson = teaching.Lesson(np.zeros((2, 8, 8, 1), np.uint8), np.array([0, 1]), ("a", "b"))
+    with pytest.raises(ValueError, match="too little for this task"):
+        teaching.taught(engine, config, later, lesson)
