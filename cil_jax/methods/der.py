@@ -16,6 +16,7 @@ from cil_jax.learner import Learner
 from cil_jax.methods.base import Batch, LossResult, zero_in_first_task
 from cil_jax.methods.plan import Do, Keep, Plan, Train
 from cil_jax.methods.rehearsal import Rehearsal, balanced
+from cil_jax.methods.wa import aligned
 from cil_jax.network import Network, Weights
 from cil_jax.schedules import Schedule
 from cil_jax.settings.declaring import COUNT, NOT_NEGATIVE, POSITIVE, setting
@@ -94,7 +95,7 @@ class DER(Rehearsal):
         if is_first or self.ending == "none":
             return (Train(), Keep())
         if self.ending == "align":
-            return (Train(), Do(self.aligned), Keep())
+            return (Train(), Do(self.align), Keep())
         schedule = Schedule(self.retrain_epochs, 0.1, (0.5,), 10.0, 5e-4)
         retrain = Train(
             "head", self.loss_of_head, rows=balanced, trainable=self.head_alone, schedule=schedule
@@ -113,7 +114,7 @@ class DER(Rehearsal):
         parts = {"classification": classification, "auxiliary": auxiliary}
         return classification + self.auxiliary_weight * auxiliary, (parts, output)
 
-    def aligned(self, learner: Learner, key: Key) -> Learner:
+    def align(self, learner: Learner, key: Key) -> Learner:
         del key
         head = aligned(learner.weights.params["head"], learner.n_old, learner.n_seen)
         return _with_head(learner, head)
@@ -133,15 +134,6 @@ class DER(Rehearsal):
     def head_alone(self, learner: Learner) -> Params:
         nothing = jax.tree.map(lambda _: jnp.zeros(()), learner.weights.params)
         return {**nothing, "head": jax.tree.map(jnp.ones_like, nothing["head"])}
-
-
-def aligned(head: Params, n_old: int | Array, n_seen: int | Array) -> Params:
-    """Scales the weight vectors of new classes to the mean length of those of old classes."""
-    kernel = head["kernel"]
-    column, lengths = jnp.arange(kernel.shape[1]), jnp.linalg.norm(kernel, axis=0)
-    is_old, is_new = column < n_old, (column >= n_old) & (column < n_seen)
-    ratio = lengths.mean(where=is_old) / lengths.mean(where=is_new)
-    return {**head, "kernel": jnp.where(is_new, ratio * kernel, kernel)}
 
 
 def _with_head(learner: Learner, head: Params) -> Learner:
