@@ -122,7 +122,8 @@ def test_the_loss_is_the_sum_of_its_parts_on_cosines_of_both_networks(learner):
         **learner.weights.params["backbone"],
         "Dense_0": {"kernel": kernel + 0.3, "bias": jnp.ones(4)},
     }
-    params = {**learner.weights.params, "backbone": moved}
+    head = {**learner.weights.params["head"], "scale": jnp.float32(2.5)}
+    params = {**learner.weights.params, "backbone": moved, "head": head}
     images = jax.random.normal(jax.random.key(3), (6, *SHAPE))
     batch = new_images(images, [0, 1, 2, 3, 0, 2])
     loss, (parts, output) = method.loss(params, learner, batch, jax.random.key(0))

@@ -24,6 +24,8 @@ from cil_jax.schedules import Schedule
 from cil_jax.settings.declaring import COUNT, NOT_NEGATIVE, setting
 from cil_jax.typing import Array, Key, Params
 
+HEAD = heads.Cosine()
+
 
 @dataclasses.dataclass(frozen=True)
 class LUCIR(Rehearsal):
@@ -66,7 +68,7 @@ class LUCIR(Rehearsal):
 
     @property
     def network(self) -> Network:
-        return Network(self.backbone, heads.Cosine())
+        return Network(self.backbone, HEAD)
 
     @property
     def memory_size(self) -> int:
@@ -94,7 +96,7 @@ class LUCIR(Rehearsal):
     ) -> LossResult:
         output = self.student(params, learner, batch, train)
         old_features = self.teacher(learner, batch).features
-        cosines = self.network.head.cosines(params["head"], output.features)
+        cosines = HEAD.cosines(params["head"], output.features)
         n_old, n_seen = learner.n_old, learner.n_seen
         less_forget = losses.cosine_distance(output.features, old_features)
         parts = {
@@ -131,7 +133,7 @@ class LUCIR(Rehearsal):
         del key
         n_old, n_new = learner.n_old, learner.n_seen - learner.n_old
         params = learner.weights.params
-        head = self.network.head.imprint(params["head"], sums.T, n_old, n_new)
+        head = HEAD.imprint(params["head"], sums.T, n_old, n_new)
         return learner.replace(weights=learner.weights.replace(params={**params, "head": head}))
 
     # Balanced finetuning of the head.
