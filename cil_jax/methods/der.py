@@ -95,7 +95,7 @@ class DER(Rehearsal):
         if is_first or self.ending == "none":
             return (Train(), Keep())
         if self.ending == "align":
-            return (Train(), Do(self.aligned), Keep())
+            return (Train(), Do(self.align), Keep())
         schedule = Schedule(self.retrain_epochs, 0.1, (0.5,), 10.0, 5e-4)
         retrain = Train(
             "head", self.loss_of_head, rows=balanced, trainable=self.head_alone, schedule=schedule
@@ -114,6 +114,28 @@ class DER(Rehearsal):
         parts = {"classification": classification, "auxiliary": auxiliary}
         return classification + self.auxiliary_weight * auxiliary, (parts, output)
 
-    def _with_head(learner: Learner, head: Params) -> Learner:
+    def align(self, learner: Learner, key: Key) -> Learner:
+        del key
+        head = aligned(learner.weights.params["head"], learner.n_old, learner.n_seen)
+        return _with_head(learner, head)
+
+    def with_new_head(self, learner: Learner, key: Key) -> Learner:
+        head = self.grown(learner.weights, jnp.int32(0), self.n_open(learner), key)
+        return _with_head(learner, head)
+
+    def loss_of_head(
+        self, params: Params, learner: Learner, batch: Batch, key: Key, train: bool = True
+    ) -> LossResult:
+        del train  # all backbones are in evaluation mode
+        output = self.student(params, learner, batch, train=False)
+        loss = losses.cross_entropy(output.logits / self.temperature, batch.labels)
+        return loss, ({"classification": loss, "auxiliary": jnp.zeros(())}, output)
+
+    def head_alone(self, learner: Learner) -> Params:
+        nothing = jax.tree.map(lambda _: jnp.zeros(()), learner.weights.params)
+        return {**nothing, "head": jax.tree.map(jnp.ones_like, nothing["head"])}
+
+
+def _with_head(learner: Learner, head: Params) -> Learner:
     params = {**learner.weights.params, "head": head}
     return learner.replace(weights=learner.weights.replace(params=params))
