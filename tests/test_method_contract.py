@@ -12,8 +12,8 @@ from conftest import new_images
 from cil_jax import heads, models, schedules
 from cil_jax.data.augment import Augmentation
 from cil_jax.learner import Normalizer, widened
-from cil_jax.methods import METHODS, build
-from cil_jax.methods.plan import Do, Fold, Keep, Train
+from cil_jax.methods import METHODS, Batch, build
+from cil_jax.methods.plan import Do, Fold, Keep, Train, problem_of
 from cil_jax.settings.loading import preset
 from cil_jax.training.engine import Engine
 from cil_jax.training.streaming import Streamed
@@ -163,6 +163,45 @@ def test_the_loss_is_finite_and_named_and_teaches(engine):
     # What a method adds to backbone and head may be trained elsewhere.
     network = {name: grads[name] for name in ("backbone", "head")}
     assert all(np.any(np.asarray(g) != 0) for g in jax.tree.leaves(network))
+
+
+def test_each_training_of_its_plans_names_its_parts_and_says_what_it_trains(engine):
+    learner = in_second_task(engine)
+    pool, params = task_pool(engine, learner, 1), learner.weights.params
+    trainings = [step for step in engine.method.plan(is_first=False) if isinstance(step, Train)]
+    assert trainings
+    for step in trainings:
+        kind = engine.kind(step)
+        rows = engine.restrict(learner, pool, kind=kind)
+        assert 0 < int(rows.count()) <= int(pool.count())
+        drawn = rows.draws(jax.random.key(0), engine.batch_size, step.beside, jax.random.key)(0)
+        assert np.all(np.asarray(drawn.labels) >= 0)
+        images = learner.normalizer(drawn.images)
+        batch = Batch(images, drawn.labels, drawn.extras, drawn.from_memory)
+        loss = step.loss or engine.method.loss
+        value, (parts, output) = loss(params, learner, batch, jax.random.key(3))
+        chex.assert_tree_all_finite((value, parts))
+        assert set(parts) == set(engine.parts(kind))
+        chex.assert_trees_all_equal_shapes(output.batch_stats, learner.weights.batch_stats)
+        factors = (step.trainable or engine.method.trainable)(learner)
+        if factors is not None:  # which must broadcast to the parameters
+            updates = jax.tree.map(lambda x, f: jnp.ones_like(x) * f, params, factors)
+            chex.assert_trees_all_equal_shapes(updates, params)
+
+
+def test_a_plan_is_the_same_each_time_and_its_rows_do_not_depend_on_the_step(engine):
+    """Else a resumed run would follow another plan, or train on images that it has held out."""
+    learner = in_second_task(engine)
+    pool = task_pool(engine, learner, 1)
+    for is_first in (True, False):
+        plan = engine.method.plan(is_first)
+        assert plan == engine.method.plan(is_first) and not problem_of(plan)
+        assert all(step in engine.steps for step in plan)
+    for step in filter(lambda step: isinstance(step, Train | Fold) and step.rows, plan):
+        kind = engine.kind(step)
+        later = learner.replace(place=jnp.int32(1), epoch=jnp.int32(2), step=jnp.int32(1))
+        one, other = (engine.restrict(x, pool, kind=kind).active for x in (learner, later))
+        assert np.array_equal(one, other)
 
 
 def test_closed_columns_are_never_moved(engine):

@@ -120,9 +120,4 @@ def balanced(learner: Learner, pool: Pool, key: Key) -> Array:
     """
     n_classes = learner.task_of.shape[0]
     n_largest = learner.memory.counts(n_classes).max()
-    order = jnp.lexsort((jax.random.uniform(key, pool.labels.shape), pool.labels))
-    labels = pool.labels[order]
-    # The place of each row among those of its class, in random order.
-    place = jnp.arange(len(order)) - jnp.searchsorted(labels, labels)
-    place = jnp.zeros_like(order).at[order].set(place)
-    return (pool.labels >= 0) & (place < n_largest)
+    return (pool.labels >= 0) & (pool.random_ranks(key) < n_largest)
