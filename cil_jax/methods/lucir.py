@@ -83,13 +83,13 @@ class LUCIR(Rehearsal):
         if is_first:
             return (Train(), Keep())
         imprint = Fold(zero=self.no_sums, add=self.with_sums_of, done=self.imprinted)
-        plan = (imprint, Train())
-        if self.finetune_epochs:
-            schedule = Schedule(self.finetune_epochs, 0.01, (0.5,), 10.0, 5e-4)
-            plan += (
-                Train("head", self.loss_of_head, None, balanced, 0, self.vectors_alone, schedule),
-            )
-        return (*plan, Keep())
+        if not self.finetune_epochs:
+            return (imprint, Train(), Keep())
+        schedule = Schedule(self.finetune_epochs, 0.01, (0.5,), 10.0, 5e-4)
+        finetune = Train(
+            "head", self.loss_of_head, rows=balanced, trainable=self.head_alone, schedule=schedule
+        )
+        return (imprint, Train(), finetune, Keep())
 
     def loss(
         self, params: Params, learner: Learner, batch: Batch, key: Key, train: bool = True
@@ -144,7 +144,7 @@ class LUCIR(Rehearsal):
         del train  # the backbone stays in evaluation mode
         return self.loss(params, learner, batch, key, train=False)
 
-    def vectors_alone(self, learner: Learner) -> Params:
+    def head_alone(self, learner: Learner) -> Params:
         """Trains the weight vectors of all classes and nothing else, not even the scale."""
         nothing = jax.tree.map(lambda _: jnp.zeros(()), learner.weights.params)
         return {**nothing, "head": {**nothing["head"], "kernel": jnp.ones(())}}
