@@ -170,11 +170,11 @@ def taught(
       ValueError: if the learner has no room for the task, whose arrays would be lost.
       UserError: if `epochs` or `seed` is out of range, or the loss becomes infinite or NaN.
     """
+    if seed is not None and not (isinstance(seed, int | np.integer) and 0 <= seed < 2**32):
+        raise UserError(f"seed is {seed!r}; it must be an integer in 0..{2**32 - 1}")
     room = Room(engine.method.n_classes, engine.method.n_tasks, engine.method.task_room)
     if room_for(room, learner, len(lesson.class_names)) != room:
         raise ValueError(f"the learner has {room}, too little for this task: see room_for")
-    if seed is not None and not (isinstance(seed, int | np.integer) and 0 <= seed < 2**32):
-        raise UserError(f"seed is {seed!r}; it must be an integer in 0..{2**32 - 1}")
     if seed is not None:
         init_key, data_key = root_keys(seed, seed)
         learner = learner.replace(init_key=init_key, data_key=data_key)
