@@ -109,10 +109,10 @@ def equal_shares(
     """
     chex.assert_rank([picks, n_available], [2, 1])
     n_slots = pool.n_slots
-    share = jnp.int32(n_slots // n_seen if share is None else share)
+    each: Array = jnp.asarray(n_slots // n_seen if share is None else share, jnp.int32)
     slot = jnp.arange(n_slots)
-    owner, rank = slot // share.clip(1), slot % share.clip(1)
-    return _filled(pool, picks, n_available, n_old, n_seen, share, owner, rank)
+    owner, rank = slot // each.clip(1), slot % each.clip(1)
+    return _filled(pool, picks, n_available, n_old, n_seen, each, owner, rank)
 
 
 def class_balanced(
