@@ -4,7 +4,6 @@ from typing import Any
 
 import numpy as np
 import torch  # pyright: ignore[reportMissingImports]  # optional
-from torch import Tensor  # pyright: ignore[reportMissingImports]
 
 from cil_jax.benchmark import pytorch_model, pytorch_shipped
 
@@ -18,7 +17,7 @@ class Work:
     def __init__(self) -> None:
         self._tasks: dict[str, pytorch_model.Task] = {}
         self._runs: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {}
-        self._features: Tensor | None = None
+        self._features = torch.zeros(0)
 
     def has_cuda(self) -> bool:
         """Whether PyTorch can compute on a GPU here."""
