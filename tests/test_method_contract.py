@@ -1,6 +1,7 @@
 """What every method keeps to. A new method passes this file as it is."""
 
 import dataclasses
+import functools
 
 import chex
 import jax
@@ -59,24 +60,17 @@ def task_pool(engine, learner, index):
     return engine.pool(learner, images, padded, max(SIZES), PER_CLASS)
 
 
-def in_task(engine, index):
-    """A learner at the start of a task, after so many tasks with one update in each training."""
-    learner = new_learner(engine)
-    for i in range(index):
-        learner = after_plan(engine, engine, begun(engine, learner, i), i)
-    return begun(engine, learner, index) if index < len(SIZES) else learner
-
-
 def begun(engine, learner, index):
     return engine.begin_task(learner, jnp.int32(SIZES[index]))
 
 
+@functools.cache  # tests share learners, as no function changes one
 def learned(engine, n_tasks):
     """A learner after so many tasks of one update in each training."""
-    learner = new_learner(engine)
-    for index in range(n_tasks):
-        learner = after_plan(engine, engine, begun(engine, learner, index), index)
-    return learner
+    if n_tasks == 0:
+        return new_learner(engine)
+    index = n_tasks - 1
+    return after_plan(engine, engine, begun(engine, learned(engine, index), index), index)
 
 
 def after_plan(engine, programs, learner, index):
@@ -105,8 +99,9 @@ def after_plan(engine, programs, learner, index):
     return engine.end_task(learner)
 
 
+@functools.cache
 def in_second_task(engine):
-    return in_task(engine, 1)
+    return begun(engine, learned(engine, 1), 1)
 
 
 def batch_of(learner, labels):
@@ -115,9 +110,18 @@ def batch_of(learner, labels):
     return new_images(images, labels).replace(extras=extras)
 
 
+@functools.cache  # and compiled functions
+def loss_of(method, train=True):
+    return jax.jit(functools.partial(method.loss, train=train))
+
+
+@functools.cache
+def gradient_of(method):
+    return jax.jit(jax.value_and_grad(method.loss, has_aux=True))
+
+
 def loss_and_grads(engine, learner, batch):
-    function = jax.jit(jax.value_and_grad(engine.method.loss, has_aux=True))
-    return function(learner.weights.params, learner, batch, jax.random.key(3))
+    return gradient_of(engine.method)(learner.weights.params, learner, batch, jax.random.key(3))
 
 
 def corner(small, large):
@@ -155,11 +159,13 @@ def test_a_task_begins_with_the_old_network_as_teacher(engine):
 
 def test_the_loss_is_finite_and_named_and_teaches(engine):
     learner = in_second_task(engine)
-    (loss, (parts, output)), grads = loss_and_grads(engine, learner, batch_of(learner, [2, 3, 2]))
+    (loss, (parts, output)), grads = loss_and_grads(
+        engine, learner, batch_of(learner, [2, 3, 2, 3])
+    )
     chex.assert_shape(loss, ())
     chex.assert_tree_all_finite((loss, parts, grads))
     assert set(parts) == set(engine.method.parts)
-    chex.assert_shape(output.logits, (3, ROOM))
+    chex.assert_shape(output.logits, (4, ROOM))
     # What a method adds to backbone and head may be trained elsewhere.
     network = {name: grads[name] for name in ("backbone", "head")}
     assert all(np.any(np.asarray(g) != 0) for g in jax.tree.leaves(network))
@@ -179,7 +185,7 @@ def test_each_training_of_its_plans_names_its_parts_and_says_what_it_trains(engi
         images = learner.normalizer(drawn.images)
         batch = Batch(images, drawn.labels, drawn.extras, drawn.from_memory)
         loss = step.loss or engine.method.loss
-        value, (parts, output) = loss(params, learner, batch, jax.random.key(3))
+        value, (parts, output) = jax.jit(loss)(params, learner, batch, jax.random.key(3))
         chex.assert_tree_all_finite((value, parts))
         assert set(parts) == set(engine.parts(kind))
         chex.assert_trees_all_equal_shapes(output.batch_stats, learner.weights.batch_stats)
@@ -206,7 +212,7 @@ def test_a_plan_is_the_same_each_time_and_its_rows_do_not_depend_on_the_step(eng
 
 def test_closed_columns_are_never_moved(engine):
     learner = in_second_task(engine)
-    _, grads = loss_and_grads(engine, learner, batch_of(learner, [2, 3, 2]))
+    _, grads = loss_and_grads(engine, learner, batch_of(learner, [2, 3, 2, 3]))
     for grad in filter(np.ndim, grads["head"].values()):
         chex.assert_trees_all_equal(grad[..., 4:], jnp.zeros_like(grad[..., 4:]))
 
@@ -254,14 +260,11 @@ def test_more_room_changes_nothing_and_opens_with_its_classes(engine, engine_of_
 def test_the_teacher_is_in_evaluation_mode(engine):
     """What it says of an image does not depend on the batch, and it never moves."""
     learner = in_second_task(engine)
-    batch = batch_of(learner, [2, 3, 2])
-    alone = jax.tree.map(lambda x: x[:1], batch)
-    chex.assert_trees_all_close(
-        engine.method.teacher(learner, batch).logits[:1],
-        engine.method.teacher(learner, alone).logits,
-        rtol=1e-5,
-        atol=1e-5,
-    )
+    batch = batch_of(learner, [2, 3, 2, 3])
+    others = batch.replace(images=batch.images.at[1:].multiply(3.0))
+    teacher = jax.jit(engine.method.teacher)
+    one, other = (teacher(learner, x).logits[:1] for x in (batch, others))
+    chex.assert_trees_all_close(one, other, rtol=1e-5, atol=1e-5)
     pool = task_pool(engine, learner, 1)
     after, _ = engine.train(
         learner, pool, engine.no_sums(), jnp.float32(0.1), jnp.float32(0.0), jnp.int32(1)
@@ -271,15 +274,13 @@ def test_the_teacher_is_in_evaluation_mode(engine):
 
 def test_evaluation_mode_moves_no_statistics(engine):
     learner = in_second_task(engine)
-    batch = batch_of(learner, [2, 3])
-    _, (_, output) = engine.method.loss(
-        learner.weights.params, learner, batch, jax.random.key(0), train=False
-    )
+    batch = batch_of(learner, [2, 3, 2, 3])
+    evaluate, train = (loss_of(engine.method, train=train) for train in (False, True))
+    _, (_, output) = evaluate(learner.weights.params, learner, batch, jax.random.key(0))
     chex.assert_trees_all_equal(output.batch_stats, learner.weights.batch_stats)
-    learner, batch = engine.begin_task(new_learner(engine), jnp.int32(2)), batch_of(learner, [0, 1])
-    _, (_, output) = engine.method.loss(
-        learner.weights.params, learner, batch, jax.random.key(0), train=True
-    )
+    learner = begun(engine, learned(engine, 0), 0)
+    batch = batch_of(learner, [0, 1, 0, 1])
+    _, (_, output) = train(learner.weights.params, learner, batch, jax.random.key(0))
     with pytest.raises(AssertionError):
         chex.assert_trees_all_equal(output.batch_stats, learner.weights.batch_stats)
 
