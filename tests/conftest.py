@@ -1,5 +1,6 @@
 """Settings of the whole suite, a tiny network, and small runs that tests share."""
 
+import gc
 import os
 import signal
 from pathlib import Path
@@ -21,6 +22,7 @@ os.environ["XLA_FLAGS"] = f"--xla_backend_optimization_level=1 {os.environ.get('
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -135,3 +137,17 @@ def new_images(images, labels):
     """A batch without exemplars."""
     labels = jnp.asarray(labels)
     return Batch(images, labels, {}, jnp.zeros(labels.shape, bool))
+
+
+@pytest.fixture(autouse=True, scope="module")
+def room_for_programs():
+    """Drops the compiled programs of earlier files once they take half of the memory maps.
+
+    Linux gives a process 65,530 maps, and a compiled program takes several. The compiler dies
+    where there is none left.
+    """
+    yield
+    maps = Path("/proc/self/maps")
+    if maps.exists() and len(maps.read_text().splitlines()) > 30_000:
+        jax.clear_caches()
+        gc.collect()
