@@ -15,7 +15,7 @@ from cil_jax import losses, models, schedules
 from cil_jax.classifiers import class_means, nearest_mean
 from cil_jax.data.augment import Augmentation
 from cil_jax.learner import Normalizer, Weights, embed
-from cil_jax.memory import Pool
+from cil_jax.memory import join
 from cil_jax.methods import build
 from cil_jax.selection import herding, unit
 from cil_jax.settings.loading import preset
@@ -250,7 +250,7 @@ def test_an_icarl_step_is_pytorchs(n_steps):
     """
     model, engine, learner = both_sides()
     images, labels = pixels(BATCH)
-    pool = Pool(jnp.asarray(images), jnp.asarray(labels, jnp.int32), BATCH, 2, BATCH)
+    pool = join(jnp.asarray(images), jnp.asarray(labels, jnp.int32), learner.memory, 2, BATCH)
     after, sums = engine.train(
         learner,
         pool,
@@ -300,7 +300,7 @@ def test_herding_means_and_nearest_means_are_pytorchs():
     images, labels = pixels(20)
     model.network.eval()
     sides = [
-        embed(engine.method.backbone, learner, jnp.asarray(images), mirrored=side)
+        embed(engine.method.network, learner, jnp.asarray(images), mirrored=side)
         for side in (False, True)
     ]
     np.testing.assert_allclose(sides[0], model.embed(model.put(images)), rtol=1e-3, atol=1e-4)
