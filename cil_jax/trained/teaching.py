@@ -130,7 +130,7 @@ def checked(
 def room_for(room: Room, learner: Learner, n_new: int) -> Room:
     """Returns the room that a learner needs for one more task of n_new classes.
 
-    What is too small is at least doubled, so that programs are not compiled anew for each task.
+    A room that is too small is at least doubled, so that few tasks need programs compiled anew.
     """
     n_seen, n_tasks = int(learner.n_seen) + n_new, int(learner.task) + 1
     return Room(

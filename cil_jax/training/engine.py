@@ -160,14 +160,19 @@ class Engine:
         """
         return memory_lib.join(images, labels, learner.memory, task_room, class_room)
 
-    @partial(Program, static_argnames=("kind",))
     def restrict(self, learner: Learner, pool: Pool, kind: int) -> Pool:
-        """Restricts a pool to the rows that a step of the plan asks for."""
+        """Restricts a pool to the rows that a step of the plan asks for; copies no image."""
         step = self.steps[kind]
         if not isinstance(step, Train | Fold) or step.rows is None:
             return pool
-        rows = step.rows(learner, pool, learner.task_key(Purpose.ROWS))
-        return pool.replace(active=pool.active & rows)
+        return pool.replace(active=self.active_rows(learner, pool, kind=kind))
+
+    @partial(Program, static_argnames=("kind",))
+    def active_rows(self, learner: Learner, pool: Pool, kind: int) -> Array:
+        """Marks the rows of a pool that a step of the plan asks for, bool [R]."""
+        step = self.steps[kind]
+        assert isinstance(step, Train | Fold) and step.rows is not None
+        return pool.active & step.rows(learner, pool, learner.task_key(Purpose.ROWS))
 
     def n_steps(self, n_images: int) -> int:
         """Returns the number of updates per epoch; a final partial batch is dropped."""

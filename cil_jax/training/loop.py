@@ -450,9 +450,7 @@ class Run:
         self, learner: Learner, pool: Pool | HostPool, task: int, training: Train
     ) -> LearnerSteps:
         """Takes a training step of a plan, or the rest of it."""
-        if training.rows is not None:
-            kind = self.engine.kind(training)
-            pool = self._programs.restrict(learner, pool, kind=kind)
+        pool = self._programs.restrict(learner, pool, kind=self.engine.kind(training))
         n_steps = self.engine.n_steps(int(pool.count()))
         for number in range(int(learner.epoch), self.schedule(task, training).epochs):
             learner = yield from self._learn_epoch(learner, pool, task, training, number, n_steps)
