@@ -1,7 +1,7 @@
 """Finetuning: trains on each task as if there were no other. The lower bound."""
 
 import dataclasses
-from typing import Any, ClassVar
+from typing import Any
 
 from cil_jax.learner import Learner
 from cil_jax.methods.base import Batch, LossResult
@@ -25,8 +25,6 @@ class Finetune(Classification):
         "or new (those of the current task only)",
         choices=("open", "new"),
     )
-
-    parts: ClassVar[tuple[str, ...]] = ("classification",)
 
     @classmethod
     def unused_settings(cls, config: Any) -> set[str]:

@@ -6,16 +6,14 @@ from typing import ClassVar
 import jax
 
 from cil_jax.learner import Learner
-from cil_jax.methods.base import Batch, LossResult
 from cil_jax.methods.classification import Classification
-from cil_jax.typing import Array, Key, Params
+from cil_jax.typing import Array, Key
 
 
 @dataclasses.dataclass(frozen=True)
 class Joint(Classification):
     """Trains on all images of all classes seen, which an incremental learner must not keep."""
 
-    parts: ClassVar[tuple[str, ...]] = ("classification",)
     keeps_all_data: ClassVar[bool] = True
 
     def begin_task(self, learner: Learner, n_new: Array, key: Key) -> Learner:
@@ -26,10 +24,3 @@ class Joint(Classification):
         params = dict(initial.params)
         params["head"] = self.network.head.grow(params["head"], 0, self.n_open(learner), head_key)
         return learner.replace(weights=initial.replace(params=params))
-
-    def loss(
-        self, params: Params, learner: Learner, batch: Batch, key: Key, train: bool = True
-    ) -> LossResult:
-        output = self.student(params, learner, batch, train)
-        loss = self.classification(output.logits, batch.labels, self.n_open(learner))
-        return loss, ({"classification": loss}, output)
