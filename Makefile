@@ -14,7 +14,7 @@ demo: .venv/installed-$(EXTRAS)
 	  --batch-size 32 --memory 100 --out runs/demo
 
 test: lint
-	$(RUN) -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	$(RUN) -m pytest -n 2 --dist loadfile --no-loadscope-reorder --max-worker-restart 0
 
 lint: .venv/installed-$(EXTRAS)
 	$(RUN) -m ruff check .
