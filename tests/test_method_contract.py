@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import re
 
 import chex
 import jax
@@ -329,3 +330,19 @@ def test_no_program_is_compiled_twice(engine):
     before = [program._cache_size() for program in programs]
     learned(engine, 3)
     assert [program._cache_size() for program in programs] == before
+
+
+def test_on_a_gpu_updates_are_one_loop_that_never_asks_the_host(engine):
+    """A branch, a callback or a transfer would stop the GPU at each update."""
+    learner = in_second_task(engine)
+    pool, rate = task_pool(engine, learner, 1), jnp.float32(0.1)
+    for step in filter(lambda step: isinstance(step, Train), engine.steps):
+        kind = engine.kind(step)
+        train = jax.jit(functools.partial(Engine.train.__wrapped__, engine, kind=kind))
+        arguments = (learner, pool, engine.no_sums(kind), rate, rate, jnp.int32(1))
+        text = train.trace(*arguments).lower(lowering_platforms=("cuda",)).as_text()
+        asks = re.findall(r"stablehlo\.(?:case|if|infeed|outfeed|send|recv|custom_call)\b.*", text)
+        assert not asks
+        # One round for each frozen backbone in use is a second loop.
+        n_loops = 1 if engine.method.network.slots == 1 else 2
+        assert len(re.findall(r"stablehlo\.while\b", text)) <= n_loops

@@ -282,7 +282,8 @@ def trained_one_step(method, learner, labels):
     images = np.random.RandomState(0).randint(0, 256, (len(labels), 8, 8, 1)).astype(np.uint8)
     pool = engine.pool(learner, images, np.array(labels, np.int32), 2, 4)
     numbers = (jnp.float32(0.1), jnp.float32(0.01), jnp.int32(1))
-    return engine.train(learner, pool, engine.no_sums(), *numbers)[0]
+    kind = engine.kind(method.plan(is_first=int(learner.n_old) == 0)[0])
+    return engine.train(learner, pool, engine.no_sums(kind), *numbers, kind=kind)[0]
 
 
 def test_a_fixed_representation_moves_new_outputs_only_after_the_first_task(backbone):

@@ -7,8 +7,11 @@ from types import SimpleNamespace
 
 import chex
 import jax
+import jax.numpy as jnp
 import pytest
 from conftest import small_config
+from jax.extend.core import Var
+from test_method_contract import engine_of, learned, task_pool
 
 import cil_jax
 from cil_jax import report
@@ -18,7 +21,7 @@ from cil_jax.storage import replicates
 from cil_jax.storage.run_folder import RunFolder
 from cil_jax.training import lockstep
 from cil_jax.training.callbacks import Callback
-from cil_jax.training.engine import Engine
+from cil_jax.training.engine import Engine, TrainRequest
 from cil_jax.training.loop import Run
 from cil_jax.training.signals import Stopped
 
@@ -228,3 +231,45 @@ def test_members_at_once_that_make_no_sense_are_refused(words, message, capsys, 
         command_line.main("icarl", "paper")
     assert end.value.code == command_line.FAILED
     assert message in capsys.readouterr().err
+
+
+def owners_of(jaxpr, owners):
+    """Which members the values that a program computes depend on, for those of its inputs.
+
+    Returns:
+      The owners of its outputs, and those of each operation: sets of members.
+    """
+    of = dict(zip(jaxpr.invars, owners, strict=True))
+    operations = []
+    for equation in jaxpr.eqns:
+        inputs = [of.get(x, set()) if isinstance(x, Var) else set() for x in equation.invars]
+        union = set().union(*inputs)
+        outputs = [union for _ in equation.outvars]
+        if equation.primitive.name == "while" and len(union) > 1:  # the loop over updates
+            body = equation.params["body_jaxpr"].jaxpr
+            n = equation.params["cond_nconsts"]
+            n_constants = equation.params["body_nconsts"]
+            constants, carried = inputs[n : n + n_constants], inputs[n + n_constants :]
+            outputs, inner = owners_of(body, constants + carried)
+            operations += inner
+        else:
+            operations.append(union)
+        of |= dict(zip(equation.outvars, outputs, strict=True))
+    return [of.get(x, set()) if isinstance(x, Var) else set() for x in jaxpr.outvars], operations
+
+
+def test_no_operation_of_a_member_waits_for_another_member():
+    engine = engine_of("icarl")
+    learner = learned(engine, 1)
+    pool, rate = task_pool(engine, learner, 1), jnp.float32(0.1)
+    request = TrainRequest(learner, pool, engine.no_sums(), rate, rate, jnp.int32(1), 0)
+
+    def train(one, other, n_steps):
+        members = (request._replace(learner=one), request._replace(learner=other))
+        return Engine.train_together.__wrapped__(engine, members, n_steps)
+
+    program = jax.make_jaxpr(train)(learner, learner, jnp.int32(1)).jaxpr
+    n = len(jax.tree.leaves(learner))
+    outputs, operations = owners_of(program, [{0}] * n + [{1}] * n + [set()])
+    assert {0} in outputs and {1} in outputs and max(map(len, outputs)) == 1
+    assert len(operations) > 1000 and max(map(len, operations)) == 1

@@ -5,16 +5,15 @@ its task ends. Old outputs never change, but the features are never adapted to l
 """
 
 import dataclasses
-from functools import partial
 
 import jax
 import jax.numpy as jnp
 
 from cil_jax.learner import Learner
-from cil_jax.methods.base import Batch
+from cil_jax.methods.base import Batch, LossResult
 from cil_jax.methods.finetune import Finetune
-from cil_jax.network import Output
-from cil_jax.typing import Params
+from cil_jax.methods.plan import Plan, Train
+from cil_jax.typing import Key, Params
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,17 +23,14 @@ class FixedRepresentation(Finetune):
     With outputs "fixed", these include the outputs of classes that have not arrived yet.
     """
 
-    def student(
-        self, params: Params, learner: Learner, batch: Batch, train: bool, maps: bool = False
-    ) -> Output:
-        finetune_student = partial(super().student, params, learner, batch, maps=maps)
-        if not train:
-            return finetune_student(train=False)
-        return jax.lax.cond(
-            learner.n_old > 0,
-            lambda: finetune_student(train=False),
-            lambda: finetune_student(train=True),
-        )
+    def plan(self, is_first: bool) -> Plan:
+        return (Train(),) if is_first else (Train(loss=self.loss_of_fixed_features),)
+
+    def loss_of_fixed_features(
+        self, params: Params, learner: Learner, batch: Batch, key: Key, train: bool = True
+    ) -> LossResult:
+        del train  # batch normalization is frozen with the other layers
+        return self.loss(params, learner, batch, key, train=False)
 
     def trainable(self, learner: Learner) -> Params:
         is_first = (learner.n_old == 0).astype(jnp.float32)
