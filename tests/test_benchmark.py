@@ -18,7 +18,7 @@ from experiments import benchmark
 
 # The run is that of `small_config`, whose programs other tests compile as well.
 RUN = {"run_backbone": "tiny", "run_classes": 5, "run_epochs": 1, "run_memory": 20}
-TINY = Settings(**{**QUICK, **RUN, "backbone": "tiny", "repeat": 1})
+TINY = Settings(**{**QUICK, **RUN, "backbone": "two-stage", "repeat": 1})
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +33,7 @@ def learner(workbench):
 
 
 def test_operations_of_an_update_are_those_counted_by_hand(workbench, learner):
-    """tiny: 3 -> 4 channels, a block of 4 -> 4 -> 4 at 32 x 32, and one of 4 -> 8 -> 8 at 16 x 16.
+    """two-stage: 3 -> 4 channels, a block of 4 -> 4 -> 4 at 32 x 32, and one of 4 -> 8 -> 8 at 16 x 16.
 
     Two operations for each weight at each place; the gradient costs twice the forward pass, but
     the pixels need none; the teacher costs a forward pass. The head has 20 columns of 8.

@@ -1,6 +1,8 @@
-"""Every method in whole runs on digits: streamed, stopped in each step, together, and afterwards.
+"""Every method in whole runs on digits: stopped in each step of its plan, taught and exported.
 
-A new method of the package passes this file as it is.
+A new method of the package passes this file as it is. What does not depend on the equations of a
+method is tested with a few that have all hooks among them: a run with images on the host (of which
+`test_method_contract.py` tests each step for every method), and one together with another seed.
 """
 
 import dataclasses
@@ -14,12 +16,14 @@ import numpy as np
 import pytest
 from conftest import small_config
 from jax import export as jax_export
+from test_method_contract import engine_of
 from test_run import final_learner, resumed
 
 import cil_jax
 from cil_jax import data
 from cil_jax.errors import UserError
 from cil_jax.methods import METHODS
+from cil_jax.methods.base import Method
 from cil_jax.methods.plan import Train
 from cil_jax.storage.run_folder import RunFolder
 from cil_jax.trained.export import export
@@ -54,6 +58,29 @@ def assert_same(config, other):
     chex.assert_trees_all_equal(learner, other_learner)
 
 
+HOOKS = ("network", "initial_weights", "own", "extras", "updated", "policy", "keeps_all_data")
+
+
+def parts_of(name):
+    """What the engine sees of a method: the hooks that it has of its own, and its steps."""
+    method = engine_of(name).method
+    hooks = {hook for hook in HOOKS if getattr(type(method), hook) is not getattr(Method, hook)}
+    steps = [step for first in (True, False) for step in method.plan(first)]
+    return hooks | {(type(step), getattr(step, "beside", 0) > 0) for step in steps}
+
+
+def covering():
+    """A few methods that have all hooks and steps among them."""
+    parts, chosen, covered = {name: parts_of(name) for name in sorted(METHODS)}, [], set()
+    while set().union(*parts.values()) - covered:
+        chosen.append(max(parts, key=lambda name: len(parts[name] - covered)))
+        covered |= parts[chosen[-1]]
+    return chosen
+
+
+COVERING = covering()
+
+
 @pytest.fixture(scope="module", params=sorted(METHODS))
 def config(request, tmp_path_factory):
     """Of a whole run."""
@@ -70,6 +97,7 @@ def test_it_learns_something(config):
     assert all(np.isfinite(x["train_loss"]) for x in left(config)[1] if x["kind"] == "epoch")
 
 
+@pytest.mark.parametrize("config", COVERING, indirect=True)
 def test_with_images_on_the_host_it_is_the_same(config, tmp_path):
     streamed = config_of(config.method, tmp_path / "run", stream=True)
     cil_jax.run(streamed)
@@ -111,6 +139,7 @@ def test_stopped_in_each_step_of_its_plan_it_ends_the_same(config, tmp_path, mon
     assert_same(again, config)
 
 
+@pytest.mark.parametrize("config", COVERING, indirect=True)
 def test_together_with_another_seed_it_is_the_same(config, tmp_path):
     members = [config_of(config.method, tmp_path / str(seed), seed=seed) for seed in (0, 1)]
     lockstep.go([Run(m, RunFolder(m.folder()), Callback()) for m in members])

@@ -47,8 +47,17 @@ def engine_of_room(request, engine):
 
 def new_learner(engine):
     normalizer = Normalizer(jnp.full((1, 1, 1), 0.5), jnp.full((1, 1, 1), 0.3))
-    room = engine.method.n_classes
-    return engine.create(SHAPE, room, normalizer, jax.random.key(0), jax.random.key(1))
+    keys = jax.random.key(0), jax.random.key(1)
+    return uncompiled(Engine.create, engine, SHAPE, engine.method.n_classes, normalizer, *keys)
+
+
+def uncompiled(program, engine, *arguments):
+    """What a program of the engine computes, operation by operation.
+
+    Methods, rooms and steps have nearly all operations in common, but no whole program, so this
+    saves most of the time of compiling.
+    """
+    return program.__wrapped__(engine, *arguments)
 
 
 def task_pool(engine, learner, index):
@@ -111,18 +120,9 @@ def batch_of(learner, labels):
     return new_images(images, labels).replace(extras=extras)
 
 
-@functools.cache  # and compiled functions
-def loss_of(method, train=True):
-    return jax.jit(functools.partial(method.loss, train=train))
-
-
-@functools.cache
-def gradient_of(method):
-    return jax.jit(jax.value_and_grad(method.loss, has_aux=True))
-
-
 def loss_and_grads(engine, learner, batch):
-    return gradient_of(engine.method)(learner.weights.params, learner, batch, jax.random.key(3))
+    loss = jax.value_and_grad(engine.method.loss, has_aux=True)
+    return loss(learner.weights.params, learner, batch, jax.random.key(3))
 
 
 def corner(small, large):
@@ -186,7 +186,7 @@ def test_each_training_of_its_plans_names_its_parts_and_says_what_it_trains(engi
         images = learner.normalizer(drawn.images)
         batch = Batch(images, drawn.labels, drawn.extras, drawn.from_memory)
         loss = step.loss or engine.method.loss
-        value, (parts, output) = jax.jit(loss)(params, learner, batch, jax.random.key(3))
+        value, (parts, output) = loss(params, learner, batch, jax.random.key(3))
         chex.assert_tree_all_finite((value, parts))
         assert set(parts) == set(engine.parts(kind))
         chex.assert_trees_all_equal_shapes(output.batch_stats, learner.weights.batch_stats)
@@ -233,10 +233,14 @@ def test_a_padded_head_is_a_resized_head_in_loss_and_gradient(engine, engine_of_
 def test_more_room_changes_nothing_and_opens_with_its_classes(engine, engine_of_room):
     """Where all outputs are open from the start, which those of the new room are not."""
     fixed, larger = (engine_of_room(room, outputs="fixed") for room in (ROOM, 9))
-    narrow = begun(fixed, new_learner(fixed), 0)
+
+    def begun(engine, learner, n_new):
+        return uncompiled(Engine.begin_task, engine, learner, jnp.int32(n_new))
+
+    narrow = begun(fixed, new_learner(fixed), 2)
     wide = widened(narrow, new_learner(larger))
     chex.assert_trees_all_equal_shapes(wide, larger.blank(SHAPE, 9, narrow.normalizer))
-    narrow, wide = (begun(e, x, 1) for e, x in ((fixed, narrow), (larger, wide)))
+    narrow, wide = (begun(e, x, 2) for e, x in ((fixed, narrow), (larger, wide)))
     assert int(larger.method.n_open(wide)) == int(fixed.method.n_open(narrow)) == ROOM
     (loss, _), grads = loss_and_grads(fixed, narrow, batch_of(narrow, [2, 3, 2, 3]))
     (wide_loss, _), wide_grads = loss_and_grads(larger, wide, batch_of(wide, [2, 3, 2, 3]))
@@ -251,7 +255,7 @@ def test_more_room_changes_nothing_and_opens_with_its_classes(engine, engine_of_
         same = of_wide[name](wide, features)[:, :ROOM], of_narrow[name](narrow, features)
         chex.assert_trees_all_close(*same, rtol=1e-6)
 
-    more = larger.begin_task(wide, jnp.int32(4))
+    more = begun(larger, wide, 4)
     assert int(larger.method.n_open(more)) == int(more.n_seen) == 8
     kernel = np.asarray(more.weights.params["head"]["kernel"]).reshape(-1, 9)
     assert np.all(np.any(kernel[:, :8] != 0, axis=0)) and np.all(kernel[:, 8:] == 0)
@@ -263,8 +267,7 @@ def test_the_teacher_is_in_evaluation_mode(engine):
     learner = in_second_task(engine)
     batch = batch_of(learner, [2, 3, 2, 3])
     others = batch.replace(images=batch.images.at[1:].multiply(3.0))
-    teacher = jax.jit(engine.method.teacher)
-    one, other = (teacher(learner, x).logits[:1] for x in (batch, others))
+    one, other = (engine.method.teacher(learner, x).logits[:1] for x in (batch, others))
     chex.assert_trees_all_close(one, other, rtol=1e-5, atol=1e-5)
     pool = task_pool(engine, learner, 1)
     after, _ = engine.train(
@@ -276,12 +279,12 @@ def test_the_teacher_is_in_evaluation_mode(engine):
 def test_evaluation_mode_moves_no_statistics(engine):
     learner = in_second_task(engine)
     batch = batch_of(learner, [2, 3, 2, 3])
-    evaluate, train = (loss_of(engine.method, train=train) for train in (False, True))
-    _, (_, output) = evaluate(learner.weights.params, learner, batch, jax.random.key(0))
+    loss, key = engine.method.loss, jax.random.key(0)
+    _, (_, output) = loss(learner.weights.params, learner, batch, key, train=False)
     chex.assert_trees_all_equal(output.batch_stats, learner.weights.batch_stats)
     learner = begun(engine, learned(engine, 0), 0)
     batch = batch_of(learner, [0, 1, 0, 1])
-    _, (_, output) = train(learner.weights.params, learner, batch, jax.random.key(0))
+    _, (_, output) = loss(learner.weights.params, learner, batch, key)
     with pytest.raises(AssertionError):
         chex.assert_trees_all_equal(output.batch_stats, learner.weights.batch_stats)
 

@@ -93,7 +93,7 @@ def test_kernels_begin_as_he_et_al_have_them_by_what_leaves_a_layer():
 def test_without_the_last_relu_features_may_be_negative():
     images = jax.random.normal(jax.random.key(0), (4, 8, 8, 1))
     for last_relu in (True, False):
-        module = models.build("tiny", last_relu=last_relu)
+        module = models.build("two-stage", last_relu=last_relu)
         features = module.apply(module.init(jax.random.key(1), images), images)
         assert (np.asarray(features).min() >= 0) == last_relu
 
@@ -108,7 +108,7 @@ def test_the_shortcut_pads_channels_with_zeros_on_both_sides():
 
 def test_normalisation_uses_the_batch_in_training_and_running_statistics_otherwise():
     images = 3 + 2 * jax.random.normal(jax.random.key(0), (16, 8, 8, 1))
-    module = models.build("tiny")
+    module = models.build("two-stage")
     variables = module.init(jax.random.key(1), images)
     one, moved = module.apply(variables, images, train=True, mutable=["batch_stats"])
     scaled, _ = module.apply(variables, 5 * images, train=True, mutable=["batch_stats"])

@@ -223,7 +223,7 @@ def both_sides(pad=0, mirror=False):
     model.network.load_state_dict(networks[1].state_dict())
 
     config = preset("icarl", "paper", memory=20)
-    backbone = models.build("tiny", last_relu=False, layers=models.layers_for("cpu"))
+    backbone = models.build("two-stage", last_relu=False, layers=models.layers_for("cpu"))
     engine = Engine(
         method=build(config, backbone, mirror_means=mirror),
         optimizer=schedules.SGD(0.9, config.decay),
