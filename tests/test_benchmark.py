@@ -33,7 +33,7 @@ def learner(workbench):
 
 
 def test_operations_of_an_update_are_those_counted_by_hand(workbench, learner):
-    """two-stage: 3 -> 4 channels, a block of 4 -> 4 -> 4 at 32 x 32, and one of 4 -> 8 -> 8 at 16 x 16.
+    """Two stages: 3 -> 4 channels, a block 4 -> 4 -> 4 at 32 x 32, and one 4 -> 8 -> 8 at 16 x 16.
 
     Two operations for each weight at each place; the gradient costs twice the forward pass, but
     the pixels need none; the teacher costs a forward pass. The head has 20 columns of 8.
