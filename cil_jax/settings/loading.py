@@ -10,7 +10,9 @@ and JAX with it, but start no backend of JAX.
 
 import contextlib
 import dataclasses
+import itertools
 import os
+import re
 import shlex
 from collections.abc import Mapping
 from importlib import resources
@@ -65,6 +67,16 @@ def presets(method: str) -> list[str]:
     folder = resources.files("cil_jax.settings") / "presets" / method
     files = folder.iterdir() if folder.is_dir() else ()
     return sorted(f.name.removesuffix(".yaml") for f in files if f.name[-5:] == ".yaml")
+
+
+def about_preset(method: str, name: str) -> str:
+    """What a preset of the package is, in a line: the head of its file, without its sources."""
+    file = resources.files("cil_jax.settings") / "presets" / method / f"{name}.yaml"
+    lines = itertools.takewhile(lambda line: line.startswith("#"), file.read_text().splitlines())
+    text = " ".join(line.removeprefix("#").strip() for line in lines)
+    sentence = re.split(r"(?<! et al)\. |\.$|, https?://", re.sub(r" \([^)]*\)", "", text))[0]
+    what, _, more = sentence.partition(": ")
+    return what if "et al." in more else sentence
 
 
 def _own_presets(method: str) -> Mapping[str, Mapping[str, Any]]:
