@@ -32,17 +32,23 @@ STOPPING = "stopping: saving at the next step (press Ctrl-C again to quit withou
 
 
 def run(
-    config: Config, callback: "Callback | None" = None, *, method: str | type | None = None
+    config: Config,
+    callback: "Callback | None" = None,
+    *,
+    method: str | type | None = None,
+    progress: bool = False,
 ) -> "Results":
     """Runs a method through a scenario, or resumes a run that was interrupted.
 
-    It prints nothing, writes no report and handles no signals.
+    It writes no report and handles no signals.
 
     Args:
       config: the settings; see `cil_jax.preset`.
       callback: is called while the run trains.
       method: a method to run in place of the config's, as in `cil_jax.preset`; the settings that
         both methods have are kept.
+      progress: whether to show the progress as the commands do, in a notebook too; by default,
+        nothing is printed.
 
     Returns:
       The contents of results.json.
@@ -59,13 +65,19 @@ def run(
     folder = RunFolder(config.folder())
     if devices.is_first_process():
         folder.check(config)
-    callback = callback or Callback()
-    if not config.log:
-        return Run(config, folder, callback).go()
-    from cil_jax.report import trackers  # imports matplotlib
+    with contextlib.ExitStack() as stack:
+        callbacks = [callback or Callback()]
+        if progress and devices.is_first_process():
+            from cil_jax.report import escaping
+            from cil_jax.report.terminal import Terminal
 
-    with trackers.opened(config, partial(print, file=sys.stderr), page=False) as logs:
-        return Run(config, folder, CallbackList([callback, *logs])).go()
+            callbacks.append(stack.enter_context(Terminal(escaping.console())))
+        if config.log:
+            from cil_jax.report import trackers
+
+            say = partial(print, file=sys.stderr)
+            callbacks += stack.enter_context(trackers.opened(config, say, page=False))
+        return Run(config, folder, CallbackList(callbacks)).go()
 
 
 def run_command(config: Config) -> None:
