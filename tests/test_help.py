@@ -40,11 +40,12 @@ def test_all_flags_are_in_the_long_help(capsys):
     assert "flags used most" in capsys.readouterr().out
 
 
-def test_the_number_of_further_flags_is_right(capsys):
-    run(["finetune", "--help"])
+@pytest.mark.parametrize("method", ["finetune", "icarl"])
+def test_the_number_of_further_flags_is_right(method, capsys):
+    run([method, "--help"])
     text = capsys.readouterr().out
     named = set(re.findall(r"(?<=\s)--[a-z-]+", text))
-    n_all = len(command_line.make_parser("finetune", "seed")._actions)
+    n_all = len(command_line.make_parser(method, loading.default_preset(method))._actions)
     assert f"these and {n_all - len(named)} more flags" in text
 
 

@@ -27,7 +27,19 @@ from cil_jax.training import streaming
 ROOT = Path(__file__).parents[1]
 OPTIONAL = ("matplotlib", "sklearn", "grain", "tensorboardX", "tensorflow_datasets", "array_record")
 BUILD = "import sys; from setuptools import build_meta as b; print(b.build_{}(sys.argv[1]))"
-NOT_SOURCES = (".*", "runs", "build", "dist", "site", "*.egg-info", "__pycache__")
+NOT_SOURCES = (
+    ".git",
+    ".venv",
+    ".cache",
+    ".*_cache",
+    ".hypothesis",
+    "runs",
+    "build",
+    "dist",
+    "site",
+    "*.egg-info",
+    "__pycache__",
+)
 
 
 def built(kind: str, sources: Path, folder: Path) -> Path:
@@ -88,10 +100,16 @@ def elsewhere(distributions, tmp_path_factory):
 
 def test_the_source_distribution_has_its_tests_and_what_they_read(distributions):
     names, _ = distributions
-    for folder in ("tests", "docs", "experiments", "cil_jax"):
-        sources = {str(f.relative_to(ROOT)) for f in (ROOT / folder).rglob("*.py")}
-        assert sources <= names
+    for folder in ("tests", "docs", "experiments", "notebooks", "cil_jax"):
+        files = (f for f in (ROOT / folder).rglob("*") if f.suffix in (".py", ".md", ".ipynb"))
+        assert {str(f.relative_to(ROOT)) for f in files} <= names
     files = {"README.md", "RESULTS.md", "BENCHMARKS.md", "LICENSE", "Makefile", "constraints.txt"}
+    files |= {
+        ".github/workflows/checks.yml",
+        ".pre-commit-config.yaml",
+        "CITATION.cff",
+        "mkdocs.yml",
+    }
     assert files <= names
     assert {str(f.relative_to(ROOT)) for f in (ROOT / "cil_jax").rglob("*.yaml")} <= names
 

@@ -6,37 +6,18 @@ import difflib
 import inspect
 import os
 import sys
-import textwrap
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 from cil_jax.app import accelerator, launch, output
+from cil_jax.app.help import HelpAction, short_help
 from cil_jax.errors import UserError, nearest_name
 from cil_jax.settings import code, loading, orders
 from cil_jax.settings.config import Config
 from cil_jax.settings.declaring import flag, kind
 from cil_jax.storage.run_folder import RunFolder
 from cil_jax.training import signals
-
-# The flags that --help shows, each in a line; --help-all explains all flags.
-MOST_USED = {
-    "method": "method to train, or path.py:Class of your own",
-    "preset": "recipe to start from",
-    "config": "YAML file of settings, laid over the preset",
-    "dataset": "data set, such as digits or folder:DIR",
-    "task_size": "number of classes per task",
-    "order": "class order: seeded, icarl, or a list",
-    "backbone": "network, such as resnet8, or path.py:Class",
-    "epochs": "epochs per task",
-    "memory": "number of exemplars in all",
-    "seed": "seed of the initial weights",
-    "seeds": "train one run per seed, such as 0,1,2",
-    "out": "folder of the run",
-    "resume": "continue the run in --out",
-    "accelerator": "auto, cpu, gpu or tpu",
-    "help_all": "explain all flags",
-}
 
 FAILED = 2  # exit code for errors that the user can fix
 
@@ -266,62 +247,6 @@ def _count(text: str) -> int:
     return int(text)
 
 
-class _HelpAction(argparse.Action):
-    """Prints a text and ends the command.
-
-    Args:
-      text: returns the text.
-    """
-
-    def __init__(self, *args: Any, text: Callable[[], str], **options: Any) -> None:
-        super().__init__(*args, nargs=0, **options)
-        self.text = text
-
-    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> NoReturn:
-        print(self.text(), end="")
-        parser.exit()
-
-
-def short_help(parser: Parser, method: str, default_preset: str) -> str:
-    """The help that fits a screen: the presets, the flags used most, and the method's own.
-
-    Args:
-      parser: the parser of all flags.
-      method: see `make_parser`.
-      default_preset: the preset whose values are shown as defaults.
-    """
-    actions = {action.dest: action for action in parser._actions}
-    lines = [f"usage: {parser.prog} [--FLAG VALUE ...]", ""]
-    for line in str(parser.description).splitlines():
-        lines += textwrap.wrap(line, 79, replace_whitespace=False, subsequent_indent="  ") or [""]
-    if method in code.METHODS:
-        lines += ["", "presets:"]
-        for name in loading.presets(method):
-            about = loading.about_preset(method, name)
-            is_default = " [default]" if name == default_preset else ""
-            about = textwrap.shorten(about, 64 - len(is_default), placeholder=" ...")
-            lines.append(f"  {name:12}{about}{is_default}")
-    shown = {name: about for name, about in MOST_USED.items() if name in actions}
-    defaults = loading.preset(method, default_preset) if method else Config()
-    lines += ["", "flags used most [default]:"]
-    for name, about in shown.items():
-        action = actions[name]
-        words = action.option_strings[-1]
-        if action.nargs != 0:
-            words += f" {action.metavar or 'NAME'}"
-        default = getattr(defaults, name, None)
-        has_default = action.nargs != 0 and default not in (None, "", False)
-        lines.append(f"  {words:20}{about}{f' [{default}]' if has_default else ''}")
-    titles = {group.title: group._group_actions for group in parser._action_groups}
-    own = titles.get(f"settings of {method}", [])
-    if own:
-        names = " ".join(action.option_strings[0] for action in own)
-        lines += ["", *textwrap.wrap(f"settings of {method}: {names}", 79, subsequent_indent="  ")]
-    n_others = len(actions) - len(shown) - len(own)
-    lines += ["", f"--help-all explains these and {n_others} more flags."]
-    return "\n".join(lines) + "\n"
-
-
 def _from_flags(
     method: str,
     arguments: Sequence[str],
@@ -511,12 +436,12 @@ def make_parser(
     parser.add_argument(
         "-h",
         "--help",
-        action=_HelpAction,
+        action=HelpAction,
         text=lambda: short_help(parser, method, default_preset),
         help="show the flags used most",
     )
     parser.add_argument(
-        "--help-all", action=_HelpAction, text=parser.format_help, help="explain all flags"
+        "--help-all", action=HelpAction, text=parser.format_help, help="explain all flags"
     )
     if program:
         parser.add_argument(
