@@ -87,7 +87,7 @@ class Config:
         _DATA,
         "data set: cifar100, digits, or your own data as npz:FILE (arrays `images` and `labels`), "
         "folder:DIR (one subfolder of images per class) or tfds:NAME (prepared with "
-        "tensorflow-datasets); the README describes the formats",
+        "tensorflow-datasets); the documentation describes the formats",
     )
     data_dir: str | None = _setting(
         None,
