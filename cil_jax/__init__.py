@@ -18,6 +18,7 @@ __all__ = [  # noqa: RUF022
     "preset",  # the settings of a published variant, with yours laid over them
     "run",  # runs a method through all tasks
     "load",  # a learner out of a run's folder
+    "frame",  # the numbers of several runs as a pandas table
     # the field's vocabulary: pure functions of arrays
     "losses",  # cross-entropy, distillation, iCaRL's binary cross-entropy
     "heads",  # output layers that grow: linear and cosine
@@ -37,6 +38,7 @@ _FUNCTIONS = {
     "preset": "cil_jax.settings.loading",
     "run": "cil_jax.app.launch",
     "load": "cil_jax.trained.saved_learner",
+    "frame": "cil_jax.report.frame",
 }
 
 

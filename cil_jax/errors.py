@@ -1,7 +1,8 @@
-"""The error that users can fix, and its message for an unknown name."""
+"""The error that users can fix, and its message for an unknown name or a missing package."""
 
+import contextlib
 import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 
 class UserError(Exception):
@@ -18,6 +19,29 @@ class UserError(Exception):
     def __init__(self, message: str, details: Sequence[str] = ()) -> None:
         self.lines = (message, *details)
         super().__init__("\n  ".join(self.lines))
+
+
+class MissingExtra(UserError):
+    """An optional package is not installed."""
+
+
+@contextlib.contextmanager
+def needs_extra(extra: str, purpose: str) -> Iterator[None]:
+    """A context in which optional packages are imported.
+
+    Args:
+      extra: the extra of cil_jax that installs them, such as "plots".
+      purpose: what needs them, such as "figures".
+
+    Raises:
+      MissingExtra: which package is missing, and how to install it.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise MissingExtra(
+            f"{purpose} need {error.name}, which is not installed: pip install 'cil_jax[{extra}]'"
+        ) from error
 
 
 def nearest_name(name: str, known: Iterable[str]) -> str:

@@ -88,6 +88,11 @@ class Learner(struct.PyTreeNode):
     init_key: Key
     data_key: Key
 
+    def __repr__(self) -> str:
+        """Sizes only, as arrays may be those of a program in compilation."""
+        n_weights = sum(x.size for x in jax.tree.leaves(self.weights.params))
+        return f"Learner({n_weights:,} parameters, room for {len(self.task_of)} classes)"
+
     @property
     def image_shape(self) -> ImageShape:
         """(H, W, C) of the images it takes."""

@@ -35,6 +35,9 @@ class Memory(struct.PyTreeNode):
     extras: Params
     n_offered: Array
 
+    def __repr__(self) -> str:
+        return f"Memory({len(self.labels)} slots, images {self.images.shape[1:]})"
+
     def counts(self, n_classes: int) -> Array:
         """Returns the number of exemplars of each class, int32 [n_classes]."""
         return (self.labels[:, None] == jnp.arange(n_classes)).sum(axis=0, dtype=jnp.int32)

@@ -2,7 +2,7 @@
 
   python docs/pictures.py runs/icarl/report.html compare.html
 
-The first page is the report of a run, the second one is written by experiments.compare.
+The first page is the report of a run, the second one is written by `cil-jax compare`.
 """
 
 import sys

@@ -1,1 +1,1 @@
-"""The commands, one thin file each. Run one with `python -m experiments.NAME`."""
+"""The commands from a checkout, without an installation: `python -m experiments.NAME`."""

@@ -1,84 +1,8 @@
-"""Compare runs of one protocol in a table and, if you like, on a page and in a figure.
-
-  python -m experiments.compare runs/*                        # the table
-  python -m experiments.compare runs/* --page compare.html    # curves and tables on one page
-  python -m experiments.compare runs/* --latex table.tex --markdown table.md --csv table.csv
-
-Runs with the same method, preset and settings form a group, which is shown as mean and standard
-deviation over class orders or seeds. Folders without a finished run are left out, and listed.
-"""
+"""`cil-jax compare` from a checkout: `python -m experiments.compare`."""
 
 import sys
-from pathlib import Path
-from typing import Any
 
-from cil_jax.app.command_line import check_writable, command_parser, guarded, leave
-from cil_jax.errors import UserError
-from cil_jax.files import writing
-from cil_jax.report import comparison, escaping, figures
-from cil_jax.report.groups import compare, published_lines
-
-FORMATS = {
-    "csv": comparison.as_csv,
-    "latex": comparison.as_latex,
-    "markdown": comparison.as_markdown,
-}
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """Runs the command and returns its exit code. `arguments` replace those of the command line."""
-    return guarded(lambda: _compare(sys.argv[1:] if arguments is None else arguments))
-
-
-def _compare(arguments: list[str]) -> None:
-    parser = command_parser("compare", __doc__)
-    parser.add_argument(
-        "runs",
-        nargs="+",
-        metavar="RUN",
-        help="run folder, folder of a group of runs, or reference:NAME for results recorded in the "
-        "package, such as reference:full/icarl-paper",
-    )
-    parser.add_argument(
-        "--common-orders",
-        action="store_true",
-        help="use only the class orders that all groups have",
-    )
-    for name in FORMATS:
-        parser.add_argument(f"--{name}", metavar="FILE", help=f"also write the table as {name}")
-    parser.add_argument("--page", metavar="FILE", help="write a self-contained HTML page")
-    parser.add_argument(
-        "--figure", metavar="FILE", help="plot the accuracy on all classes seen to FILE"
-    )
-    flags = parser.parse_args(arguments)
-    check_writable(flags.page, flags.figure, *(getattr(flags, name) for name in FORMATS))
-    found = compare(flags.runs, flags.common_orders)
-    console = escaping.console()
-    console.width = max(console.width, 130)  # in a narrow terminal, wrap rows rather than cut cells
-    console.print(comparison.table(found))
-    for path, reason in found.left_out:
-        console.print(f"left out: {path} {reason}", soft_wrap=True, highlight=False, markup=False)
-    for name, made in FORMATS.items():
-        if file := getattr(flags, name):
-            with writing.writing(file):
-                writing.replace_text(Path(file), made(found))
-    if flags.page:
-        with writing.writing(flags.page):
-            comparison.write_comparison(found, Path(flags.page), arguments)
-    if flags.figure:
-        runs = {group.name: group.summary for group in found.groups}
-        lines = {group.name: published_lines(group, found.seen) for group in found.groups}
-        _save(figures.seen_accuracy_of_groups(runs, lines), flags.figure)
-
-
-def _save(figure: Any, file: str) -> None:
-    """Writes a figure, in the format that the file's name ends in; PNG if in none."""
-    try:
-        with writing.writing(file), writing.replaced(file) as out:
-            figure.savefig(out, dpi=120, format=Path(file).suffix[1:] or "png")
-    except ValueError as error:  # an unknown format
-        raise UserError(f"can't write {file}: {error}") from error
-
+from cil_jax.commands import main
 
 if __name__ == "__main__":
-    leave(main())
+    main(["compare", *sys.argv[1:]])

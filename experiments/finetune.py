@@ -1,11 +1,8 @@
-"""Finetuning: train on each new task and do nothing against forgetting. This is the lower bound.
+"""`cil-jax finetune` from a checkout: `python -m experiments.finetune`."""
 
-The full experiment is CIFAR-100 in 10 tasks of 10 classes, ResNet-32, 70 epochs per task:
+import sys
 
-  python -m experiments.finetune --accelerator gpu
-"""
-
-from cil_jax.app.command_line import main
+from cil_jax.commands import main
 
 if __name__ == "__main__":
-    main("finetune", "seed", __doc__)
+    main(["finetune", *sys.argv[1:]])

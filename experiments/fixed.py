@@ -1,11 +1,8 @@
-"""Fixed representation (Rebuffi et al. 2017): freeze the features after the first task.
+"""`cil-jax fixed` from a checkout: `python -m experiments.fixed`."""
 
-The full experiment is CIFAR-100 in 10 tasks of 10 classes, ResNet-32, 70 epochs per task:
+import sys
 
-  python -m experiments.fixed --accelerator gpu
-"""
-
-from cil_jax.app.command_line import main
+from cil_jax.commands import main
 
 if __name__ == "__main__":
-    main("fixed", "paper", __doc__)
+    main(["fixed", *sys.argv[1:]])

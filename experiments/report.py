@@ -1,42 +1,8 @@
-"""Redraw the figures and the report page of runs.
+"""`cil-jax report` from a checkout: `python -m experiments.report`."""
 
-  python -m experiments.report runs/icarl
+import sys
 
-Everything is read from the run folders. The data set is not needed.
-"""
-
-from cil_jax.app.command_line import command_parser, guarded, leave, warn
-from cil_jax.errors import UserError
-from cil_jax.files import writing
-from cil_jax.report import draw, write_page
-from cil_jax.report.escaping import console
-from cil_jax.storage.run_folder import RunFolder
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """Runs the command and returns its exit code. `arguments` replace those of the command line."""
-    return guarded(lambda: _report(arguments))
-
-
-def _report(arguments: list[str] | None) -> None:
-    parser = command_parser("report", __doc__)
-    parser.add_argument("runs", nargs="+", metavar="RUN", help="run folder")
-    flags = parser.parse_args(arguments)
-    folders = [RunFolder(run) for run in flags.runs]
-    for folder in folders:
-        folder.settings()  # raises if there is no run
-        if not folder.results_file.exists():
-            raise UserError(f"{folder.path} has no results yet: its first task is not finished")
-        folder.need(("class_names", "memory"), "whose page can't be made")
-    for folder in folders:
-        lines, problems = folder.read_metrics()
-        for problem in problems:
-            warn(f"{problem}: it is left out")
-        with writing.writing(folder.path):
-            draw(folder, warn, lines)
-            page = write_page(folder, lines)
-        console().print(f"page: {page}", soft_wrap=True, highlight=False)
-
+from cil_jax.commands import main
 
 if __name__ == "__main__":
-    leave(main())
+    main(["report", *sys.argv[1:]])

@@ -1,12 +1,8 @@
-"""Train any method: one of the package by its name, or one of your own by its file and class.
+"""`cil-jax train` from a checkout: `python -m experiments.train`."""
 
-  python -m experiments.train --method icarl --preset paper
-  python -m experiments.train --method my_method.py:Mine --dataset digits --task-size 2
+import sys
 
-A class of your own is a subclass of cil_jax.methods.Method; --backbone takes one of your own, too.
-"""
-
-from cil_jax.app.command_line import main_of_any_method
+from cil_jax.commands import main
 
 if __name__ == "__main__":
-    main_of_any_method(__doc__)
+    main(["train", *sys.argv[1:]])

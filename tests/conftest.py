@@ -11,7 +11,7 @@ from pathlib import Path
 CACHE = Path(__file__).parents[1] / ".cache"
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # PyTorch's threads: see experiments.benchmark
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # PyTorch's threads: see `cil-jax benchmark`
 os.environ["CIL_JAX_CACHE"] = str(CACHE)
 os.environ["JAX_COMPILATION_CACHE_DIR"] = str(CACHE / "programs")
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.5"

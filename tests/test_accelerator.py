@@ -19,9 +19,9 @@ def started_anew(monkeypatch, tmp_path):
     accelerator.HUGE_PAGES.write_text("always [madvise] never\n")
     monkeypatch.setenv(accelerator.TUNABLES, "")
     monkeypatch.delenv(accelerator.TUNABLES)  # and after the test, whatever it was set to
-    main = SimpleNamespace(__spec__=SimpleNamespace(name="experiments.icarl"))
+    main = SimpleNamespace(__spec__=SimpleNamespace(name="cil_jax.__main__"))
     monkeypatch.setitem(sys.modules, "__main__", main)
-    monkeypatch.setattr(sys, "orig_argv", ["python3", "-X", "dev", "-m", "experiments.icarl", "-x"])
+    monkeypatch.setattr(sys, "orig_argv", ["python3", "-X", "dev", "-m", "cil_jax", "icarl", "-x"])
     monkeypatch.setattr(os, "execv", lambda *call: calls.append(call))
     return calls
 
@@ -29,9 +29,20 @@ def started_anew(monkeypatch, tmp_path):
 def test_a_command_starts_anew_with_huge_pages_once(started_anew):
     for _ in range(2):
         accelerator.take_huge_pages("auto")
-    same = [sys.executable, "-X", "dev", "-m", "experiments.icarl", "-x"]
+    same = [sys.executable, "-X", "dev", "-m", "cil_jax", "icarl", "-x"]
     assert started_anew == [(sys.executable, same)]
     assert os.environ["GLIBC_TUNABLES"] == "glibc.malloc.hugetlb=1"
+
+
+@pytest.mark.parametrize(
+    ("spec", "program"), [("experiments.icarl", "icarl.py"), (None, "bin/cil-jax")]
+)
+def test_so_do_the_other_ways_to_start_it(started_anew, monkeypatch, spec, program):
+    main = SimpleNamespace(__spec__=SimpleNamespace(name=spec) if spec else None)
+    monkeypatch.setitem(sys.modules, "__main__", main)
+    monkeypatch.setattr(sys, "argv", [program, "-x"])
+    accelerator.take_huge_pages("auto")
+    assert len(started_anew) == 1
 
 
 @pytest.mark.parametrize("name", ["gpu", "tpu"])

@@ -7,12 +7,12 @@ import pytest
 from conftest import small_config
 
 import cil_jax
+from cil_jax.commands import exemplars
 from cil_jax.errors import UserError
 from cil_jax.storage.run_folder import RunFolder
 from cil_jax.trained.analysis import selection_by_count
 from cil_jax.training.callbacks import Callback
 from cil_jax.training.loop import Run
-from experiments import exemplars
 
 
 @pytest.fixture(scope="module")

@@ -37,6 +37,15 @@ def test_importing_starts_no_backend():
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
+def test_what_a_notebook_shows_is_short():
+    config = cil_jax.preset("icarl", "paper", dataset="digits", task_size=2)
+    assert repr(config).startswith("Config(method='icarl', preset='paper', dataset='digits', ")
+    digits = cil_jax.data.load("digits", None)
+    assert repr(digits) == "Dataset('digits', 10 classes, 1438 + 359 images of 8 x 8 x 1)"
+    memory = cil_jax.memory.Memory(jnp.zeros((5, 8, 8, 1)), jnp.zeros(5), {}, jnp.zeros(()))
+    assert repr(memory) == "Memory(5 slots, images (8, 8, 1))"
+
+
 def test_all_that_is_listed_exists():
     for name in cil_jax.__all__:
         assert getattr(cil_jax, name) is not None

@@ -14,7 +14,7 @@ from cil_jax.benchmark import flops, rounds, table
 from cil_jax.benchmark.parts import Bench
 from cil_jax.benchmark.settings import QUICK, Settings
 from cil_jax.benchmark.workbench import Workbench, shipped_run_config, small_run_config
-from experiments import benchmark
+from cil_jax.commands import benchmark
 
 # The run is that of `small_config`, whose programs other tests compile as well.
 RUN = {"run_backbone": "tiny", "run_classes": 5, "run_epochs": 1, "run_memory": 20}

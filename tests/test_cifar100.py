@@ -16,9 +16,9 @@ from conftest import small_config
 
 import cil_jax
 from cil_jax import data
+from cil_jax.commands.prepare import main
 from cil_jax.data import cifar100, prepare
 from cil_jax.errors import UserError
-from experiments.prepare import main
 
 N_TRAIN, N_TEST = 200, 100
 
@@ -150,7 +150,7 @@ def test_a_missing_archive_is_said(tmp_path, capsys):
 
 
 def test_no_data_says_what_to_run(tmp_path):
-    with pytest.raises(UserError, match=f"experiments.prepare --data-dir {tmp_path}"):
+    with pytest.raises(UserError, match=f"cil-jax prepare --data-dir {tmp_path}"):
         data.load("cifar100", tmp_path)
 
 
@@ -175,7 +175,7 @@ def refused(tmp_path):
     with pytest.raises(UserError) as error:
         data.load("cifar100", tmp_path)
     (line,) = error.value.lines
-    source, again = tmp_path / "cifar100" / "3.0.2", "python -m experiments.prepare"
+    source, again = tmp_path / "cifar100" / "3.0.2", "cil-jax prepare"
     advice = f": move {source} away and prepare it again with {again} --data-dir {tmp_path}"
     assert line.startswith(str(source)) and line.endswith(advice) and "\n" not in line
     return line.removeprefix(str(source)).removesuffix(advice)

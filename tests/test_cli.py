@@ -20,18 +20,18 @@ from PIL import Image
 from test_environment import OTHERWISE
 
 from cil_jax.app import command_line, launch
+from cil_jax.commands import predict, report
 from cil_jax.settings import loading
 from cil_jax.storage import replicates
 from cil_jax.storage.run_folder import RunFolder
 from cil_jax.trained.saved_learner import SavedLearner
-from experiments import predict, report
 
 ROOT = Path(__file__).parents[1]
 SMALL = ["--dataset", "digits", "--backbone", "resnet8", "--task-size", "2", "--classes", "4"]
 SMALL += ["--epochs", "2", "--batch-size", "64", "--accelerator", "cpu"]
 
 
-COMMANDS = {  # that are no experiments, and a flag of each
+COMMANDS = {  # that are no methods, and a flag of each
     "train": "--method NAME",
     "prepare": "--archive FILE",
     "reproduce": "--reduced",
@@ -77,7 +77,7 @@ def assert_refused(result, *words):
 def a_run(tmp_path_factory):
     """A finished run in runs/one, and what the command said."""
     cwd = tmp_path_factory.mktemp("cli")
-    return cwd, command("experiments.icarl", *SMALL, "--memory", "20", "--out", "runs/one", cwd=cwd)
+    return cwd, command("cil_jax", "icarl", *SMALL, "--memory", "20", "--out", "runs/one", cwd=cwd)
 
 
 def test_a_run_prints_its_course_its_table_and_where_the_figures_are(a_run):
@@ -120,11 +120,9 @@ def refused(request, monkeypatch, capsys):
         monkeypatch.chdir(request.getfixturevalue("a_run")[0])
 
     def of(method, *flags):
-        monkeypatch.setattr(sys, "argv", [method, *flags])
-        with pytest.raises(SystemExit) as ended:
-            command_line.main(method, PRESETS[method])
+        code = command_line.run_method(method, flags)
         out, error = capsys.readouterr()
-        assert ended.value.code == 2 and out == ""
+        assert code == 2 and out == ""
         assert error.startswith("error: ") and error.count("\n") == 1, error
         return error
 
@@ -152,7 +150,7 @@ def an_unread_run(tmp_path_factory):
     cwd = tmp_path_factory.mktemp("unread")
     others = {name.upper(): str(value) for name, value in OTHERWISE.items()}
     process = subprocess.Popen(
-        [sys.executable, "-m", "experiments.icarl", *SMALL, "--memory", "20", "--out", "run"],
+        [sys.executable, "-m", "cil_jax", "icarl", *SMALL, "--memory", "20", "--out", "run"],
         cwd=cwd,
         env={**os.environ, **others, "PYTHONPATH": str(ROOT)},
         stdout=subprocess.PIPE,
@@ -196,7 +194,7 @@ def test_what_is_only_printed_may_be_cut_off_and_fails_in_one_line(flag, target,
     os.close(reads)
     with os.fdopen(writes, "w") if target == "pipe" else open(target, "w") as stdout:
         done = subprocess.run(
-            [sys.executable, "-m", "experiments.icarl", flag],
+            [sys.executable, "-m", "cil_jax", "icarl", flag],
             env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": ""},
             stdout=stdout,
             stderr=subprocess.PIPE,
@@ -239,7 +237,7 @@ def test_pictures_whose_names_the_terminal_cannot_show_are_answered(a_run, tmp_p
 
 def test_resuming_needs_no_flag_but_the_folder(a_run):
     cwd, first = a_run
-    result = command("experiments.icarl", "--out", "runs/one", "--resume", cwd=cwd)
+    result = command("cil_jax", "icarl", "--out", "runs/one", "--resume", cwd=cwd)
     assert result.returncode == 0, result.stderr
     table = first.stdout[first.stdout.rindex("icarl (paper,") :]
     assert table in result.stdout
@@ -268,7 +266,7 @@ REFUSALS = [
     (["--no-such-flag"], ["--no-such-flag", "see --help"]),
     (["--batchsize", "3"], ["--batchsize", "did you mean --batch-size?"]),
     (["--preset", "best"], ["--preset", "'best'", "paper"]),
-    (["--dataset", "cifar100", "--data-dir", "nothing"], ["experiments.prepare", "nothing"]),
+    (["--dataset", "cifar100", "--data-dir", "nothing"], ["cil-jax prepare", "nothing"]),
 ]
 
 
@@ -300,7 +298,7 @@ def test_bad_input_gets_one_line_and_leaves_nothing(refusal, flags, words):
     ],
 )
 def test_a_process_that_is_refused_ends_with_one_line(tmp_path, flags, words):
-    result = command("experiments.icarl", *SMALL, "--out", "runs/new", *flags, cwd=tmp_path)
+    result = command("cil_jax", "icarl", *SMALL, "--out", "runs/new", *flags, cwd=tmp_path)
     assert_refused(result, *words)
     assert not (tmp_path / "runs").exists()
 
@@ -426,7 +424,7 @@ def test_the_config_of_a_run_given_back_is_the_same_settings(tmp_path, preset):
         ("last_relu: 1", "mine.yaml: last_relu is 1; it must be true or false"),
         ("rate_steps: 0.5", "mine.yaml: rate_steps is 0.5; it must be a list of numbers"),
         ("selection: herdin", "mine.yaml: unknown --selection 'herdin': did you mean 'herding'?"),
-        ("method: lwf", "mine.yaml is for lwf, not for icarl: python -m experiments.lwf"),
+        ("method: lwf", "mine.yaml is for lwf, not for icarl: cil-jax lwf"),
         ("preset: pycli", "mine.yaml: unknown preset 'pycli' of icarl: did you mean 'pycil'?"),
         ("preset: pycil", "mine.yaml starts from preset 'pycil': leave out --preset paper"),
         ("epochs: [", "mine.yaml: not valid YAML: line 1"),
@@ -478,20 +476,20 @@ def test_a_damaged_config_is_said(tmp_path, refused):
     assert "run/config.yaml is damaged" in error
 
 
-@pytest.mark.parametrize("name", [*loading.COMMANDS, *COMMANDS])
+@pytest.mark.parametrize("name", [*PRESETS, *COMMANDS])
 def test_each_command_has_a_help(name, monkeypatch, capsys):
-    """Each file is run as `python -m` does."""
-    monkeypatch.setattr(sys, "argv", [name, "--help"])
-    monkeypatch.delitem(sys.modules, f"experiments.{name}", raising=False)
+    """Those that have a file in a checkout are run by it, as `python -m` does."""
+    in_checkout = (ROOT / "experiments" / f"{name}.py").exists()
+    module, words = (f"experiments.{name}", []) if in_checkout else ("cil_jax", [name])
+    monkeypatch.setattr(sys, "argv", [module, *words, "--help"])
     with pytest.raises(SystemExit) as ended:
-        runpy.run_module(f"experiments.{name}", run_name="__main__")
+        runpy.run_module(module, run_name="__main__")
     text, error = capsys.readouterr()
     assert ended.value.code == 0 and error == ""
     if name not in PRESETS:
         assert COMMANDS[name] in text
         return
-    assert f"python -m experiments.{name} " in text
-    assert "--accelerator gpu" in text
+    assert f"cil-jax {name} --accelerator gpu" in text
 
 
 @pytest.mark.parametrize("method", PRESETS)
@@ -503,9 +501,9 @@ def test_help_explains_each_flag_with_its_default(method):
 
 def test_no_command_imports_jax_before_its_flags_are_read(tmp_path):
     """So that what JAX says of its environment variables is said in a line."""
-    names = [*loading.COMMANDS, *COMMANDS, "benchmark", "exemplars"]
+    names = [*COMMANDS, "benchmark", "exemplars"]
     code = (
-        f"import sys, {', '.join(f'experiments.{name}' for name in names)};"
+        f"import sys, {', '.join(f'cil_jax.commands.{name}' for name in names)};"
         "from cil_jax.app.command_line import settings;"
         "assert 'jax' not in sys.modules;"
         f"settings('icarl', 'paper', {{'epochs': 3}}); {NO_BACKEND}"
@@ -527,7 +525,7 @@ def test_no_command_imports_jax_before_its_flags_are_read(tmp_path):
 )
 def test_a_value_that_jax_rejects_is_said_in_one_line(tmp_path, variable, arguments):
     flags = [flag for flag in arguments[1:] if flag not in ("--accelerator", "cpu")]
-    result = command(f"experiments.{arguments[0]}", *flags, cwd=tmp_path, **{variable: "perhaps"})
+    result = command("cil_jax", arguments[0], *flags, cwd=tmp_path, **{variable: "perhaps"})
     assert_refused(result, variable if variable in result.stderr else variable.lower())
     assert not list(tmp_path.iterdir())
 
@@ -560,13 +558,13 @@ def stopped(arguments, cwd, sign, number):
 
 def test_a_stopped_run_says_how_to_go_on_and_ends_the_same(a_run, tmp_path):
     """Ctrl-C, then SIGTERM, each in the second task."""
-    start = ["-m", "experiments.icarl", *SMALL, "--memory", "20", "--out", "runs/a run"]
+    start = ["-m", "cil_jax", "icarl", *SMALL, "--memory", "20", "--out", "runs/a run"]
     first, last = stopped(start, tmp_path, "task 2/2  epoch 1/2", signal.SIGINT)
     assert first.startswith("stopping: saving at the next step")
-    place, said = last.split("; to continue: python ")
+    place, said = last.split("; to continue: ")
     assert place.startswith("saved in task 2, after epoch ")
-    assert said == "-m experiments.icarl --resume --out 'runs/a run' --accelerator cpu"
-    again = shlex.split(said)
+    assert said == "cil-jax icarl --resume --out 'runs/a run' --accelerator cpu"
+    again = ["-m", "cil_jax", *shlex.split(said)[1:]]
     _, last = stopped(again, tmp_path, "continuing in task 2 after epoch", signal.SIGTERM)
     assert last.endswith(said)
     result = command(*again[1:], cwd=tmp_path)
@@ -581,5 +579,5 @@ def test_the_command_that_resumes_has_what_the_folder_has_not():
         {"out": "a b", "stream": True, "data_dir": "d", "devices": 2, "seed": 3},
     )
     assert launch.resume_command(config) == (
-        "python -m experiments.icarl --resume --out 'a b' --data-dir d --devices 2 --stream"
+        "cil-jax icarl --resume --out 'a b' --data-dir d --devices 2 --stream"
     )

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from conftest import results_of, small_config, write_run
 
+from cil_jax.commands import compare
 from cil_jax.errors import UserError
 from cil_jax.report import comparison, figures, published_results, reference
 from cil_jax.report.groups import compare as compared
 from cil_jax.report.groups import published, published_lines
 from cil_jax.storage import replicates
 from cil_jax.storage.run_folder import RunFolder
-from experiments import compare
 
 LOW, HIGH = ([[0.9], [0.5, 0.8], [x] * 3] for x in (0.2, 0.4))
 
@@ -288,7 +288,7 @@ def test_the_page_has_its_curves_its_settings_and_its_command(two):
     }
     second = {name: line["mean"][1] for name, line in data["groups"][0]["curves"].items()}
     assert (second["old classes"], second["new classes"]) == (50.0, 80.0)
-    for word in ("icarl (paper)", "python -m experiments.compare", "n = 2 orders"):
+    for word in ("icarl (paper)", "cil-jax compare", "n = 2 orders"):
         assert word in page
     assert "<td>method</td><td>icarl</td><td>lwf</td>" in page
 

@@ -14,7 +14,6 @@ from cil_jax.settings import loading, orders
 from cil_jax.settings.config import Config
 from cil_jax.settings.declaring import flag
 from cil_jax.settings.loading import (
-    COMMANDS,
     command,
     from_plain,
     order_note,
@@ -248,10 +247,7 @@ def test_a_runs_command_makes_its_settings(overrides):
     for method in sorted(METHODS):
         for name in presets(method):
             config = preset(method, name, **_known(method, overrides))
-            program = ["experiments.train", "--method", method]
-            if method in COMMANDS:  # which have a program of their own
-                program = [f"experiments.{method}"]
-            start = ["python", "-m", *program, "--preset", name]
+            start = ["cil-jax", method, "--preset", name]
             words = shlex.split(command(config))
             assert words[: len(start)] == start
             flags = words[len(start) - 2 :]

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from conftest import small_config, write_run
 
+from cil_jax.commands import compare, report, reproduce
 from cil_jax.data import prepare
 from cil_jax.data.cache import cached
 from cil_jax.errors import UserError
@@ -28,7 +29,6 @@ from cil_jax.trained.saved_learner import SavedLearner
 from cil_jax.training.build import room_of
 from cil_jax.training.callbacks import Callback
 from cil_jax.training.loop import Run
-from experiments import compare, report, reproduce
 
 ROOT = Path(__file__).parents[1]
 

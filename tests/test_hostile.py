@@ -15,6 +15,7 @@ import yaml
 from conftest import small_config, write_run
 
 import cil_jax
+from cil_jax.commands import compare, report
 from cil_jax.errors import UserError
 from cil_jax.report import published_results
 from cil_jax.storage import checkpoint, replicates
@@ -23,7 +24,6 @@ from cil_jax.storage.run_folder import RunFolder
 from cil_jax.trained import saved_learner
 from cil_jax.training.callbacks import Callback
 from cil_jax.training.loop import Run
-from experiments import compare, report
 
 WRONG = (-1, 10**400, 0.5, float("nan"), "text", [], [None], {"a": 1})
 DELETED = object()

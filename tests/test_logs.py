@@ -266,7 +266,9 @@ def test_a_log_that_is_not_there_is_refused(monkeypatch):
     with pytest.raises(UserError, match="unknown --log 'tensorbord': did you mean 'tensorboard'"):
         small_config("icarl", "", log="tensorbord")
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(UserError, match="--log wandb needs the package wandb: pip install wandb"):
+    with pytest.raises(
+        UserError, match=r"--log wandb needs wandb, .*: pip install 'cil_jax\[wandb\]'"
+    ):
         small_config("icarl", "", log="wandb")
 
 

@@ -12,6 +12,7 @@ import yaml
 
 import cil_jax
 from cil_jax.app import command_line, launch
+from cil_jax.commands import compare, predict, report
 from cil_jax.errors import UserError
 from cil_jax.methods.base import Method
 from cil_jax.settings import code, loading
@@ -19,7 +20,6 @@ from cil_jax.settings.config import config_type
 from cil_jax.settings.declaring import POSITIVE, setting
 from cil_jax.storage.run_folder import RunFolder
 from cil_jax.training.callbacks import Callback
-from experiments import compare, predict, report
 
 METHOD = '''
 """A method in a file of its own."""
@@ -366,7 +366,7 @@ def test_a_run_is_resumed_once_its_code_is_named(said, folder, ran):
     assert status == 2 and "strength was 2.0, is now 3.0" in error
     config = command_line.settings("Mine", "", {"resume": True, "out": str(ran)})
     assert launch.resume_command(config).startswith(
-        f"python -m experiments.train --method {folder / 'mine.py'}:Mine "
+        f"cil-jax train --method {folder / 'mine.py'}:Mine "
         f"--backbone {folder / 'net.py'}:Normalized --resume --out {ran}"
     )
     assert loading.command(config).endswith(

@@ -5,7 +5,7 @@ import pytest
 from conftest import results_of, small_config, write_run
 
 from cil_jax import report
-from experiments import compare
+from cil_jax.commands import compare
 
 pytestmark = pytest.mark.skipif(browser.executable() is None, reason="no Chromium on this machine")
 

@@ -15,13 +15,13 @@ from conftest import results_of, write_run
 from rich.console import Console
 
 from cil_jax import report
+from cil_jax.commands import report as report_command
 from cil_jax.confusion import Confusion
 from cil_jax.errors import UserError
 from cil_jax.report import comparison, figures, thumbnails
 from cil_jax.report.groups import Comparison, Group
 from cil_jax.storage import replicates
 from cil_jax.storage.run_folder import RunFolder
-from experiments import report as report_command
 
 NAMES = ["apple", "bear", "cloud", "dove", "<b>elm"]
 
@@ -87,7 +87,7 @@ def test_the_command_reads_the_measurements_once_and_names_damaged_lines(
     assert len(read) == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"warning: {folder.metrics_file}, line 1, is damaged")
-    assert folder.report_file.exists() and report.is_drawn(folder)
+    assert folder.report_file.exists() and folder.is_drawn
 
 
 def test_the_page_and_the_figures_start_no_backend_of_jax(folder):

@@ -8,13 +8,13 @@ import pytest
 from conftest import results_of
 
 from cil_jax.app import command_line
+from cil_jax.commands import reproduce
 from cil_jax.data.scenario import split
 from cil_jax.errors import UserError
 from cil_jax.methods import METHODS
 from cil_jax.report import published_results, reference, results_page
-from cil_jax.settings.loading import COMMANDS, preset, presets
+from cil_jax.settings.loading import preset, presets
 from cil_jax.storage.run_folder import RunFolder
-from experiments import reproduce
 
 
 @pytest.fixture(autouse=True)
@@ -94,7 +94,7 @@ def test_rows_of_coming_methods_are_shown_and_not_run(capsys, tmp_path):
     assert (one.average, one.can_be_run) == (63.19, False)
     assert reproduce.main([one.run, "--folder", str(tmp_path)]) == 0
     out = capsys.readouterr().out
-    assert "50 + 10 x 5" in out and "not run" in out and "experiments.podnet" not in out
+    assert "50 + 10 x 5" in out and "not run" in out and "cil-jax podnet" not in out
     assert reproduce.main([one.run, "--full"]) == 2
     assert f"{one.run} can't be run: there is no such method or preset" in capsys.readouterr().err
     assert reproduce.main(["podnet-pycil", "--reduced"]) == 2
@@ -139,12 +139,9 @@ def test_commands_make_the_very_settings(tmp_path):
     for protocol in published_results.PROTOCOLS:
         for one in filter(lambda one: one.can_be_run, published_results.rows(protocol=protocol)):
             words = published_results.command(one, protocol, "runs").split()
-            program = [f"experiments.{one.method}"]
-            if one.method not in COMMANDS:
-                program = ["experiments.train", "--method", one.method]
-            assert words[: 2 + len(program)] == ["python", "-m", *program]
+            assert words[:2] == ["cil-jax", one.method]
             parser = command_line.make_parser(one.method, presets(one.method)[0])
-            given = vars(parser.parse_args(words[2 + len(program) :]))
+            given = vars(parser.parse_args(words[2:]))
             assert given.pop("seeds") == [0]
             assert command_line.settings(one.method, "", given) == published_results.config(
                 one, protocol, "runs"
@@ -251,7 +248,7 @@ def test_the_command_shows_what_is_run_and_what_is_not(tmp_path, capsys):
     file = tmp_path / "table.md"
     assert reproduce.main(["--folder", str(tmp_path), "--markdown", str(file)]) == 0
     out = capsys.readouterr().out
-    assert "not run" in out and "python -m experiments.icarl --preset paper" in out
+    assert "not run" in out and "cil-jax icarl --preset paper" in out
     full, reduced = file.read_text().split("Ours: ")[1:][0], file.read_text().split("Ours: ")[2]
     begin = "| icarl-paper | 10 x 10 | nme | 64.1 / about 49.5 | icarl |"
     band = "no (63.5 to 65.5 / 48 to 50.5)"
@@ -261,7 +258,7 @@ def test_the_command_shows_what_is_run_and_what_is_not(tmp_path, capsys):
     assert f"{begin} {two}" in reduced
     assert "| lwf-pycil | 10 x 10 | linear | 43.56 / 23.25 | survey | not run | 0 | - |" in full
     assert "| joint-paper | 1 x 100 | linear |" in full
-    for words in ("- icarl: Rebuffi et al.", "- survey: Zhou et al.", "    python -m experiments."):
+    for words in ("- icarl: Rebuffi et al.", "- survey: Zhou et al.", "    cil-jax "):
         assert words in full and words.split(":")[0].removeprefix("- ").strip() in out
     assert "--epochs 10" in reduced and "--epochs 10" not in full
 
@@ -348,7 +345,7 @@ def test_a_run_under_way_is_reported_with_its_tasks(tmp_path, recorded):
 
 
 def test_the_page_of_results_is_that_of_the_recorded_results(package):
-    """If this fails: python -m experiments.reproduce --markdown"""
+    """If this fails: cil-jax reproduce --markdown"""
     assert (package / "docs/results.md").read_text() == results_page.text()
 
 

@@ -24,6 +24,7 @@ from test_run import Stopper, resumed
 
 import cil_jax
 from cil_jax import data, report
+from cil_jax.commands import export, predict
 from cil_jax.data.scenario import create
 from cil_jax.errors import UserError
 from cil_jax.learner import Normalizer
@@ -33,7 +34,6 @@ from cil_jax.trained import teaching
 from cil_jax.trained.saved_learner import Answers
 from cil_jax.training import build
 from cil_jax.training.signals import Stopped
-from experiments import export, predict
 
 DIGITS = data.load("digits")
 STOPS = {

@@ -8,7 +8,7 @@ import pytest
 from cil_jax.app import command_line
 from cil_jax.benchmark import stages
 from cil_jax.benchmark.stages import STAGES, Stages
-from experiments import accelerator, benchmark
+from cil_jax.commands import accelerator, benchmark
 
 CODES = {
     "check": "print('a GPU')",
@@ -66,15 +66,15 @@ def test_the_commands_can_be_run(tmp_path, is_tiny):
     made = Stages(str(tmp_path), "cpu", is_tiny, data_dir="there")
     commands = {name: made.command(name) for name in STAGES}
     for name in ("step", "herding", "evaluation"):
-        assert commands[name][:2] == ["-m", "experiments.benchmark"]
-        flags = benchmark._parser().parse_args(commands[name][2:])
+        assert commands[name][:3] == ["-m", "cil_jax", "benchmark"]
+        flags = benchmark._parser().parse_args(commands[name][3:])
         assert flags.accelerator == "cpu" and flags.json == str(tmp_path / f"{name}.json")
         assert bool(flags.quick) == is_tiny
         assert all(part in benchmark.PARTS for part in flags.parts) and len(flags.parts) == 1
     parser = command_line.make_parser("icarl", "paper")
     for name in ("check", "icarl", "orders"):
-        assert commands[name][:2] == ["-m", "experiments.icarl"]
-        given = vars(parser.parse_args(commands[name][2:]))
+        assert commands[name][:3] == ["-m", "cil_jax", "icarl"]
+        given = vars(parser.parse_args(commands[name][3:]))
         n = given.pop("orders", None), given.pop("parallel_members", None)
         assert n == ((None, None) if name != "orders" else (2, 2) if is_tiny else (10, 10))
         config = command_line.settings("icarl", "", given)

@@ -252,6 +252,36 @@ def test_the_first_line_names_what_was_changed_and_a_seed_of_the_data():
         assert words[0] in first
 
 
+@pytest.mark.parametrize("is_terminal", [False, True])
+@pytest.mark.parametrize(
+    ("seconds_per_update", "words"),
+    [
+        (0.1, None),
+        (5.0, "about 3 minutes"),  # 36 updates are left at the second call
+        (300.0, "about 3.0 hours"),
+    ],
+)
+def test_after_the_first_updates_it_says_how_long_it_takes(
+    clock, is_terminal, seconds_per_update, words
+):
+    console, run = Console(file=io.StringIO(), width=200, force_terminal=is_terminal), made_up_run()
+    one = Terminal(console)
+    one.started(run, LEARNER)
+    for step in (2, 4, 6):
+        clock.now += 2 * seconds_per_update
+        one.trained(run, Position(0, 0, step, 10, 0.375, 1234.5, 0.02, PARTS))
+    text = console.file.getvalue()
+    assert text.count("this run will take") == (1 if words else 0)
+    assert words is None or f"this run will take {words} on this machine" in text
+    assert ("to try it in a minute: cil-jax " in text) == (seconds_per_update > 100)
+
+
+def test_durations_in_words():
+    said = {20: "20 seconds", 61: "1 minute", 3700: "62 minutes", 7200: "2.0 hours"}
+    assert {seconds: terminal._roughly(seconds) for seconds in said} == said
+    assert terminal._roughly(4 * 86400) == "4.0 days"
+
+
 def test_several_runs_share_a_display(clock):
     console = Console(file=io.StringIO(), width=80, force_terminal=True)
     with terminal.progress(console) as live:

@@ -13,12 +13,12 @@ from conftest import write_run
 from rich.table import Table
 
 from cil_jax.app import launch
+from cil_jax.commands import report
 from cil_jax.data import image_files
 from cil_jax.errors import UserError
 from cil_jax.report import comparison, draw, escaping, figures, fonts, published_results
 from cil_jax.report.groups import compare
 from cil_jax.trained import teaching
-from experiments import report
 
 NAMES = ["$x_{$", "[red]", "=cmd()", "a|b", "\u65e5\u672c"]
 
@@ -68,7 +68,7 @@ def test_the_console_prints_brackets_and_colons_as_they_are(capsys):
 
 
 def test_report_prints_the_path_as_it_is(named, capsys, monkeypatch):
-    monkeypatch.setattr(report, "draw", lambda *_: [])
+    monkeypatch.setattr("cil_jax.report.draw", lambda *_: [])
     assert report.main([str(named.path)]) == 0
     assert capsys.readouterr().out == f"page: {named.report_file}\n"
 

@@ -77,7 +77,7 @@ def take_huge_pages(accelerator: str) -> None:
     pages of 4 KiB, this takes a tenth of the time of an update on a CPU. glibc (2.35 or newer)
     requests pages of 2 MiB if an environment variable is set when the process starts, so this
     function sets it and replaces the process by a new one with the same id. It does nothing if the
-    program is not one of `experiments`, if an argument is a pipe, which can't be read twice, or if
+    program is not one of ours, if an argument is a pipe, which can't be read twice, or if
     the variable is already set.
 
     Args:
@@ -85,9 +85,7 @@ def take_huge_pages(accelerator: str) -> None:
     """
     if accelerator not in ("auto", "cpu"):
         return
-    main = getattr(sys.modules["__main__"], "__spec__", None)
-    is_command = main is not None and main.name.startswith("experiments.")
-    if not is_command or TUNABLES in os.environ or not HUGE_PAGES.exists():
+    if not _is_command() or TUNABLES in os.environ or not HUGE_PAGES.exists():
         return
     if any(Path(word.partition("=")[2] or word).is_fifo() for word in sys.orig_argv):
         return
@@ -95,6 +93,14 @@ def take_huge_pages(accelerator: str) -> None:
         os.environ[TUNABLES] = "glibc.malloc.hugetlb=1"
         sys.stdout.flush()
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+
+
+def _is_command() -> bool:
+    """Whether this process was started as a command of ours, so that it can be started again."""
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    if spec is None:
+        return Path(sys.argv[0]).name == "cil-jax"
+    return spec.name == "cil_jax.__main__" or spec.name.startswith("experiments.")
 
 
 def _connect_hosts(config: Config) -> None:

@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import difflib
+import inspect
 import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from cil_jax.app import accelerator, launch, output
+from cil_jax.app.help import HelpAction, short_help
 from cil_jax.errors import UserError, nearest_name
 from cil_jax.settings import code, loading, orders
 from cil_jax.settings.config import Config
@@ -39,42 +41,49 @@ class _Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpF
         return super()._get_help_string(action)
 
 
-def main(method: str, default_preset: str, about: str | None = None) -> None:
-    """Parses the flags of an experiment, runs it, and exits.
+def run_method(method: str, arguments: Sequence[str]) -> int:
+    """Parses the flags of a method of the package, trains it, and returns the exit code.
 
     Args:
-      method: name of the method, a key of `cil_jax.methods.METHODS`.
-      default_preset: the preset to start from if neither --preset nor --config names one.
-      about: the description that --help shows.
+      method: a key of `cil_jax.methods.METHODS`.
+      arguments: the flags.
     """
-    leave(guarded(lambda: _from_flags(method, default_preset, about)))
+    return guarded(lambda: _from_flags(method, arguments))
 
 
-def main_of_any_method(about: str | None = None) -> None:
-    """Parses the flags of `experiments.train`, which has --method, runs it, and exits.
+def run_any_method(about: str | None, arguments: Sequence[str]) -> int:
+    """Parses the flags of `cil-jax train`, which has --method, and does as `run_method`.
 
     Args:
       about: the description that --help shows; the list of all methods is appended.
+      arguments: the flags.
     """
-    leave(guarded(lambda: _with_method(about)))
+    return guarded(lambda: _with_method(about, arguments))
 
 
-def _with_method(about: str | None) -> None:
+def _with_method(about: str | None, arguments: Sequence[str]) -> None:
     """Parses --method, and then the other flags, which depend on it."""
     parser = Parser(add_help=False, allow_abbrev=False)
     parser.add_argument("--method")
-    chosen, others = parser.parse_known_args()
+    chosen, others = parser.parse_known_args(arguments)
     about = f"{about}\n{_list_of_methods()}"
     if chosen.method is not None:
         method = code.METHODS.add(chosen.method)
-        _from_flags(method, loading.default_preset(method), about, program="train")
-    elif {"-h", "--help"} & {*others}:
-        make_parser("", "", about, program="train").print_help()
+        _from_flags(method, arguments, about, program="train")
+    elif {"-h", "--help", "--help-all"} & {*others}:
+        make_parser("", "", about, program="train").parse_args(others)
     else:
         raise UserError(
             f"--method is missing: choose from {', '.join(code.METHODS)}, or name a class of your "
             "own as path.py:Class"
         )
+
+
+def _about(method: str) -> str:
+    """What --help says of a method."""
+    module = inspect.getmodule(code.METHODS[method])
+    text = (inspect.getdoc(module) or "").partition("\n\n")[0]
+    return f"{text}\n\n  cil-jax {method} --accelerator gpu    # the full experiment, on CIFAR-100"
 
 
 def _list_of_methods() -> str:
@@ -161,16 +170,16 @@ def command_parser(
     formatter_class: Any = argparse.RawDescriptionHelpFormatter,
     **options: Any,
 ) -> Parser:
-    """Returns a parser for the flags of `python -m experiments.NAME`.
+    """Returns a parser for the flags of `cil-jax NAME`.
 
     Args:
-      name: of the experiment.
+      name: of the command.
       about: the description that --help shows.
       formatter_class: formats the help.
       **options: further arguments of `argparse.ArgumentParser`.
     """
     return Parser(
-        prog=f"python -m experiments.{name}",
+        prog=f"cil-jax {name}",
         description=about,
         formatter_class=formatter_class,
         allow_abbrev=False,
@@ -239,11 +248,15 @@ def _count(text: str) -> int:
 
 
 def _from_flags(
-    method: str, default_preset: str, about: str | None, program: str | None = None
+    method: str,
+    arguments: Sequence[str],
+    about: str | None = None,
+    program: str | None = None,
 ) -> None:
-    """Parses the command line of an experiment and does what it asks for."""
-    parser = make_parser(method, default_preset, about, program)
-    given = vars(parser.parse_args())
+    """Parses the flags of a method and does what they ask for."""
+    default_preset = loading.default_preset(method)
+    parser = make_parser(method, default_preset, about or _about(method), program)
+    given = vars(parser.parse_args(arguments))
     given.pop("method", None)
     if "backbone" in given:
         given["backbone"] = code.BACKBONES.add(given["backbone"])
@@ -297,7 +310,7 @@ def layers(
     file_settings = loading.read(file, method) if file else {}
     if file_settings.get("method", method) != method:
         other = file_settings["method"]
-        raise UserError(f"{file} is for {other}, not for {method}: python -m experiments.{other}")
+        raise UserError(f"{file} is for {other}, not for {method}: cil-jax {other}")
     preset = _preset_name(method, default_preset, given.get("preset"), file_settings, file)
     file_layers = {str(file): file_settings} if file else {}
     dataset = given.get("dataset", file_settings.get("dataset"))
@@ -414,7 +427,21 @@ def make_parser(
     """
     defaults = loading.preset(method, default_preset) if method else Config()
     parser = command_parser(
-        program or method, about, formatter_class=_Help, argument_default=argparse.SUPPRESS
+        program or method,
+        about,
+        formatter_class=_Help,
+        argument_default=argparse.SUPPRESS,
+        add_help=False,
+    )
+    parser.add_argument(
+        "-h",
+        "--help",
+        action=HelpAction,
+        text=lambda: short_help(parser, method, default_preset),
+        help="show the flags used most",
+    )
+    parser.add_argument(
+        "--help-all", action=HelpAction, text=parser.format_help, help="explain all flags"
     )
     if program:
         parser.add_argument(

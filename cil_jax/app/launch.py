@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from cil_jax.app import output
 from cil_jax.app.accelerator import start_accelerator, take_huge_pages
-from cil_jax.errors import UserError
+from cil_jax.errors import MissingExtra, UserError
 from cil_jax.settings import loading
 from cil_jax.settings.config import Config
 from cil_jax.settings.declaring import flag
@@ -32,17 +32,23 @@ STOPPING = "stopping: saving at the next step (press Ctrl-C again to quit withou
 
 
 def run(
-    config: Config, callback: "Callback | None" = None, *, method: str | type | None = None
+    config: Config,
+    callback: "Callback | None" = None,
+    *,
+    method: str | type | None = None,
+    progress: bool = False,
 ) -> "Results":
     """Runs a method through a scenario, or resumes a run that was interrupted.
 
-    It prints nothing, writes no report and handles no signals.
+    It writes no report and handles no signals.
 
     Args:
       config: the settings; see `cil_jax.preset`.
       callback: is called while the run trains.
       method: a method to run in place of the config's, as in `cil_jax.preset`; the settings that
         both methods have are kept.
+      progress: whether to show the progress as the commands do, in a notebook too; by default,
+        nothing is printed.
 
     Returns:
       The contents of results.json.
@@ -59,13 +65,19 @@ def run(
     folder = RunFolder(config.folder())
     if devices.is_first_process():
         folder.check(config)
-    callback = callback or Callback()
-    if not config.log:
-        return Run(config, folder, callback).go()
-    from cil_jax.report import trackers  # imports matplotlib
+    with contextlib.ExitStack() as stack:
+        callbacks = [callback or Callback()]
+        if progress and devices.is_first_process():
+            from cil_jax.report import escaping
+            from cil_jax.report.terminal import Terminal
 
-    with trackers.opened(config, partial(print, file=sys.stderr), page=False) as logs:
-        return Run(config, folder, CallbackList([callback, *logs])).go()
+            callbacks.append(stack.enter_context(Terminal(escaping.console())))
+        if config.log:
+            from cil_jax.report import trackers
+
+            say = partial(print, file=sys.stderr)
+            callbacks += stack.enter_context(trackers.opened(config, say, page=False))
+        return Run(config, folder, CallbackList(callbacks)).go()
 
 
 def run_command(config: Config) -> None:
@@ -96,7 +108,7 @@ def run_command(config: Config) -> None:
     names = ", ".join(sorted(file.name for file in folder.figures.glob("*")))
     for line in (
         f"results: {folder.results_file}",
-        f"figures: {folder.figures} ({names})",
+        *([f"figures: {folder.figures} ({names})"] if names else []),
         f"page:    {folder.report_file}",
     ):
         _print_line(console, line)
@@ -107,7 +119,7 @@ def resume_command(config: Config) -> str:
 
     It repeats only settings that do not affect the result; the others are in the run folder.
     """
-    program = loading.program_of(config) or ["python", "-m", "experiments.train"]
+    program = loading.program_of(config) or ["cil-jax", "train"]
     words = [*program, "--resume", "--out", config.folder()]
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
@@ -193,12 +205,14 @@ def _draw(folder: RunFolder) -> None:
             lines = folder.measurements()
             report.write_page(folder, lines)
             report.draw(folder, lambda line: print(f"warning: {line}", file=sys.stderr), lines)
+    except MissingExtra as error:
+        print(f"warning: no figures were drawn: {error}", file=sys.stderr)
     except UserError:
         raise
     except Exception as error:  # no reason to fail, as the run is complete and saved
         reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
         print(f"warning: the report can't be made: {reason}", file=sys.stderr)
-        command = shlex.join(["python", "-m", "experiments.report", str(folder.path)])
+        command = shlex.join(["cil-jax", "report", str(folder.path)])
         print(f"to try again: {command}", file=sys.stderr)
 
 
@@ -258,7 +272,6 @@ def _skip_done(members: Sequence[Config], console: "Console") -> list[tuple[str,
 
     Says which are done, and draws those that were killed before they were drawn.
     """
-    from cil_jax import report
     from cil_jax.storage import replicates
 
     todo = []
@@ -269,7 +282,7 @@ def _skip_done(members: Sequence[Config], console: "Console") -> list[tuple[str,
             todo.append((title, member))
             continue
         _print_line(console, f"{title} is done")
-        if not report.is_drawn(folder):
+        if not folder.is_drawn:
             _draw(folder)
     return todo
 

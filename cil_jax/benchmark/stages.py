@@ -86,13 +86,13 @@ class Stages:
         """The command of a stage, without the path of Python."""
         if name in ("step", "herding", "evaluation"):
             part = {"evaluation": "nme"}.get(name, name)
-            words = ["-m", "experiments.benchmark", part]
+            words = ["-m", "cil_jax", "benchmark", part]
             words += ["--quick", "--no-torch"] if self._is_tiny else []
             for flag, suffix in (("--json", "json"), ("--markdown", "md")):
                 words += [flag, str(self._folder / f"{name}.{suffix}")]
             return [*words, "--accelerator", self._accelerator]
         out = self._folder / f"runs-{name}"
-        words = ["-m", "experiments.icarl", "--preset", "paper", "--out", str(out)]
+        words = ["-m", "cil_jax", "icarl", "--preset", "paper", "--out", str(out)]
         words += ["--accelerator", self._accelerator]
         words += ["--data-dir", self._data_dir] if self._data_dir else []
         if name == "orders":

@@ -28,7 +28,7 @@ def load(data_dir: str | None = None) -> Dataset:
     if version is None:
         raise UserError(
             f"{folder} has no CIFAR-100 stored as ArrayRecord; to download and prepare it, run "
-            f"python -m experiments.prepare --data-dir {shlex.quote(str(folder))}"
+            f"cil-jax prepare --data-dir {shlex.quote(str(folder))}"
         )
     source = folder / NAME / version
     state = state_of(sorted(source.iterdir()), source)
@@ -57,7 +57,7 @@ def decode(source: Path) -> Arrays:
         return tfds.decode(source, sort_by="id")
     except UserError as error:
         advice = (
-            f"move {source} away and prepare it again with python -m experiments.prepare "
+            f"move {source} away and prepare it again with cil-jax prepare "
             f"--data-dir {source.parents[1]}"
         )
         cause, *details = error.lines

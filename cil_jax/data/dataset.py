@@ -6,7 +6,7 @@ import hashlib
 import numpy as np
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class Dataset:
     """Labelled images for training and for testing.
 
@@ -27,6 +27,13 @@ class Dataset:
     class_names: tuple[str, ...]
     pad: int
     mirror: bool
+
+    def __repr__(self) -> str:
+        height, width, channels = self.image_shape
+        return (
+            f"Dataset({self.name!r}, {self.n_classes} classes, {len(self.train_labels)} + "
+            f"{len(self.test_labels)} images of {height} x {width} x {channels})"
+        )
 
     @property
     def n_classes(self) -> int:

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 
 from cil_jax.data.dataset import Dataset
+from cil_jax.errors import needs_extra
 
 TEST_SHARE = 0.2
 
@@ -15,7 +16,8 @@ def load() -> Dataset:
     The images are sorted by writer, so other people wrote the test digits than the training digits.
     Source: E. Alpaydin and C. Kaynak, UCI repository, optical recognition of handwritten digits.
     """
-    from sklearn.datasets import load_digits
+    with needs_extra("digits", "the digits"):
+        from sklearn.datasets import load_digits
 
     source: Any = load_digits()  # scikit-learn does not declare the type of its attributes
     images = np.round(source.images * (255.0 / 16.0)).astype(np.uint8)[..., None]

@@ -20,8 +20,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from cil_jax.data import cifar100
-from cil_jax.errors import UserError
+from cil_jax.data import cifar100, tfds
+from cil_jax.errors import UserError, needs_extra
 from cil_jax.files import writing
 
 CHUNK = 1 << 20
@@ -174,7 +174,8 @@ def _build(content: Path, data_dir: Path) -> Path:
     Returns:
       The folder of the prepared version.
     """
-    from tensorflow_datasets.image_classification import cifar
+    with needs_extra("tfds", tfds.PURPOSE):
+        from tensorflow_datasets.image_classification import cifar
 
     class Builder(cifar.Cifar100, skip_registration=True):
         """The builder of tensorflow-datasets, with files read in plain Python."""

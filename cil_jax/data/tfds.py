@@ -11,22 +11,23 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from array_record.python.array_record_module import ArrayRecordReader
 
 from cil_jax.data import image_files
 from cil_jax.data.cache import Arrays, cached, state_of
 from cil_jax.data.dataset import Dataset
 from cil_jax.data.user_data import Problems, ReadOptions, check_classes, check_names, user_dataset
-from cil_jax.errors import UserError
+from cil_jax.errors import UserError, needs_extra
 
 TEST_SPLITS = ("test", "validation")  # the first one that a data set has is for testing
+PURPOSE = "CIFAR-100 and other data sets of tensorflow-datasets"
 INFO = "dataset_info.json"
 MAX_SHOWN = 10  # records with a wrong label that a message lists
 
 
 def default_data_dir() -> str:
     """Returns the folder in TFDS_DATA_DIR, or else the default folder of tensorflow-datasets."""
-    from tensorflow_datasets.core import constants
+    with needs_extra("tfds", PURPOSE):
+        from tensorflow_datasets.core import constants
 
     return os.environ.get("TFDS_DATA_DIR") or constants.DATA_DIR
 
@@ -191,7 +192,8 @@ def _open(folder: Path, sort_by: str | None) -> _Prepared:
     Raises:
       UserError: if its description is damaged, or a split or a feature that is needed is missing.
     """
-    import tensorflow_datasets as tfds
+    with needs_extra("tfds", PURPOSE):
+        import tensorflow_datasets as tfds
 
     for file in sorted(folder.glob("*.json")):  # the errors of tfds do not name the damaged file
         try:
@@ -284,6 +286,8 @@ def _records(
 
 def _n_records(file: str | os.PathLike[str]) -> int:
     """Returns the number of records of a file. Raises any exception if the file is damaged."""
+    from array_record.python.array_record_module import ArrayRecordReader
+
     reader = ArrayRecordReader(os.fspath(file))
     n_records = reader.num_records()  # 0 if the file is damaged
     reader.close()  # raises then

@@ -3,7 +3,9 @@
 Nothing here needs a device or the data set, and nothing here changes a result.
 """
 
-from cil_jax.report.figures import draw, figure_pixels, is_drawn
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from cil_jax.report.page import write_page
 from cil_jax.report.tables import (
     caption,
@@ -14,15 +16,23 @@ from cil_jax.report.tables import (
     summary,
 )
 
+if TYPE_CHECKING:
+    from cil_jax.report.figures import draw, figure_pixels
+
 __all__ = [
     "caption",
     "draw",
     "figure_pixels",
     "group_summary",
-    "is_drawn",
     "reproduction",
     "reproduction_markdown",
     "selection",
     "summary",
     "write_page",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name in ("draw", "figure_pixels"):  # with matplotlib, which is optional and slow to import
+        return getattr(importlib.import_module("cil_jax.report.figures"), name)
+    raise AttributeError(f"module 'cil_jax.report' has no attribute {name!r}")

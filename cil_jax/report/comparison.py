@@ -142,7 +142,7 @@ def write_comparison(comparison: Comparison, file: Path, arguments: Sequence[str
         measures=list(CURVES),
         legend=_legend(comparison),
         left_out=[f"{path} {reason}" for path, reason in comparison.left_out],
-        command=shlex.join(["python", "-m", "experiments.compare", *arguments]),
+        command=shlex.join(["cil-jax", "compare", *arguments]),
         differing=_differing_settings(comparison.groups),
         data=_data(comparison),
     )

@@ -8,20 +8,24 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
 from cil_jax.confusion import Confusion
+from cil_jax.errors import needs_extra
 from cil_jax.files import writing
-from cil_jax.report.fonts import drawable, families
 from cil_jax.report.percentages import percentage
 from cil_jax.report.tables import caption, column_name, protocol, sample, training_parts
 from cil_jax.report.thinning import groups
 from cil_jax.storage.run_folder import MetricsLine, RunFolder
+
+with needs_extra("plots", "figures"):
+    import matplotlib
+    from matplotlib.axes import Axes
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
+    from cil_jax.report.fonts import drawable, families
 
 # The palette of Okabe and Ito, whose colours are distinct under any colour vision.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
@@ -90,11 +94,6 @@ def draw(
                 figure.savefig(out, format="png", bbox_inches="tight")
             files.append(file)
     return files
-
-
-def is_drawn(folder: RunFolder) -> bool:
-    """Whether a run's folder has all figures."""
-    return (folder.figures / "curves.png").exists()  # the last one that is drawn
 
 
 def figure_pixels(

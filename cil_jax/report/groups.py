@@ -138,6 +138,15 @@ def compare(paths: Sequence[str | os.PathLike[str]], common_orders: bool = False
     return Comparison(tuple(groups), tuple(left_out))
 
 
+def results_of(paths: Sequence[str | os.PathLike[str]]) -> list[tuple[Path, Results]]:
+    """The folders that have results, with these; for the paths see `compare`.
+
+    Raises:
+      UserError: if a path does not exist.
+    """
+    return [(run.folder.path, run.results) for run in _read(paths)[0]]
+
+
 def published(group: Group) -> list[published_results.Row]:
     """The published results that a group reproduces.
 

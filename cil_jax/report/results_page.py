@@ -7,7 +7,7 @@ from cil_jax.report import published_results, tables
 
 HEAD = """# Results
 
-Do not edit this page: `python -m experiments.reproduce --markdown` makes it from the results
+Do not edit this page: `cil-jax reproduce --markdown` makes it from the results
 recorded in `cil_jax/report/reference/`.
 
 *Average* is the average incremental accuracy, the first task included, and *last* the accuracy on

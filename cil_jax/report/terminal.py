@@ -4,6 +4,7 @@ If the output is not a terminal, one line per epoch replaces the progress displa
 """
 
 import datetime
+import shlex
 import time
 from collections.abc import Iterable, Mapping
 from types import TracebackType
@@ -22,6 +23,7 @@ from cil_jax.platform import machine
 from cil_jax.report.tables import classifier_name, percent, run_name, seeds, size_of
 from cil_jax.report.time_left import TimeLeft
 from cil_jax.settings import loading, orders
+from cil_jax.settings.config import Config
 from cil_jax.training.build import data_seed
 from cil_jax.training.callbacks import Callback, Position, RunView
 from cil_jax.training.results import changed
@@ -29,6 +31,7 @@ from cil_jax.training.results import changed
 NARROWEST_BAR = 8  # characters
 NARROWEST_COLUMN = 9  # characters
 FACT_LINES = 2
+LONG = 600.0  # seconds of a run that should be tried smaller first
 
 
 class Standing:
@@ -101,6 +104,7 @@ class Terminal(Callback):
         self._live, self._is_own = live or progress(console), live is None
         self._started = time.perf_counter()
         self._bar: TaskID | None = None
+        self._says_how_long = True  # until it has said it
         self._last = ""  # the result of the last evaluation, as a text
 
     def __enter__(self) -> "Terminal":
@@ -188,6 +192,8 @@ class Terminal(Callback):
 
     def trained(self, run: RunView, position: Position) -> None:
         self._time_left.trained(position.step)
+        if self._says_how_long:
+            self._say_how_long(run.config)
         if not self._console.is_terminal:
             return
         facts = [
@@ -199,6 +205,23 @@ class Terminal(Callback):
             size_of(machine.memory_in_use()),
         ]
         self._show(self._place(position.task, position.epoch, position.training), facts)
+
+    def _say_how_long(self, config: Config) -> None:
+        """Says how long the run will take, once updates are measured, unless that is soon."""
+        _, seconds = self._time_left.estimate()
+        if seconds is None:
+            return
+        self._says_how_long = False
+        if seconds < LONG / 10:
+            return
+        self.say(f"this run will take about {_roughly(seconds)} on this machine")
+        if seconds >= LONG:
+            program = shlex.join(loading.program_of(config) or ["cil-jax", "train"])
+            memory = " --memory 100" if getattr(config, "memory", None) else ""
+            self.say(
+                f"to try it in a minute: {program} --dataset digits --task-size 2 --backbone "
+                f"resnet8 --epochs 5 --batch-size 32{memory}"
+            )
 
     def epoch_done(self, run: RunView, line: dict[str, Any]) -> None:
         task, epoch = line["task"], line["epoch"]
@@ -267,6 +290,16 @@ def _parts(parts: Mapping[str, float]) -> str:
     """Returns the parts of a loss as a text; "" if it has only one part."""
     text = ", ".join(f"{name} {value:.4f}" for name, value in parts.items())
     return f" ({text})" if len(parts) > 1 else ""
+
+
+def _roughly(seconds: float) -> str:
+    """A duration in words, to two digits or so."""
+    minutes = round(seconds / 60)
+    if minutes < 1:
+        return f"{seconds:.0f} seconds"
+    if minutes < 90:
+        return f"{minutes} minute{'s'[: minutes - 1]}"
+    return f"{seconds / 3600:.1f} hours" if seconds < 48 * 3600 else f"{seconds / 86400:.1f} days"
 
 
 def _time(seconds: float | None) -> str:

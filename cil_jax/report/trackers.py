@@ -16,6 +16,7 @@ from typing import Any
 import yaml
 
 from cil_jax import report
+from cil_jax.errors import needs_extra
 from cil_jax.files import writing
 from cil_jax.learner import Learner
 from cil_jax.platform import devices
@@ -209,7 +210,8 @@ class TensorBoard(Log):
     def open(
         self, folder: RunFolder, config: Config, n_epochs: int, n_seen: int, n_lines: int
     ) -> None:
-        from tensorboardX import SummaryWriter
+        with needs_extra("tensorboard", "logs for TensorBoard"):
+            from tensorboardX import SummaryWriter
 
         for name, last_step in (("epochs", n_epochs), ("tasks", n_seen)):
             # A resumed run repeats what was written after its checkpoint; purge_step hides the
@@ -262,7 +264,8 @@ class Wandb(Log):
         # wandb must neither write to the terminal nor ask there for an API key; without a key, it
         # raises an error.
         os.environ.setdefault("WANDB_SILENT", "true")
-        import wandb  # pyright: ignore[reportMissingImports] # an optional package
+        with needs_extra("wandb", "logs for wandb"):
+            import wandb  # pyright: ignore[reportMissingImports] # an optional package
 
         file = folder.path / "wandb.txt"
         if not file.exists():

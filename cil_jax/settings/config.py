@@ -61,7 +61,7 @@ def _setting(default: Any, group: str, help: str, **metadata: Any) -> Any:
     return setting(default, help, group=group, **metadata)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class Config:
     """The settings of a run that all methods share.
 
@@ -87,7 +87,7 @@ class Config:
         _DATA,
         "data set: cifar100, digits, or your own data as npz:FILE (arrays `images` and `labels`), "
         "folder:DIR (one subfolder of images per class) or tfds:NAME (prepared with "
-        "tensorflow-datasets); the README describes the formats",
+        "tensorflow-datasets); the documentation describes the formats",
     )
     data_dir: str | None = _setting(
         None,
@@ -344,6 +344,12 @@ class Config:
         decides=False,
     )
 
+    def __repr__(self) -> str:
+        """The settings to tell runs apart by; `dataclasses.asdict` has all."""
+        names = ("method", "preset", "dataset", "task_size", "backbone", "epochs", "seed", "out")
+        shown = [f"{name}={getattr(self, name)!r}" for name in names if getattr(self, name) != ""]
+        return f"Config({', '.join(shown)}, ...)"
+
     def __post_init__(self):
         """Rejects values that are wrong for any data set, and makes some independent of files.
 
@@ -422,7 +428,7 @@ def config_type(name: str, method_class: type) -> type[Config]:
         declared.append((field.name, field.type, copy))
     namespace = {"method_class": method_class, "__doc__": f"The settings of a run of {name}."}
     return dataclasses.make_dataclass(
-        f"{method_class.__name__}Config", declared, bases=(Config,), frozen=True,
+        f"{method_class.__name__}Config", declared, bases=(Config,), frozen=True, repr=False,
         namespace=namespace,
     )  # fmt: skip
 

@@ -111,7 +111,8 @@ def check(field: dataclasses.Field[Any], value: Value) -> None:
             raise UserError(f"unknown {name} {word!r}{nearest_name(word, packages)}")
         if importlib.util.find_spec(packages[word]) is None:
             raise UserError(
-                f"{name} {word} needs the package {packages[word]}: pip install {packages[word]}"
+                f"{name} {word} needs {packages[word]}, which is not installed: "
+                f"pip install 'cil_jax[{word}]'"
             )
     holds, rule = field.metadata.get("bound", (None, ""))
     if holds and value is not None and not holds(value):

@@ -10,7 +10,9 @@ and JAX with it, but start no backend of JAX.
 
 import contextlib
 import dataclasses
+import itertools
 import os
+import re
 import shlex
 from collections.abc import Mapping
 from importlib import resources
@@ -27,8 +29,7 @@ from cil_jax.settings.declaring import Value, check, flag, is_setting, kind, pla
 
 # Settings with a variant for the first task, such as first_epochs.
 WITH_FIRST_VARIANT = ("epochs", "rate_steps", "weight_decay")
-# Methods with a command of their own; `experiments.train` runs any method.
-COMMANDS = ("finetune", "fixed", "lwf", "replay", "icarl", "joint")
+DEFAULT_PRESETS = {"finetune": "seed"}  # of methods for which neither paper nor pycil is it
 
 # Fields of Config by their source. Later sources override earlier ones.
 Layers = Mapping[str, Mapping[str, Any]]
@@ -68,6 +69,16 @@ def presets(method: str) -> list[str]:
     return sorted(f.name.removesuffix(".yaml") for f in files if f.name[-5:] == ".yaml")
 
 
+def about_preset(method: str, name: str) -> str:
+    """What a preset of the package is, in a line: the head of its file, without its sources."""
+    file = resources.files("cil_jax.settings") / "presets" / method / f"{name}.yaml"
+    lines = itertools.takewhile(lambda line: line.startswith("#"), file.read_text().splitlines())
+    text = " ".join(line.removeprefix("#").strip() for line in lines)
+    sentence = re.split(r"(?<! et al)\. |\.$|, https?://", re.sub(r" \([^)]*\)", "", text))[0]
+    what, _, more = sentence.partition(": ")
+    return what if "et al." in more else sentence
+
+
 def _own_presets(method: str) -> Mapping[str, Mapping[str, Any]]:
     """The presets of a method from outside the package."""
     return getattr(code.METHODS.named(method), "presets", {})
@@ -76,7 +87,8 @@ def _own_presets(method: str) -> Mapping[str, Mapping[str, Any]]:
 def default_preset(method: str) -> str:
     """The preset to start from if none is named: "" for a method from outside the package."""
     known = presets(method) if method in code.METHODS else []
-    return next((name for name in ("paper", "pycil", *known) if name in known), "")
+    wanted = DEFAULT_PRESETS.get(method, "paper")
+    return next((name for name in (wanted, "pycil", *known) if name in known), "")
 
 
 def known_presets(method: str) -> list[str]:
@@ -297,11 +309,7 @@ def _program(method: str, code_flags: list[str] | None) -> list[str] | None:
     """The first words of a command for a method; see `program_of`."""
     if code_flags is None:
         return None
-    start = ["python", "-m"]
-    if method in COMMANDS:
-        return [*start, f"experiments.{method}", *code_flags]
-    is_own = "--method" in code_flags
-    return [*start, "experiments.train", *([] if is_own else ["--method", method]), *code_flags]
+    return ["cil-jax", "train" if "--method" in code_flags else method, *code_flags]
 
 
 def _flag_words(field: dataclasses.Field[Any], value: Value) -> list[str] | None:

@@ -52,6 +52,11 @@ class RunFolder:
         self.report_file = self.path / "report.html"
 
     @property
+    def is_drawn(self) -> bool:
+        """Whether all figures are there."""
+        return (self.figures / "curves.png").exists()  # the last one that is drawn
+
+    @property
     def holds_a_run(self) -> bool:
         """Whether the folder has the settings of a run.
 

@@ -37,7 +37,7 @@ LEARNER = "learner.json"  # in the folder of a learner that was saved on its own
 BATCHES = (16, 256)  # images per batch; with two sizes, at most two programs are compiled
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class Answers:
     """The predictions of a learner.
 
@@ -54,6 +54,10 @@ class Answers:
     class_names: tuple[str, ...]
     classifier: str
     meaning: str
+
+    def __repr__(self) -> str:
+        n_images, n_classes = self.scores.shape
+        return f"Answers({n_images} images, {n_classes} classes, by {self.classifier})"
 
     @property
     def names(self) -> list[str]:
@@ -88,6 +92,9 @@ class SavedLearner:
         self.config, self.state, self.class_names = config, state, tuple(class_names)
         self.room = room
         self.engine = engine_of(config, None, room)
+
+    def __repr__(self) -> str:
+        return f"SavedLearner({len(self.class_names)} classes, {self.config!r})"
 
     @property
     def image_shape(self) -> tuple[int, int, int]:

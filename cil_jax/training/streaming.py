@@ -15,6 +15,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from cil_jax.classifiers import Counts
+from cil_jax.errors import needs_extra
 from cil_jax.learner import Learner
 from cil_jax.memory import Chunk, Drawn, Pool, rows_of_step
 from cil_jax.platform.devices import AXIS
@@ -211,7 +212,8 @@ def map_ahead(function: Callable[[Item], Made], items: Sequence[Item]) -> Iterat
     """Yields function(item) for each item in order, computed ahead of time in threads."""
     if not items:
         return iter(())
-    import grain  # here, as only streamed runs need it and its import is slow
+    with needs_extra("stream", "images that stay on the host"):
+        import grain  # here, as only streamed runs need it and its import is slow
 
     results = grain.MapDataset.source(items).map(function)
     return iter(results.to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=2)))
