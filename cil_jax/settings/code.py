@@ -154,6 +154,8 @@ METHODS = Registry(
         "replay": "cil_jax.methods.replay:Replay",
         "icarl": "cil_jax.methods.icarl:ICaRL",
         "lucir": "cil_jax.methods.lucir:LUCIR",
+        "er": "cil_jax.methods.er:ER",
+        "er_ace": "cil_jax.methods.er_ace:ERACE",
         "derpp": "cil_jax.methods.derpp:DarkExperienceReplay",
         "der": "cil_jax.methods.der:DER",
         "joint": "cil_jax.methods.joint:Joint",
