@@ -156,6 +156,7 @@ METHODS = Registry(
         "lucir": "cil_jax.methods.lucir:LUCIR",
         "er": "cil_jax.methods.er:ER",
         "er_ace": "cil_jax.methods.er_ace:ERACE",
+        "gdumb": "cil_jax.methods.gdumb:GDumb",
         "derpp": "cil_jax.methods.derpp:DarkExperienceReplay",
         "der": "cil_jax.methods.der:DER",
         "joint": "cil_jax.methods.joint:Joint",
