@@ -163,6 +163,7 @@ METHODS = Registry(
         "ewc": "cil_jax.methods.ewc:EWC",
         "bic": "cil_jax.methods.bic:BiC",
         "wa": "cil_jax.methods.wa:WA",
+        "ssil": "cil_jax.methods.ssil:SSIL",
     },
 )
 
