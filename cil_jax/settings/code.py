@@ -164,6 +164,7 @@ METHODS = Registry(
         "bic": "cil_jax.methods.bic:BiC",
         "wa": "cil_jax.methods.wa:WA",
         "ssil": "cil_jax.methods.ssil:SSIL",
+        "eeil": "cil_jax.methods.eeil:EEIL",
     },
 )
 
