@@ -165,6 +165,7 @@ METHODS = Registry(
         "wa": "cil_jax.methods.wa:WA",
         "ssil": "cil_jax.methods.ssil:SSIL",
         "eeil": "cil_jax.methods.eeil:EEIL",
+        "il2m": "cil_jax.methods.il2m:IL2M",
     },
 )
 
