@@ -1,6 +1,7 @@
 """The learning-rate schedule of a task, and the update rule."""
 
 import dataclasses
+import math
 
 import jax
 import optax
@@ -46,6 +47,8 @@ class Schedule:
       drops: fractions of the epochs after which the learning rate drops.
       factor: divisor of the learning rate at each drop.
       weight_decay: L2 weight-decay coefficient.
+      shape: "steps" for these drops; "cosine" or "restarts", which ignore them: see `cosine_rate`
+        and `restarting_rate`.
     """
 
     epochs: int
@@ -53,9 +56,14 @@ class Schedule:
     drops: tuple[float, ...]
     factor: float
     weight_decay: float
+    shape: str = "steps"
 
     def rate_at(self, epoch: int) -> float:
         """Returns the learning rate of an epoch, counted from 0."""
+        if self.shape == "cosine":
+            return cosine_rate(epoch, self.epochs, self.rate)
+        if self.shape == "restarts":
+            return restarting_rate(epoch, self.rate)
         return step_rate(epoch, self.epochs, self.rate, self.drops, self.factor)
 
 
@@ -79,3 +87,25 @@ def step_rate(
     """
     n_drops = sum(epoch >= max(1, round(drop * n_epochs)) for drop in drops)
     return rate / factor**n_drops
+
+
+def cosine_rate(epoch: int, n_epochs: int, rate: float, floor: float = 0.0) -> float:
+    """Computes a learning rate that falls from `rate` to `floor` along half a cosine.
+
+    Loshchilov and Hutter 2017, https://arxiv.org/abs/1608.03983, eq. 5, once an epoch. `floor`
+    would be the rate of epoch `n_epochs`, the first one after the task.
+    """
+    return floor + (rate - floor) * (1.0 + math.cos(math.pi * epoch / n_epochs)) / 2.0
+
+
+def restarting_rate(epoch: int, rate: float) -> float:
+    """Computes a learning rate that falls along half a cosine again and again.
+
+    The first epoch is at a tenth of the rate. From then on there are periods of 1, 2, 4, 8, ...
+    epochs, and in each the rate falls from `rate` to a hundredth of it (Loshchilov and Hutter 2017,
+    with the settings of GDumb). The last epoch of a period is one before a power of two.
+    """
+    if epoch == 0:
+        return rate / 10.0
+    period = 1 << (epoch.bit_length() - 1)
+    return cosine_rate(epoch - period, period, rate, floor=rate / 100.0)

@@ -33,14 +33,16 @@ from cil_jax.training.loop import Run
 from cil_jax.training.signals import Stopped
 
 DIGITS = data.load("digits")
+EPOCHS = {"gdumb": 13}  # which trains on fifty exemplars alone, one update an epoch
 UNSAVED = ("seconds", "memory", "machine")  # what may differ between two runs
 
 
 def config_of(method, folder, **settings):
     """Three tasks of 3, 3 and 1 digits, in one epoch each."""
-    values = {"classes": 7, "task_size": 3, "epochs": 1, **settings}
+    values = {"classes": 7, "task_size": 3, "epochs": EPOCHS.get(method, 1), **settings}
     config = small_config(method, folder, **values)
-    return dataclasses.replace(config, memory=50) if hasattr(config, "memory") else config
+    small = {"memory": 50, "finetune_epochs": 1}
+    return dataclasses.replace(config, **{k: v for k, v in small.items() if hasattr(config, k)})
 
 
 def left(config):

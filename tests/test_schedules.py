@@ -35,6 +35,30 @@ def test_a_short_task_begins_at_the_full_rate_too(method, epochs):
     assert [schedule_of(config, task).rate_at(0) for task in (0, 1)] == [0.1, 0.1]
 
 
+def test_a_cosine_falls_from_the_rate_to_zero():
+    schedule = schedules.Schedule(4, 2.0, (0.5,), 10.0, 0.0, "cosine")
+    half = 2**-0.5
+    expected = [2.0, 1.0 + half, 1.0, 1.0 - half]
+    assert [schedule.rate_at(epoch) for epoch in range(4)] == pytest.approx(expected)
+
+
+def test_restarts_are_pytorchs_after_an_epoch_at_a_tenth():
+    """By CosineAnnealingWarmRestarts with T_0 = 1 and T_mult = 2, which starts with epoch 1."""
+    schedule = schedules.Schedule(256, 2.0, (), 1.0, 0.0, "restarts")
+    rates = [schedule.rate_at(epoch) for epoch in range(256)]
+    assert rates[0] == pytest.approx(0.2)
+    assert [e for e in range(256) if rates[e] == 2.0] == [1, 2, 4, 8, 16, 32, 64, 128]
+    assert rates[3] == pytest.approx(1.01) and rates[6] == pytest.approx(1.01)
+    assert rates[5] == pytest.approx(1.01 + 0.99 * 2**-0.5)
+    assert 0.02 < rates[255] < 0.021
+
+
+def test_the_shape_of_the_rate_is_a_setting():
+    config = preset("replay", "pycil", rate_shape="cosine", epochs=10)
+    assert schedule_of(config, 1).rate_at(5) == pytest.approx(0.05)
+    assert schedule_of(preset("replay", "pycil"), 1).shape == "steps"
+
+
 def test_updates_are_pytorchs_by_hand():
     # d = g + 0.1 w for kernels, d = g for the rest; b = 0.5 b + d; the weight moves by -rate b.
     params = {"layer": {"kernel": jnp.array(1.0), "bias": jnp.array(1.0)}}

@@ -256,6 +256,14 @@ class Method:
             return learner.n_seen
         return jnp.where(learner.n_seen > 0, (learner.task_of != SPARE).sum(), 0)
 
+    def new_weights(self, learner: Learner, key: Key) -> Weights:
+        """Initialises the weights again, with as many open columns as the learner has."""
+        backbone_key, head_key = jax.random.split(key)
+        room = learner.means.shape[0]
+        weights = self.initial_weights(learner.image_shape, room, backbone_key)
+        head = self.network.head.grow(weights.params["head"], 0, self.n_open(learner), head_key)
+        return weights.replace(params={**weights.params, "head": head})
+
     def student(
         self, params: Params, learner: Learner, batch: Batch, train: bool, maps: bool = False
     ) -> Output:

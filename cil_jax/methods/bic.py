@@ -35,8 +35,8 @@ class BiC(Rehearsal):
       held_out: fraction of the exemplars that is held out for the second training, with as many
         images of each new class as of each old class, and at least one.
       correction_epochs: passes over the held-out images; None for as many as in the first training.
-      rate, rate_steps, rate_factor, weight_decay: the settings of the first training, which also
-        hold for the second.
+      rate, rate_steps, rate_factor, weight_decay, rate_shape: the settings of the first training,
+        which also hold for the second.
     """
 
     temperature: float = setting(2.0, "temperature of the distillation", bound=POSITIVE)
@@ -50,6 +50,7 @@ class BiC(Rehearsal):
     rate_steps: tuple[float, ...] = dataclasses.field(default=(), kw_only=True)
     rate_factor: float = dataclasses.field(default=1.0, kw_only=True)
     weight_decay: float = dataclasses.field(default=0.0, kw_only=True)
+    rate_shape: str = dataclasses.field(default="steps", kw_only=True)
 
     parts: ClassVar[tuple[str, ...]] = ("classification", "distillation")
 
@@ -61,10 +62,9 @@ class BiC(Rehearsal):
     def plan(self, is_first: bool) -> Plan:
         if is_first:
             return (Train(), Keep())
-        schedule = None
-        if self.correction_epochs is not None:
-            rates = self.rate, self.rate_steps, self.rate_factor, self.weight_decay
-            schedule = Schedule(self.correction_epochs, *rates)
+        rates = self.rate, self.rate_steps, self.rate_factor, self.weight_decay, self.rate_shape
+        epochs = self.correction_epochs
+        schedule = Schedule(epochs, *rates) if epochs is not None else None
         correction = Train(
             "correction",
             self.correction_loss,

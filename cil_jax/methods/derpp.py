@@ -5,37 +5,32 @@ the same logits to them, and predict their labels.
 """
 
 import dataclasses
-import itertools
 from typing import ClassVar
 
-import jax
 import jax.numpy as jnp
 
 from cil_jax import losses
 from cil_jax.learner import Learner
-from cil_jax.memory import Pool, Slots, reservoir
-from cil_jax.methods.base import Batch, LossResult, Method
-from cil_jax.methods.plan import Keep, Plan, Train
+from cil_jax.methods.base import Batch, LossResult
+from cil_jax.methods.two_streams import ReservoirReplay
 from cil_jax.network import Output
-from cil_jax.settings.declaring import COUNT, NOT_NEGATIVE, setting
+from cil_jax.settings.declaring import NOT_NEGATIVE, setting
 from cil_jax.typing import Array, Key, Params
 
 
 @dataclasses.dataclass(frozen=True)
-class DarkExperienceReplay(Method):
+class DarkExperienceReplay(ReservoirReplay):
     """Cross-entropy on new images, and two terms on exemplars drawn at random beside them.
 
     Each term has its own draw, as large as a batch of new images. A term of weight 0 draws nothing:
-    with beta 0 this is DER, with alpha 0 experience replay.
+    with beta 0 this is DER, with alpha 0 experience replay. For experience replay as it is usually
+    run, see `cil_jax.methods.er`.
 
     Attributes:
-      memory: number of exemplars over all classes.
       alpha: weight of the squared difference from the stored logits.
       beta: weight of the cross-entropy on the labels of exemplars.
-      batch_size: images per update, a common setting.
     """
 
-    memory: int = setting(500, "total number of exemplars, over all classes", bound=COUNT)
     alpha: float = setting(
         0.3,
         "weight of the squared difference between the logits of exemplars and those stored with "
@@ -47,17 +42,12 @@ class DarkExperienceReplay(Method):
         "weight of the cross-entropy on the labels of exemplars; 0 for DER without ++",
         bound=NOT_NEGATIVE,
     )
-    batch_size: int = dataclasses.field(default=1, kw_only=True)
 
     parts: ClassVar[tuple[str, ...]] = ("classification", "logits", "labels")
 
     @property
-    def memory_size(self) -> int:
-        return self.memory
-
-    def policy(self, learner: Learner, pool: Pool, features: Array | None, key: Key) -> Slots:
-        del features
-        return reservoir(pool, learner.memory.n_offered, key)
+    def n_draws(self) -> int:
+        return (self.alpha > 0) + (self.beta > 0)
 
     def extras(self, learner: Learner, output: Output) -> Params:
         """Returns the logits, zero in closed columns, and the number of open columns."""
@@ -67,13 +57,6 @@ class DarkExperienceReplay(Method):
             "logits": jnp.where(is_open, output.logits, 0.0),
             "n_open": jnp.full(output.logits.shape[0], n_open, jnp.int32),
         }
-
-    def plan(self, is_first: bool) -> Plan:
-        n_draws = (self.alpha > 0) + (self.beta > 0)
-        if is_first or not n_draws:
-            return (Train(rows=new_rows), Keep())
-        beside = n_draws * self.batch_size
-        return (Train(loss=self.loss_with_exemplars, rows=new_rows, beside=beside), Keep())
 
     def loss(
         self, params: Params, learner: Learner, batch: Batch, key: Key, train: bool = True
@@ -88,19 +71,9 @@ class DarkExperienceReplay(Method):
     ) -> LossResult:
         """Computes the loss of new images and of the exemplars that follow them in the batch.
 
-        The network sees each part of the batch by itself, so that new images and exemplars are
-        normalised by the statistics of their own part, as in the authors' code.
+        Each part of the batch is normalised by itself, as in the authors' code.
         """
-        n_draws = (self.alpha > 0) + (self.beta > 0)
-        n_new = batch.labels.shape[0] - n_draws * self.batch_size
-        bounds = [0, *range(n_new, batch.labels.shape[0] + 1, self.batch_size)]
-        now, outputs, parts = learner, [], []
-        for start, stop in itertools.pairwise(bounds):
-            part = jax.tree.map(lambda x, rows=slice(start, stop): x[rows], batch)
-            output = self.student(params, now, part, train)
-            now = now.replace(weights=now.weights.replace(batch_stats=output.batch_stats))
-            outputs.append(output.replace(batch_stats={}))
-            parts.append(part)
+        parts, outputs, output = self.by_draw(params, learner, batch, train)
         classification = losses.cross_entropy(outputs[0].logits, parts[0].labels)
         logits = labels = jnp.zeros(())
         if self.alpha:
@@ -109,16 +82,8 @@ class DarkExperienceReplay(Method):
         if self.beta:
             labels = losses.cross_entropy(outputs[-1].logits, parts[-1].labels)
         loss = classification + self.alpha * logits + self.beta * labels
-        output = jax.tree.map(lambda *x: jnp.concatenate(x), *outputs)
-        output = output.replace(batch_stats=now.weights.batch_stats)
         values = {"classification": classification, "logits": logits, "labels": labels}
         return loss, (values, output)
-
-
-def new_rows(learner: Learner, pool: Pool, key: Key) -> Array:
-    """Marks the new images of the pool, bool [R]."""
-    del learner, key
-    return jnp.arange(pool.labels.shape[0]) < pool.n_new_rows
 
 
 def logit_difference(logits: Array, stored: Array, n_open: Array) -> Array:

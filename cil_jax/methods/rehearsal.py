@@ -74,16 +74,11 @@ class Rehearsal(Method):
         Returns:
           Pool rows int [task_room, M], and how many of them are images, int [task_room].
         """
-        rows, mask = pool.rows_of(learner.n_old + jnp.arange(pool.task_room))
         count = min(self.memory_size, pool.class_room)
-        if features is not None:
-            picks = herding_of_classes(features[rows], count, mask)
-        else:
-
-            def pick(class_key: Key, class_mask: Array) -> Array:
-                return uniform(class_key, pool.class_room, count, class_mask)
-
-            picks = jax.vmap(pick)(jax.random.split(key, pool.task_room), mask)
+        if features is None:
+            return random_picks(learner, pool, count, key)
+        rows, mask = pool.rows_of(learner.n_old + jnp.arange(pool.task_room))
+        picks = herding_of_classes(features[rows], count, mask)
         return jnp.take_along_axis(rows, picks, axis=1), mask.sum(axis=1)
 
     def kept(self, learner: Learner) -> Learner:
@@ -96,11 +91,33 @@ class Rehearsal(Method):
 
     def classifiers(self) -> Mapping[str, Classifier]:
         """Returns "nme" and "linear", the method's prediction first."""
-        classifiers: dict[str, Classifier] = {"nme": nme, "linear": self.linear}
-        return {self.answer: classifiers.pop(self.answer), **classifiers}
+        return self.answer_first({"nme": nme, "linear": self.linear})
+
+    def answer_first(self, classifiers: Mapping[str, Classifier]) -> Mapping[str, Classifier]:
+        """Returns the classifiers with the method's prediction first."""
+        return {self.answer: classifiers[self.answer], **classifiers}
 
     def scale(self, classifier: str) -> Scale:
         return COSINE if classifier == "nme" else super().scale(classifier)
+
+
+def random_picks(learner: Learner, pool: Pool, count: int, key: Key) -> tuple[Array, Array]:
+    """Orders the images of each new class at random.
+
+    Args:
+      learner, pool, key: see `Method.policy`.
+      count: number of images of each class, at most `pool.class_room`.
+
+    Returns:
+      Pool rows int [task_room, count], and how many of a class are images, int [task_room].
+    """
+    rows, mask = pool.rows_of(learner.n_old + jnp.arange(pool.task_room))
+
+    def pick(class_key: Key, class_mask: Array) -> Array:
+        return uniform(class_key, pool.class_room, count, class_mask)
+
+    picks = jax.vmap(pick)(jax.random.split(key, pool.task_room), mask)
+    return jnp.take_along_axis(rows, picks, axis=1), mask.sum(axis=1)
 
 
 def nme(learner: Learner, features: Array) -> Array:

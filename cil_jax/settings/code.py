@@ -154,12 +154,18 @@ METHODS = Registry(
         "replay": "cil_jax.methods.replay:Replay",
         "icarl": "cil_jax.methods.icarl:ICaRL",
         "lucir": "cil_jax.methods.lucir:LUCIR",
+        "er": "cil_jax.methods.er:ER",
+        "er_ace": "cil_jax.methods.er_ace:ERACE",
+        "gdumb": "cil_jax.methods.gdumb:GDumb",
         "derpp": "cil_jax.methods.derpp:DarkExperienceReplay",
         "der": "cil_jax.methods.der:DER",
         "joint": "cil_jax.methods.joint:Joint",
         "ewc": "cil_jax.methods.ewc:EWC",
         "bic": "cil_jax.methods.bic:BiC",
         "wa": "cil_jax.methods.wa:WA",
+        "ssil": "cil_jax.methods.ssil:SSIL",
+        "eeil": "cil_jax.methods.eeil:EEIL",
+        "il2m": "cil_jax.methods.il2m:IL2M",
     },
 )
 

@@ -243,6 +243,14 @@ class Config:
         "divisor of the learning rate at each milestone",
         bound=POSITIVE,
     )
+    rate_shape: str = _setting(
+        "steps",
+        _TRAINING,
+        "steps: the learning rate falls at --rate-steps; cosine: it falls to 0 along half a cosine "
+        "over a task's epochs; restarts: it does so to a hundredth, over and over in 1, 2, 4, 8, "
+        "... epochs, after an epoch at a tenth",
+        choices=("steps", "cosine", "restarts"),
+    )
     momentum: float = _setting(0.9, _TRAINING, "momentum of SGD", bound=NOT_NEGATIVE)
     weight_decay: float = _setting(
         2e-4,

@@ -37,6 +37,7 @@ COUNT = Bound(lambda x: x >= 1, "be at least 1")
 POSITIVE = Bound(lambda x: 0 < x < float("inf"), "be above 0 and finite")
 NOT_NEGATIVE = Bound(lambda x: 0 <= x < float("inf"), "be finite and not negative")
 BETWEEN_0_AND_1 = Bound(lambda x: 0 < x < 1, "lie between 0 and 1")
+PROBABILITY = Bound(lambda x: 0 <= x <= 1, "lie in 0..1")
 SEED = Bound(lambda x: 0 <= x < 2**32, f"lie in 0..{2**32 - 1}")
 FRACTIONS = Bound(
     lambda fractions: (

@@ -54,6 +54,7 @@ def schedule_of(config: Config, task: int) -> Schedule:
         drops=setting("rate_steps"),
         factor=config.rate_factor,
         weight_decay=setting("weight_decay"),
+        shape=config.rate_shape,
     )
 
 
