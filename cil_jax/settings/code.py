@@ -160,6 +160,7 @@ METHODS = Registry(
         "ewc": "cil_jax.methods.ewc:EWC",
         "bic": "cil_jax.methods.bic:BiC",
         "wa": "cil_jax.methods.wa:WA",
+        "slda": "cil_jax.methods.slda:SLDA",
     },
 )
 
