@@ -161,6 +161,7 @@ METHODS = Registry(
         "bic": "cil_jax.methods.bic:BiC",
         "wa": "cil_jax.methods.wa:WA",
         "slda": "cil_jax.methods.slda:SLDA",
+        "acil": "cil_jax.methods.acil:ACIL",
     },
 )
 
