@@ -162,6 +162,7 @@ METHODS = Registry(
         "wa": "cil_jax.methods.wa:WA",
         "slda": "cil_jax.methods.slda:SLDA",
         "acil": "cil_jax.methods.acil:ACIL",
+        "dsal": "cil_jax.methods.dsal:DSAL",
     },
 )
 
