@@ -163,6 +163,7 @@ METHODS = Registry(
         "slda": "cil_jax.methods.slda:SLDA",
         "acil": "cil_jax.methods.acil:ACIL",
         "dsal": "cil_jax.methods.dsal:DSAL",
+        "ranpac": "cil_jax.methods.ranpac:RanPAC",
     },
 )
 
