@@ -164,6 +164,7 @@ METHODS = Registry(
         "acil": "cil_jax.methods.acil:ACIL",
         "dsal": "cil_jax.methods.dsal:DSAL",
         "ranpac": "cil_jax.methods.ranpac:RanPAC",
+        "simplecil": "cil_jax.methods.simplecil:SimpleCIL",
     },
 )
 
