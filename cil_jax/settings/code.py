@@ -165,6 +165,7 @@ METHODS = Registry(
         "dsal": "cil_jax.methods.dsal:DSAL",
         "ranpac": "cil_jax.methods.ranpac:RanPAC",
         "simplecil": "cil_jax.methods.simplecil:SimpleCIL",
+        "fecam": "cil_jax.methods.fecam:FeCAM",
     },
 )
 
