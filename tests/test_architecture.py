@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).parents[1] / "cil_jax"
 # one line do not import each other. A name is a folder, or a file directly in the package.
 VOCABULARY = (
     *("losses", "heads", "selection", "memory", "classifiers", "metrics", "confusion"),
-    *("schedules", "network", "learner"),
+    *("schedules", "network", "learner", "regression"),
 )
 FLOORS = (
     ("typing", "errors"),

@@ -26,8 +26,9 @@ SIZES = (2, 2, 1)
 
 def engine_of(method_name, room=ROOM, **settings):
     config = preset(method_name, **settings)
-    if hasattr(config, "memory"):
-        config = dataclasses.replace(config, memory=12)
+    for name, value in {"memory": 12, "n_random": 16}.items():
+        if hasattr(config, name):
+            config = dataclasses.replace(config, **{name: value})
     facts = {"n_classes": room, "n_tasks": 4, "task_room": max(SIZES), "mirror_means": False}
     method = build(config, models.build("tiny"), **facts)
     return Engine(method, schedules.SGD(), Augmentation(0, False), batch_size=4)
@@ -173,11 +174,15 @@ def test_the_loss_is_finite_and_named_and_teaches(engine):
 
 
 def test_each_training_of_its_plans_names_its_parts_and_says_what_it_trains(engine):
-    learner = in_second_task(engine)
-    pool, params = task_pool(engine, learner, 1), learner.weights.params
-    trainings = [step for step in engine.method.plan(is_first=False) if isinstance(step, Train)]
-    assert trainings
-    for step in trainings:
+    trainings = {
+        is_first: [step for step in engine.method.plan(is_first) if isinstance(step, Train)]
+        for is_first in (True, False)
+    }
+    assert trainings[True]
+    is_first = not trainings[False]  # its later tasks may have none
+    learner = begun(engine, learned(engine, 0), 0) if is_first else in_second_task(engine)
+    pool, params = task_pool(engine, learner, int(learner.task)), learner.weights.params
+    for step in trainings[is_first]:
         kind = engine.kind(step)
         rows = engine.restrict(learner, pool, kind=kind)
         assert 0 < int(rows.count()) <= int(pool.count())

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from cil_jax.classifiers import PROBABILITY, Scale
+from cil_jax.errors import UserError
 from cil_jax.learner import SPARE, Learner
 from cil_jax.memory import Pool, Slots
 from cil_jax.methods.plan import Keep, Plan, Train
@@ -247,6 +248,25 @@ class Method:
         """Returns how the scores of a classifier are presented to users."""
         del classifier
         return PROBABILITY
+
+    # Forgetting on request.
+
+    def forgotten(self, learner: Learner, label: int, features: Array | None) -> Learner:
+        """Takes a class out of `own`, as if it had never been learned; later classes move down.
+
+        It is called outside compiled programs.
+
+        Args:
+          learner: between two tasks.
+          label: the class.
+          features: float [N, D], of all images that the class was learned from, or None.
+
+        Raises:
+          UserError: if the class can't be forgotten exactly; says why in one line.
+        """
+        raise UserError(
+            f"{type(self).__name__} trains on the images of every class, so it can't forget one"
+        )
 
     # For use in hooks.
 

@@ -251,6 +251,9 @@ class Terminal(Callback):
         old = float(np.average(of_old_tasks, weights=n_images)) if of_old_tasks else None
         row = self._row(map(percent, [*line["seen_accuracy"].values(), new, old]))
         self.say(f"{line['task'] + 1:5} {line['n_seen']:5}{row}{self._elapsed():>9}")
+        following = line["task"] + 1
+        if following < self._n_tasks and not self._epochs[following]:  # no training will show it
+            self._show(self._evaluating(following), [self._last])
 
     def _row(self, cells: Iterable[str]) -> str:
         """Returns cells aligned to the columns of the table."""

@@ -55,7 +55,8 @@ class TimeLeft:
         """Sets the position at which the run starts or resumes."""
         self._task, self._epochs_done, self._last_time = task, epoch, self._clock()
         self._step = step
-        self._updates_done = self._n_updates[task] * epoch // self._n_epochs[task] + step
+        done_before = self._n_updates[task] * epoch // max(self._n_epochs[task], 1)
+        self._updates_done = done_before + step
 
     def trained(self, step: int) -> None:
         """Records some updates, up to a step of the current epoch."""

@@ -166,6 +166,12 @@ METHODS = Registry(
         "ssil": "cil_jax.methods.ssil:SSIL",
         "eeil": "cil_jax.methods.eeil:EEIL",
         "il2m": "cil_jax.methods.il2m:IL2M",
+        "slda": "cil_jax.methods.slda:SLDA",
+        "acil": "cil_jax.methods.acil:ACIL",
+        "dsal": "cil_jax.methods.dsal:DSAL",
+        "ranpac": "cil_jax.methods.ranpac:RanPAC",
+        "simplecil": "cil_jax.methods.simplecil:SimpleCIL",
+        "fecam": "cil_jax.methods.fecam:FeCAM",
     },
 )
 

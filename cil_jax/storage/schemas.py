@@ -82,7 +82,7 @@ class Results(TypedDict):
         its classes.
       augmentation: the augmentation of training images.
       backbone, parameters: the network and its number of weights.
-      epochs, task_sizes: epochs and classes of each task.
+      epochs, task_sizes: epochs and classes of each task; 0 epochs if a task has no training.
       exemplars, keeps_all_data: the size of the exemplar memory, and whether the method trains on
         all data of earlier tasks.
       seeds: the seeds.

@@ -28,7 +28,7 @@ from cil_jax.settings.config import Config
 from cil_jax.storage import schemas
 from cil_jax.storage.checkpoint import Checkpoints
 from cil_jax.storage.run_folder import RunFolder
-from cil_jax.trained import teaching
+from cil_jax.trained import forgetting, teaching
 from cil_jax.training.build import Room, engine_of, room_of
 from cil_jax.training.callbacks import Position
 from cil_jax.training.engine import Engine
@@ -187,6 +187,33 @@ class SavedLearner:
         )
         self.engine, self.state, self.room = engine, state, room
         self.class_names += lesson.class_names
+        return self
+
+    def forget(self, class_name: str, images: np.ndarray | None = None) -> "SavedLearner":
+        """Forgets a class exactly, as if the learner had never learned it.
+
+        Methods whose network is frozen after the first task can forget classes of later tasks. If
+        this raises, the learner is unchanged.
+
+        Args:
+          class_name: the name of the class.
+          images: uint8 [N, H, W, C], all images that the class was learned from. Methods that sum
+            over the images of all classes need them.
+
+        Returns:
+          The learner itself.
+
+        Raises:
+          UserError: if there is no such class, the method can't forget it, or needs its images.
+        """
+        if class_name not in self.class_names:
+            raise UserError(
+                f"unknown class {class_name!r}{nearest_name(class_name, self.class_names)}"
+            )
+        label = self.class_names.index(class_name)
+        images = None if images is None else self._checked(images)
+        self.state = forgetting.forgotten(self.engine, self.state, label, images)
+        self.class_names = (*self.class_names[:label], *self.class_names[label + 1 :])
         return self
 
     def save(self, folder: str | os.PathLike) -> None:

@@ -8,6 +8,7 @@ from cil_jax import methods, metrics
 from cil_jax.data.scenario import Scenario
 from cil_jax.errors import UserError
 from cil_jax.learner import Learner, n_bytes
+from cil_jax.methods.plan import Train
 from cil_jax.network import n_parameters_in_use
 from cil_jax.platform import environment
 from cil_jax.settings import loading, orders
@@ -73,7 +74,7 @@ def results_of(
         "data_sha256": history["data_sha256"],
         "order": orders.describe(config.order, config.order_seed),
         "backbone": config.backbone,
-        "epochs": [schedule_of(config, t).epochs for t in range(len(scenario.task_sizes))],
+        "epochs": [_epochs(config, method, t) for t in range(len(scenario.task_sizes))],
         "exemplars": method.memory_size or 0,
         "keeps_all_data": method.keeps_all_data,
         "class_order": list(scenario.class_order),
@@ -101,3 +102,9 @@ def results_of(
         "seconds": {kind: round(seconds, 3) for kind, seconds in history["seconds"].items()},
         "machine": environment.describe()["machine"],
     }
+
+
+def _epochs(config: Config, method: methods.Method, task: int) -> int:
+    """Returns the epochs of a task by its settings; 0 if its plan has no training."""
+    trains = any(isinstance(step, Train) for step in method.plan(is_first=task == 0))
+    return schedule_of(config, task).epochs if trains else 0
