@@ -5,7 +5,7 @@ The page depends on nothing but the package, so a test compares it with what is 
 
 from cil_jax.report import published_results, tables
 
-HEAD = """# Results
+HEAD = """# Published results beside ours
 
 Do not edit this page: `cil-jax reproduce --markdown` makes it from the results
 recorded in `cil_jax/report/reference/`.
