@@ -166,6 +166,7 @@ METHODS = Registry(
         "ssil": "cil_jax.methods.ssil:SSIL",
         "eeil": "cil_jax.methods.eeil:EEIL",
         "il2m": "cil_jax.methods.il2m:IL2M",
+        "podnet": "cil_jax.methods.podnet:PODNet",
     },
 )
 
