@@ -102,14 +102,15 @@ class Cosine:
     def imprint(
         self, head: Params, directions: Array, n_open: int | Array, n_new: int | Array
     ) -> Params:
-        """Points all proxies of columns n_open .. n_open + n_new - 1 in the given directions.
+        """Points the proxies of columns n_open .. n_open + n_new - 1 in the given directions.
 
         Their length becomes the mean length of the columns before n_open, or 1 if there is none
         (Qi et al. 2018, https://arxiv.org/abs/1712.07136, as LUCIR's code uses it).
 
         Args:
           head: the parameters.
-          directions: float [D, room], of any length; columns that do not change are ignored.
+          directions: float [D, room] for all proxies of a class, or [proxies, D, room] for each;
+            of any length. Columns that do not change are ignored.
           n_open, n_new: which columns change.
         """
         kernel = head["kernel"]
@@ -120,13 +121,12 @@ class Cosine:
         count = is_old.sum() * self.proxies
         length = jnp.where(count > 0, total / jnp.maximum(count, 1), 1.0)
         is_new = _is_between(room, n_open, n_open + n_new)
-        return {**head, "kernel": jnp.where(is_new, length * unit(directions.T).T, kernel)}
+        return {**head, "kernel": jnp.where(is_new, length * _unit_columns(directions), kernel)}
 
     def cosines(self, head: Params, features: Array) -> Array:
         """Computes the cosines [B, room], in -1..1, before they are scaled."""
         chex.assert_rank(features, 2)
-        directions = jnp.swapaxes(unit(jnp.swapaxes(head["kernel"], 1, 2)), 1, 2)
-        cosines = jnp.einsum("bd,pdc->pbc", unit(features), directions)
+        cosines = jnp.einsum("bd,pdc->pbc", unit(features), _unit_columns(head["kernel"]))
         return (jax.nn.softmax(cosines, axis=0) * cosines).sum(axis=0)
 
     def logits(self, head: Params, features: Array, n_open: int | Array) -> Array:
@@ -144,6 +144,11 @@ def _is_between(room: int, start: int | Array, stop: int | Array) -> Array:
     """Marks columns start .. stop - 1; bool [room]."""
     column = jnp.arange(room)
     return (column >= start) & (column < stop)
+
+
+def _unit_columns(vectors: Array) -> Array:
+    """Scales the columns of [..., D, room] to unit length."""
+    return jnp.swapaxes(unit(jnp.swapaxes(vectors, -1, -2)), -1, -2)
 
 
 def _uniform_columns(key: Key, n_rows: int, room: int, bound: float) -> Array:

@@ -245,6 +245,54 @@ def cosine_distance(features: Array, teacher_features: Array) -> Array:
     return 1.0 - cosines.sum(axis=1).mean()
 
 
+def pooled_distance(maps: Array, teacher_maps: Array) -> Array:
+    """Computes the distance between new and old feature maps, pooled along each spatial axis.
+
+    It is POD-spatial of Douillard et al. (2020), section 3.1, https://arxiv.org/abs/2004.13513, as
+    in the authors' code: entries are squared, summed over the width and, apart from that, over the
+    height; both sums of an image together form one vector, which is scaled to unit length. No
+    gradient flows to the teacher.
+
+    Args:
+      maps: float [B, H, W, C].
+      teacher_maps: float [B, H, W, C].
+
+    Returns:
+      A scalar: the Euclidean distance, averaged over the batch.
+    """
+    chex.assert_rank([maps, teacher_maps], 4)
+    chex.assert_equal_shape([maps, teacher_maps])
+
+    def pooled(maps: Array) -> Array:
+        squares = maps.astype(jnp.float32) ** 2
+        sums = [squares.sum(axis=axis).reshape(len(maps), -1) for axis in (1, 2)]
+        return unit(jnp.concatenate(sums, axis=1))
+
+    difference = pooled(maps) - pooled(jax.lax.stop_gradient(teacher_maps))
+    return optax.safe_norm(difference, 0.0, axis=1).mean()
+
+
+def nca(logits: Array, labels: Array, margin: float | Array) -> Array:
+    """Computes the hinged NCA loss: Douillard et al. (2020), eq. 6.
+
+    It is max(0, -log(exp(z_y - margin) / sum of exp(z_c) over all c except y)) for logits z and
+    label y, averaged over the batch.
+
+    Args:
+      logits: float [B, C].
+      labels: int [B], each in 0..C-1.
+      margin: subtracted from the logit of the label alone.
+
+    Returns:
+      A scalar, in nats.
+    """
+    chex.assert_rank([logits, labels], [2, 1])
+    is_label = labels[:, None] == jnp.arange(logits.shape[1])
+    right = jnp.take_along_axis(logits, labels[:, None], axis=1)[:, 0]
+    others = jax.nn.logsumexp(jnp.where(is_label, heads.CLOSED, logits), axis=1)
+    return jax.nn.relu(others - (right - margin)).mean()
+
+
 def margin_ranking(
     cosines: Array,
     labels: Array,

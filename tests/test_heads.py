@@ -93,3 +93,11 @@ def test_imprinted_columns_have_the_direction_given_and_the_mean_length_of_the_o
     assert not np.any(np.asarray(head["kernel"][..., 3]))
     first = COSINE.imprint({"kernel": kernel, "scale": jnp.ones(())}, directions, 0, 1)
     np.testing.assert_allclose(np.linalg.norm(first["kernel"][0, :, 0]), 1.0, rtol=1e-6)
+
+
+def test_each_proxy_can_be_imprinted_with_a_direction_of_its_own():
+    head = heads.Cosine(proxies=2).create(2, 3)
+    directions = jnp.zeros((2, 2, 3)).at[:, :, 1].set(jnp.array([[0.0, 5.0], [3.0, 4.0]]))
+    kernel = heads.Cosine(proxies=2).imprint(head, directions, 0, 2)["kernel"]
+    np.testing.assert_allclose(kernel[:, :, 1], [[0.0, 1.0], [0.6, 0.8]], rtol=1e-6)
+    assert not np.any(np.asarray(kernel[:, :, [0, 2]]))

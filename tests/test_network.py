@@ -29,8 +29,14 @@ def test_a_network_returns_the_maps_of_each_stage_if_it_is_asked_for_them(images
     output = network(weights, images, 4, maps=True)
     assert {k: v.shape for k, v in output.maps.items()} == {
         "stage0": (3, 8, 8, 4),
+        "stage0_before_relu": (3, 8, 8, 4),
         "stage1": (3, 4, 4, 8),
+        "stage1_before_relu": (3, 4, 4, 8),
     }
+    for name in ("stage0", "stage1"):
+        before_relu = output.maps[f"{name}_before_relu"]
+        assert before_relu.min() < 0
+        np.testing.assert_array_equal(output.maps[name], nn.relu(before_relu))
     np.testing.assert_allclose(output.maps["stage1"].mean((1, 2)), output.features, rtol=1e-6)
     assert network(weights, images, 4).maps == {}
     trained = network(weights, images, 4, train=True, maps=True)

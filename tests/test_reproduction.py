@@ -92,14 +92,14 @@ def test_rows_of_coming_methods_are_shown_and_not_run(capsys, tmp_path):
     of_50 = {one.run for one in published_results.rows() if "b50" in one.variant}
     for name in ("b50-tasks-of-10", "b50-tasks-of-5", "b50-tasks-of-2"):
         assert any(run.endswith(name) for run in of_50)
-    one = row("podnet-paper-b50-tasks-of-5", "linear")
-    assert (one.average, one.can_be_run) == (63.19, False)
+    one = row("ssre-paper-b50-tasks-of-5", "linear")
+    assert (one.average, one.can_be_run) == (65.0, False)
     assert reproduce.main([one.run, "--folder", str(tmp_path)]) == 0
     out = capsys.readouterr().out
-    assert "50 + 10 x 5" in out and "not run" in out and "cil-jax podnet" not in out
+    assert "50 + 10 x 5" in out and "not run" in out and "cil-jax ssre" not in out
     assert reproduce.main([one.run, "--full"]) == 2
     assert f"{one.run} can't be run: there is no such method or preset" in capsys.readouterr().err
-    assert reproduce.main(["podnet-pycil", "--reduced"]) == 2
+    assert reproduce.main(["dytox-paper", "--reduced"]) == 2
 
 
 def test_published_values_are_the_published_ones():

@@ -47,11 +47,10 @@ def shortcut(x: Array, n_channels: int, stride: int) -> Array:
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions with a shortcut."""
+    """Two 3x3 convolutions with a shortcut, without the ReLU that follows."""
 
     width: int
     stride: int
-    last_relu: bool
     conv: Callable[..., nn.Module]
     norm: Callable[..., nn.Module]
     expansion: ClassVar[int] = 1
@@ -61,16 +60,17 @@ class BasicBlock(nn.Module):
         y = self.conv(self.width, (3, 3), strides=self.stride)(x)
         y = nn.relu(self.norm()(y))
         y = self.norm()(self.conv(self.width, (3, 3))(y))
-        y = y + shortcut(x, self.width, self.stride)
-        return nn.relu(y) if self.last_relu else y
+        return y + shortcut(x, self.width, self.stride)
 
 
 class BottleneckBlock(nn.Module):
-    """A 3x3 convolution between two 1x1 convolutions, with a shortcut; 4 x `width` channels."""
+    """A 3x3 convolution between two 1x1 convolutions, with a shortcut; 4 x `width` channels.
+
+    The ReLU that follows is not part of it.
+    """
 
     width: int
     stride: int
-    last_relu: bool
     conv: Callable[..., nn.Module]
     norm: Callable[..., nn.Module]
     expansion: ClassVar[int] = 4
@@ -80,8 +80,7 @@ class BottleneckBlock(nn.Module):
         y = nn.relu(self.norm()(self.conv(self.width, (1, 1))(x)))
         y = nn.relu(self.norm()(self.conv(self.width, (3, 3), strides=self.stride)(y)))
         y = self.norm()(self.conv(self.width * self.expansion, (1, 1))(y))
-        y = y + shortcut(x, self.width * self.expansion, self.stride)
-        return nn.relu(y) if self.last_relu else y
+        return y + shortcut(x, self.width * self.expansion, self.stride)
 
 
 class ResNet(nn.Module):
@@ -114,8 +113,8 @@ class ResNet(nn.Module):
     def __call__(self, images: Array, train: bool = False) -> Array:
         """Computes features float32 [B, n_features] of images float [B, H, W, C].
 
-        The output of each stage is recorded as "stage0", "stage1" and so on; see
-        `cil_jax.network.Output`.
+        The output of each stage is recorded as "stage0", "stage1" and so on, and what it is before
+        its last ReLU as "stage0_before_relu" and so on; see `cil_jax.network.Output`.
 
         Args:
           images: normalised pixels.
@@ -137,14 +136,11 @@ class ResNet(nn.Module):
         for stage, (size, width) in enumerate(zip(self.stage_sizes, self.widths, strict=True)):
             for i in range(size):
                 is_last = stage == n_stages - 1 and i == size - 1
-                x = self.block(
-                    width=width,
-                    stride=2 if stage > 0 and i == 0 else 1,
-                    last_relu=self.last_relu or not is_last,
-                    conv=conv,
-                    norm=norm,
-                )(x)
+                stride = 2 if stage > 0 and i == 0 else 1
+                before_relu = self.block(width=width, stride=stride, conv=conv, norm=norm)(x)
+                x = nn.relu(before_relu) if self.last_relu or not is_last else before_relu
                 x = self.layers.between_blocks(x)
+            self.sow("intermediates", f"stage{stage}_before_relu", before_relu)
             self.sow("intermediates", f"stage{stage}", x)
         return x.astype(jnp.float32).mean(axis=(1, 2))
 
