@@ -60,8 +60,8 @@ def add_product(total: Pair, left: Array, right: Array, sign: int = 1) -> Pair:
 
     Args:
       total: [K, L].
-      left: float32 [N, K].
-      right: float32 [N, L].
+      left: [N, K], float32, or float64 within `jax.enable_x64(True)`.
+      right: [N, L], likewise.
       sign: 1, or -1 to take a product out again.
     """
     chex.assert_rank([left, right], 2)

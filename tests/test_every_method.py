@@ -96,6 +96,9 @@ def test_it_learns_something(config):
     results = RunFolder(config.folder()).results()
     best = max(one["accuracy_matrix"][0][0] for one in results["classifiers"].values())
     assert best > 0.4
+    plans = map(Run(config, RunFolder(config.folder()), Callback()).plan, range(3))
+    has_training = [any(isinstance(step, Train) for step in plan) for plan in plans]
+    assert results["epochs"] == [int(trains) for trains in has_training] and has_training[0]
     assert all(np.isfinite(x["train_loss"]) for x in left(config)[1] if x["kind"] == "epoch")
 
 

@@ -64,6 +64,13 @@ def test_times_left_by_hand():
     assert time_left.estimate() == (None, None) and time_left.done == 40
 
 
+def test_a_run_that_is_resumed_in_a_task_without_training_has_no_estimate():
+    time_left = TimeLeft([20, 0], [2, 0], [2, 4], Clock())
+    time_left.begin(1, 0)
+    assert time_left.estimate() == (None, None)
+    assert time_left.done == time_left.total == 20
+
+
 def test_a_pool_that_is_smaller_than_was_thought_does_not_quicken_the_pace():
     clock = Clock()
     time_left = TimeLeft([100, 100], [1, 1], [1, 2], clock)

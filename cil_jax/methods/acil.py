@@ -17,9 +17,9 @@ from cil_jax.typing import Array, Key
 
 @dataclasses.dataclass(frozen=True)
 class ACIL(RandomFeatures):
-    """W = Y^T H (H^T H + ridge I)^-1 over the images of all tasks so far (eq. 4).
+    """W = Y^T H (H^T H + ridge I)^-1 over the images of all tasks so far.
 
-    The paper updates the inverse recursively (theorem 1). Here H^T H and Y^T H are summed and the
+    The paper updates the inverse recursively. Here H^T H and Y^T H are summed and the
     system is solved after each task, which gives the same W. It agrees with a float64 solution to
     about 1e-6 of the largest weight, see `cil_jax.regression`.
 

@@ -26,7 +26,7 @@ class DSAL(ACIL):
 
     V is the ridge regression of the residuals R on K = tanh(F P), over the images of all tasks so
     far. R = Y - H W^T, with the W after the task of the image, and with zeros in the columns of
-    classes that were old then (previous label cleansing, section 3.3). So V, unlike W, depends on
+    classes that were old then (previous label cleansing). So V, unlike W, depends on
     the division into tasks. An image is passed over twice: for W, and then for V.
 
     Attributes:
@@ -57,10 +57,12 @@ class DSAL(ACIL):
         first = super().scores(learner, features)
         is_new = (jnp.arange(room) >= learner.n_old) & (jnp.arange(room) < learner.n_seen)
         residuals = jnp.where(is_new, jax.nn.one_hot(batch.labels, room) - first, 0.0)
-        random = jnp.where(is_image, jnp.tanh(self.projected(learner, features)), 0.0)
         classes, total = sums["classes"], sums["total"]
-        product = add_product(classes["residual_product"], residuals, random)
-        gram = add_product(total["residual_gram"], random, random)
+        with jax.enable_x64(True):
+            random = jnp.tanh(self.projected(learner, features.astype(jnp.float64)))
+            random = jnp.where(is_image, random, 0.0)
+            product = add_product(classes["residual_product"], residuals, random)
+            gram = add_product(total["residual_gram"], random, random)
         return {
             "classes": {**classes, "residual_product": product},
             "total": {**total, "residual_gram": gram},

@@ -23,7 +23,7 @@ from cil_jax.typing import Array, Key, Params
 
 @dataclasses.dataclass(frozen=True)
 class FeCAM(Frozen):
-    """Predicts the class with the least (x - m)^T N(S)^-1 (x - m), eq. 5 to 8.
+    """Predicts the class with the least (x - m)^T N(S)^-1 (x - m).
 
     x is the feature vector and m the mean vector of the class, both transformed as x^tukey (Tukey's
     ladder) and then scaled to unit length. S is the covariance of the transformed vectors of the

@@ -47,8 +47,9 @@ class RandomFeatures(Frozen, abc.ABC):
         }
 
     def projected(self, learner: Learner, features: Array) -> Array:
-        """Returns F P, [B, M]."""
-        return jnp.matmul(features, learner.own["projection"], precision=EXACT)
+        """Returns F P, [B, M], in the precision of the features [B, D]."""
+        projection = learner.own["projection"].astype(features.dtype)
+        return jnp.matmul(features, projection, precision=EXACT)
 
     def added(
         self,
@@ -60,11 +61,14 @@ class RandomFeatures(Frozen, abc.ABC):
     ) -> dict[str, Any]:
         product, gram = sums["classes"]["product"], sums["total"]["gram"]
         targets = jax.nn.one_hot(labels, len(product.high))
-        random = jax.nn.relu(self.projected(learner, features))
-        random = jnp.where(labels[:, None] >= 0, random, 0.0)
+        with jax.enable_x64(True):  # see cil_jax.regression
+            random = jax.nn.relu(self.projected(learner, features.astype(jnp.float64)))
+            random = jnp.where(labels[:, None] >= 0, random, 0.0)
+            product = add_product(product, targets, random, sign)
+            gram = add_product(gram, random, random, sign)
         return {
-            "classes": {**sums["classes"], "product": add_product(product, targets, random, sign)},
-            "total": {**sums["total"], "gram": add_product(gram, random, random, sign)},
+            "classes": {**sums["classes"], "product": product},
+            "total": {**sums["total"], "gram": gram},
         }
 
     def scores(self, learner: Learner, features: Array) -> Array:

@@ -25,9 +25,9 @@ RIDGES = tuple(10.0**exponent for exponent in range(-8, 9))
 
 @dataclasses.dataclass(frozen=True)
 class RanPAC(RandomFeatures):
-    """W = Y^T H (H^T H + ridge I)^-1 over the images of all tasks so far (eq. 6).
+    """W = Y^T H (H^T H + ridge I)^-1 over the images of all tasks so far.
 
-    Unless `ridge` is given, a task chooses it from 10^-8 .. 10^8 (appendix F): a regression on 80%
+    Unless `ridge` is given, a task chooses it from 10^-8 .. 10^8: a regression on 80%
     of its images must predict the one-hot labels of the others with the least squared error. Ridges
     below 1e-12 of the trace of H^T H are left out, as float64 could not solve the system.
 

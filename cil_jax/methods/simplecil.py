@@ -23,7 +23,7 @@ from cil_jax.typing import Array, Params
 
 @dataclasses.dataclass(frozen=True)
 class SimpleCIL(Frozen):
-    """Scores an image by the cosine between its features and the class mean (eq. 3).
+    """Scores an image by the cosine between its features and the class mean.
 
     The outputs of the first task are cosines, too, so the features are trained for it.
     """

@@ -21,7 +21,7 @@ from cil_jax.typing import Array, Params
 
 @dataclasses.dataclass(frozen=True)
 class SLDA(Frozen):
-    """Scores x^T L m_c - 1/2 m_c^T L m_c, with L = ((1 - e) S + e I)^-1 (section 3).
+    """Scores x^T L m_c - 1/2 m_c^T L m_c, with L = ((1 - e) S + e I)^-1.
 
     m_c is the mean of class c, and S the mean of (x - m_y) (x - m_y)^T over all images so far. It
     follows from the sum of x x^T and the sums of x by class, so it does not depend on the number
