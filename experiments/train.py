@@ -1,5 +1,6 @@
 """Train any method: one of the package by its name, or one of your own by its file and class.
 
+  python -m experiments.train --list
   python -m experiments.train --method icarl --preset paper
   python -m experiments.train --method my_method.py:Mine --dataset digits --task-size 2
 

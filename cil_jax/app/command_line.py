@@ -63,9 +63,12 @@ def _with_method(about: str | None) -> None:
     """Parses --method, and then the other flags, which depend on it."""
     parser = Parser(add_help=False, allow_abbrev=False)
     parser.add_argument("--method")
+    parser.add_argument("--list", action="store_true")
     chosen, others = parser.parse_known_args()
     about = f"{about}\n{_list_of_methods()}"
-    if chosen.method is not None:
+    if chosen.list:
+        _print_methods([*(["--method"] if chosen.method is not None else []), *others])
+    elif chosen.method is not None:
         method = code.METHODS.add(chosen.method)
         _from_flags(method, loading.default_preset(method), about, program="train")
     elif {"-h", "--help"} & {*others}:
@@ -83,6 +86,25 @@ def _list_of_methods() -> str:
     for name, method_class in code.METHODS.items():
         lines.append(f"  {name:9} {(method_class.__doc__ or '').partition(chr(10))[0]}")
     return "\n".join(["methods (--method NAME --help lists the settings of one):", *lines])
+
+
+def _print_methods(others: Sequence[str]) -> None:
+    """Prints the list of all methods, each as soon as it is known.
+
+    Args:
+      others: the other words of the command line, of which there must be none.
+
+    Raises:
+      UserError: if there are any.
+    """
+    if others:
+        raise UserError(f"--list takes no other flag: leave out {others[0]}")
+    from cil_jax.app import method_list
+
+    for entry in method_list.entries():
+        if output.is_lost():
+            return
+        print(entry, flush=True)
 
 
 def leave(code: int) -> NoReturn:
@@ -422,6 +444,12 @@ def make_parser(
             metavar="NAME",
             help="method to train: one of those above, or path.py:Class for one of your own "
             "(no default)",
+        )
+        parser.add_argument(
+            "--list",
+            action="store_true",
+            help="list all methods with their presets and with what each keeps from one task to "
+            "the next, then exit",
         )
     if method and (presets := loading.presets(method)):
         origin = f"that of --config, or else {default_preset or 'none'}"
