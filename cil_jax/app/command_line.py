@@ -401,6 +401,9 @@ def check_effect(config: Config, given: Iterable[str]) -> None:
         raise UserError(
             f"--order-seed has no effect on the order {order}: add --order seeded, or leave it out"
         )
+    sizes = [name for name in ("task_size", "first_task") if name in given]
+    if "tasks" in given and sizes:
+        raise UserError(f"--tasks gives the size of each task: leave out {flag(sizes[0])}")
     for name in given:
         if name in unused:
             raise UserError(

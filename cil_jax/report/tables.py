@@ -1,5 +1,6 @@
 """Results as tables for the terminal; each caption names the run and its protocol."""
 
+import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -181,12 +182,18 @@ def protocol(results: Mapping[str, Any]) -> str:
     """Data set, tasks and class orders, which runs must share to be compared."""
     sizes = results["task_sizes"]
     orders = ", ".join(results["orders"]) if "orders" in results else results["order"]
-    distinct_sizes = " or ".join(map(str, dict.fromkeys(sizes)))
     plural = "s" if len(sizes) > 1 else ""
-    return (
-        f"{results['dataset']}, {len(sizes)} task{plural} of {distinct_sizes} classes, "
-        f"order {orders}"
-    )
+    tasks = f"{len(sizes)} task{plural} of {sizes_in_words(sizes)} classes"
+    return f"{results['dataset']}, {tasks}, order {orders}"
+
+
+def sizes_in_words(sizes: Sequence[int]) -> str:
+    """The sizes of all tasks, such as '10' if all have 10 classes, or '50 and 5 x 10'."""
+    runs = [(size, len(list(equal))) for size, equal in itertools.groupby(sizes)]
+    if len(runs) == 1:
+        return str(sizes[0])
+    *words, last = [str(size) if n == 1 else f"{n} x {size}" for size, n in runs]
+    return f"{', '.join(words)} and {last}"
 
 
 def classifier_name(classifier: str, note: str = "") -> str:
