@@ -38,6 +38,7 @@ COMMANDS = {  # that are no experiments, and a flag of each
     "compare": "--page FILE",
     "report": "runs/icarl",
     "predict": "--top N",
+    "answers": "--no-all-data",
     "export": "--out FILE",
     "accelerator": "--minutes N",
 }

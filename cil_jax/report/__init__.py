@@ -6,6 +6,7 @@ Nothing here needs a device or the data set, and nothing here changes a result.
 from cil_jax.report.figures import draw, figure_pixels, is_drawn
 from cil_jax.report.page import write_page
 from cil_jax.report.tables import (
+    answers,
     caption,
     group_summary,
     reproduction,
@@ -15,6 +16,7 @@ from cil_jax.report.tables import (
 )
 
 __all__ = [
+    "answers",
     "caption",
     "draw",
     "figure_pixels",
