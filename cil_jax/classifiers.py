@@ -1,4 +1,4 @@
-"""Classifiers of features: nearest-mean scores, class means, and counts of right predictions.
+"""Classifiers of features: nearest means, ridge regression, Gaussians, and counts of predictions.
 
 A classifier gives each class a score; it predicts the class with the highest score.
 """
@@ -9,6 +9,8 @@ from typing import NamedTuple
 import chex
 import jax
 import jax.numpy as jnp
+import jax.scipy.linalg
+import jax.scipy.optimize
 from flax import struct
 
 from cil_jax import heads
@@ -94,6 +96,126 @@ def class_sums(features: Array, labels: Array, n_classes: int) -> Array:
     chex.assert_rank([features, labels], [2, 1])
     is_member = jax.nn.one_hot(labels, n_classes, axis=0)  # a negative label gives a zero column
     return jnp.matmul(is_member, unit(features), precision=EXACT)
+
+
+def ridge(features: Array, labels: Array, n_classes: int, strength: float) -> Array:
+    """Computes the weights of ridge regression from unit-length features to one-hot labels.
+
+    These minimise |H W - Y|^2 + strength * |W|^2, so W = (H^T H + strength I)^-1 H^T Y, where the
+    rows of H are features. The scores of further features are their product with W.
+
+    Args:
+      features: float [N, D], of any scale.
+      labels: int [N]; rows with a negative label are ignored.
+      n_classes: C.
+      strength: weight of the penalty, above 0.
+
+    Returns:
+      float [D, C].
+    """
+    chex.assert_rank([features, labels], [2, 1])
+    rows = jnp.where(labels[:, None] >= 0, unit(features), 0.0)
+    gram = jnp.matmul(rows.T, rows, precision=EXACT) + strength * jnp.eye(rows.shape[1])
+    products = class_sums(features, labels, n_classes).T
+    return jax.scipy.linalg.solve(gram, products, assume_a="pos")
+
+
+def tukey(features: Array, power: float = 0.5) -> Array:
+    """Raises the absolute value of features to a power and keeps their sign.
+
+    Of features that are not negative, as a last ReLU leaves them, it makes the distributions less
+    skewed (Goswami et al. 2023, FeCAM, https://arxiv.org/abs/2309.14062).
+    """
+    return jnp.sign(features) * jnp.abs(features) ** power
+
+
+class Gaussians(NamedTuple):
+    """A normal distribution of the features of each class; see `gaussians`.
+
+    Attributes:
+      means: float [C, D], of unit length.
+      precisions: float [C, D, D], the inverse of each correlation matrix.
+    """
+
+    means: Array
+    precisions: Array
+
+
+def gaussians(features: Array, labels: Array, n_classes: int, shrinkage: float = 1.0) -> Gaussians:
+    """Fits a normal distribution to the features of each class, as FeCAM does.
+
+    Goswami et al. 2023, https://arxiv.org/abs/2309.14062: `shrinkage` times the mean variance of
+    the class is added to its variances, and the result is scaled to a correlation matrix, so that
+    the distances to all classes have one scale. Unlike there, covariances are not shrunk.
+
+    Args:
+      features: float [N, D], of any scale; see also `tukey`.
+      labels: int [N]; rows with a negative label are ignored. Each class must have a row.
+      n_classes: C.
+      shrinkage: above 0. A class whose features do not vary at all gets the identity.
+    """
+    chex.assert_rank([features, labels], [2, 1])
+    n_features = features.shape[1]
+
+    def of_class(label: Array) -> tuple[Array, Array]:
+        is_member = (labels == label)[:, None]
+        n = is_member.sum()
+        mean = jnp.where(is_member, features, 0.0).sum(axis=0) / jnp.maximum(n, 1)
+        centred = jnp.where(is_member, features - mean, 0.0)
+        covariance = jnp.matmul(centred.T, centred, precision=EXACT) / jnp.maximum(n - 1, 1)
+        added = shrinkage * jnp.diagonal(covariance).mean()
+        added = jnp.where(added > 0, added, 1.0)
+        covariance += added * jnp.eye(n_features)
+        deviations = jnp.sqrt(jnp.diagonal(covariance))
+        correlation = covariance / (deviations[:, None] * deviations)
+        precision = jax.scipy.linalg.solve(correlation, jnp.eye(n_features), assume_a="pos")
+        return unit(mean), precision
+
+    return Gaussians(*jax.lax.map(of_class, jnp.arange(n_classes)))
+
+
+def mahalanobis(features: Array, classes: Gaussians) -> Array:
+    """Scores features by minus their squared Mahalanobis distance to each class.
+
+    Args:
+      features: float [B, D], of any length.
+      classes: the result of `gaussians`.
+
+    Returns:
+      float [B, C].
+    """
+    rows = unit(features)
+
+    def of_class(parameters: Gaussians) -> Array:
+        difference = rows - parameters.means
+        product = jnp.matmul(difference, parameters.precisions, precision=EXACT)
+        return -jnp.sum(product * difference, axis=1)
+
+    return jax.lax.map(of_class, classes).T
+
+
+def fitted_correction(logits: Array, labels: Array, is_new: Array) -> tuple[Array, Array]:
+    """Fits a scale and a shift of the logits of new classes by cross-entropy.
+
+    They are the correction of BiC (Wu et al. 2019, https://arxiv.org/abs/1905.13260, eq. 4 and 5).
+    The cross-entropy is a convex function of them.
+
+    Args:
+      logits: float [N, C].
+      labels: int [N].
+      is_new: bool [C], the classes whose logits become scale * logits + shift.
+
+    Returns:
+      The scale and the shift, float [].
+    """
+
+    def cost(correction: Array) -> Array:
+        corrected = jnp.where(is_new, correction[0] * logits + correction[1], logits)
+        log_probabilities = jax.nn.log_softmax(corrected)
+        return -jnp.take_along_axis(log_probabilities, labels[:, None], axis=1).mean()
+
+    found = jax.scipy.optimize.minimize(cost, jnp.array([1.0, 0.0]), method="BFGS").x
+    return found[0], found[1]
 
 
 class Counts(struct.PyTreeNode):

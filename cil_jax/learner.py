@@ -5,6 +5,7 @@ The tree keeps its structure and shapes from before the first task until after t
 
 import enum
 import math
+from typing import Any
 
 import chex
 import jax
@@ -138,12 +139,17 @@ def n_bytes(learner: Learner) -> dict[str, int]:
     """
     memory = learner.memory
     trees = {"parameters": learner.weights, "teacher": learner.teacher, "own": learner.own}
-    sizes = {name: sum(x.nbytes for x in jax.tree.leaves(tree)) for name, tree in trees.items()}
-    slot = sum(x.nbytes for x in jax.tree.leaves(memory.extras)) // len(memory.labels)
+    sizes = {name: n_bytes_of(tree) for name, tree in trees.items()}
+    slot = n_bytes_of(memory.extras) // len(memory.labels)
     n_exemplars = int((memory.labels >= 0).sum())
     if not sizes["own"]:
         del sizes["own"]
     return {**sizes, "exemplars": n_exemplars * (math.prod(learner.image_shape) + slot)}
+
+
+def n_bytes_of(tree: Any) -> int:
+    """Measures a tree of arrays, or of their shapes and types, in bytes."""
+    return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree))
 
 
 def root_keys(seed: int, data_seed: int) -> tuple[Key, Key]:

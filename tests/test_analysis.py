@@ -1,16 +1,19 @@
-"""Herded against random exemplars under one network."""
+"""Herded against random exemplars, and several classifiers, under one network."""
 
 import dataclasses
+import json
 
 import numpy as np
 import pytest
 from conftest import small_config
 
 import cil_jax
+from cil_jax.commands import answers as answers_command
 from cil_jax.commands import exemplars
 from cil_jax.errors import UserError
 from cil_jax.storage.run_folder import RunFolder
 from cil_jax.trained.analysis import selection_by_count
+from cil_jax.trained.answers import answers
 from cil_jax.training.callbacks import Callback
 from cil_jax.training.loop import Run
 
@@ -69,3 +72,33 @@ def test_the_command_prints_a_row_for_each_count(run, capsys):
         assert words in said
     assert exemplars.main([str(run.folder.path / "none")]) == 2
     assert "holds no run" in capsys.readouterr().err
+
+
+def test_the_classifiers_of_a_run_answer_as_they_did_in_it(run):
+    found = answers(run)
+    assert [(one.name, one.source) for one in found] == [
+        *(("nme", "the run"), ("linear", "the run"), ("weight aligning", "the head alone")),
+        *(("bias correction", "exemplars"), ("ridge", "exemplars")),
+        *((name, "all training data") for name in ("ncm", "ridge", "fecam")),
+    ]
+    by_name = {one.name: one for one in found if one.name != "ridge"}
+    for name, measured in run.folder.results()["classifiers"].items():
+        assert by_name[name].seen == pytest.approx(measured["last_accuracy"], abs=1e-6)
+        assert by_name[name].tasks == pytest.approx(measured["accuracy_matrix"][-1], abs=1e-6)
+    assert all(0.2 < one.seen <= 1 and len(one.tasks) == 3 for one in found)
+    without = answers(run, all_data=False)
+    assert without == found[:5]
+
+
+def test_the_command_names_what_each_classifier_was_made_from(run, capsys):
+    folder = str(run.folder.path)
+    assert answers_command.main([folder, "--no-all-data"]) == 0
+    out = capsys.readouterr().out
+    for words in ("nme (method's own)", "the head alone", "exemplars", "task 3", "n = 1"):
+        assert words in out
+    assert "all training data" not in out
+    assert answers_command.main([folder, "--no-all-data", "--json"]) == 0
+    read = json.loads(capsys.readouterr().out)["classifiers"]
+    assert [one["name"] for one in read][:2] == ["nme", "linear"]
+    assert answers_command.main([folder, "--ridge", "0"]) == 2
+    assert "--ridge is 0.0; it must be above 0" in capsys.readouterr().err

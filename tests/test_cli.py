@@ -38,6 +38,7 @@ COMMANDS = {  # that are no methods, and a flag of each
     "compare": "--page FILE",
     "report": "runs/icarl",
     "predict": "--top N",
+    "answers": "--no-all-data",
     "export": "--out FILE",
     "accelerator": "--minutes N",
 }
@@ -259,6 +260,7 @@ REFUSALS = [
     (["--log", "tensorbord"], ["unknown --log 'tensorbord': did you mean 'tensorboard'"]),
     (["--task-size", "11"], ["--task-size is 11; with 4 classes it must lie in 1..4"]),
     (["--first-task", "5"], ["--first-task is 5; with 4 classes"]),
+    (["--tasks", "2,2"], ["--tasks gives the size of each task: leave out --task-size"]),
     (["--classes", "11"], ["--classes is 11; digits has 10 classes"]),
     (["--memory", "3"], ["--memory 3 is smaller than the number of classes, 4"]),
     (["--memory", "0"], ["--memory 0 is smaller than the number of classes, 4"]),

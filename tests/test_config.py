@@ -98,6 +98,35 @@ def test_settings_survive_being_written_and_read():
     assert loading.config_of({"file": from_plain(config.decisive(), "config.yaml")}) == config
 
 
+@pytest.mark.parametrize(
+    ("tasks", "sizes"),
+    [
+        ("50,10,10,30", ("50,10,10,30", None, 10)),
+        (" 50 010, 10,30", ("50,10,10,30", None, 10)),
+        ("100", ("100", None, 10)),
+        ("b50-10", (None, 50, 10)),
+        ("B50-2", (None, 50, 2)),
+        ("b0-5", (None, None, 5)),
+        ("b20-20", (None, None, 20)),
+    ],
+)
+def test_the_sizes_of_tasks_have_one_form(tasks, sizes):
+    """However they are given, and whatever a lower layer says."""
+    for below in ({}, {"task_size": 7, "first_task": 3}, {"tasks": "4,6"}):
+        config = loading.config_of(
+            {"preset": {"method": "icarl", **below}, "flag": loading.over({"tasks": tasks})}
+        )
+        assert (config.tasks, config.first_task, config.task_size) == sizes
+        assert config == preset("icarl", tasks=tasks)
+        assert config == dataclasses.replace(preset("icarl", **below), tasks=tasks)
+
+
+def test_a_size_of_tasks_overrides_a_list():
+    for given in ({"task_size": 5}, {"first_task": 20}):
+        layers = {"preset": {"method": "icarl", "tasks": "60,40"}, "flag": loading.over(given)}
+        assert loading.config_of(layers) == preset("icarl", **given)
+
+
 def test_every_setting_decides_the_result_but_those_of_place_and_machine():
     others = {"data_dir", "out", "resume", "accelerator", "devices", "stream", "log"}
     others |= {"coordinator", "num_processes", "process_id"}
@@ -129,6 +158,10 @@ def test_every_setting_with_a_flag_has_a_text():
         ({"epochs": 0}, "--epochs is 0; it must be at least 1"),
         ({"batch_size": -1}, "--batch-size is -1; it must be at least 1"),
         ({"first_task": 0}, "--first-task is 0; it must be at least 1"),
+        ({"tasks": "50,ten"}, "--tasks is '50,ten'; it must be the number of classes of each task"),
+        ({"tasks": "50,0"}, "--tasks is '50,0'; it must be"),
+        ({"tasks": ""}, "--tasks is ''; it must be"),
+        ({"tasks": "b50-0"}, "--tasks is 'b50-0'; it must be"),
         ({"rate": 0.0}, "--rate is 0.0; it must be above 0"),
         ({"rate": float("nan")}, "--rate is nan; it must be above 0"),
         ({"temperature": float("inf")}, "--temperature is inf; it must be above 0"),
@@ -233,6 +266,8 @@ OVERRIDES = [
     {"dataset": "npz:/a folder/it's $here.npz", "mirror": "yes", "data_seed": 3, "fast": True},
     {"weight_decay": 1e-5, "rate": 0.30000000000000004, "order": "natural"},
     {"order": "3, 1, 2", "task_size": 1},
+    {"tasks": "50, 10,30 10"},
+    {"tasks": "B50-5"},
 ]
 
 

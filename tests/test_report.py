@@ -192,7 +192,7 @@ def shown(table):
 def test_a_caption_says_whose_numbers_they_are():
     said = report.caption(results_of())
     for words in (
-        *("icarl (paper) on digits", "3 tasks of 2 or 1 classes", "resnet8"),
+        *("icarl (paper) on digits", "3 tasks of 2 x 2 and 1 classes", "resnet8"),
         *("7, then 5 epochs per task", "20 exemplars", "order seeded 1993, seed 0", "n = 1"),
     ):
         assert words in said

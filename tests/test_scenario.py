@@ -91,6 +91,18 @@ def test_task_sizes(arguments, sizes):
     assert scenario.split(*arguments) == sizes
 
 
+def test_listed_sizes_must_add_up(digits):
+    made = scenario.create(digits, order="natural", tasks="5,1,4")
+    assert made.task_sizes == (5, 1, 4) and made.bounds == (0, 5, 6, 10)
+    assert set(made.task(1).labels) == {5} and made.task(1).n_classes == 1
+    assert made.largest_task == made.n_images(0)
+    assert scenario.create(digits, tasks="2,1", classes=3).task_sizes == (2, 1)
+    with pytest.raises(UserError, match=r"^--tasks 5,6 adds up to 11 classes, but there are 10$"):
+        scenario.create(digits, tasks="5,6")
+    with pytest.raises(UserError, match=r"adds up to 9 of 10 classes: add --classes 9 to"):
+        scenario.create(digits, tasks="5,4")
+
+
 @given(st.integers(1, 200), st.integers(1, 200), st.none() | st.integers(1, 200))
 def test_tasks_cover_all_classes_or_are_refused(n_classes, task_size, first_task):
     fits = max(task_size, first_task or 1) <= n_classes

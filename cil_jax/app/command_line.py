@@ -65,9 +65,12 @@ def _with_method(about: str | None, arguments: Sequence[str]) -> None:
     """Parses --method, and then the other flags, which depend on it."""
     parser = Parser(add_help=False, allow_abbrev=False)
     parser.add_argument("--method")
+    parser.add_argument("--list", action="store_true")
     chosen, others = parser.parse_known_args(arguments)
     about = f"{about}\n{_list_of_methods()}"
-    if chosen.method is not None:
+    if chosen.list:
+        _print_methods([*(["--method"] if chosen.method is not None else []), *others])
+    elif chosen.method is not None:
         method = code.METHODS.add(chosen.method)
         _from_flags(method, arguments, about, program="train")
     elif {"-h", "--help", "--help-all"} & {*others}:
@@ -92,6 +95,25 @@ def _list_of_methods() -> str:
     for name, method_class in code.METHODS.items():
         lines.append(f"  {name:9} {(method_class.__doc__ or '').partition(chr(10))[0]}")
     return "\n".join(["methods (--method NAME --help lists the settings of one):", *lines])
+
+
+def _print_methods(others: Sequence[str]) -> None:
+    """Prints the list of all methods, each as soon as it is known.
+
+    Args:
+      others: the other words of the command line, of which there must be none.
+
+    Raises:
+      UserError: if there are any.
+    """
+    if others:
+        raise UserError(f"--list takes no other flag: leave out {others[0]}")
+    from cil_jax.app import method_list
+
+    for entry in method_list.entries():
+        if output.is_lost():
+            return
+        print(entry, flush=True)
 
 
 def leave(code: int) -> NoReturn:
@@ -392,6 +414,9 @@ def check_effect(config: Config, given: Iterable[str]) -> None:
         raise UserError(
             f"--order-seed has no effect on the order {order}: add --order seeded, or leave it out"
         )
+    sizes = [name for name in ("task_size", "first_task") if name in given]
+    if "tasks" in given and sizes:
+        raise UserError(f"--tasks gives the size of each task: leave out {flag(sizes[0])}")
     for name in given:
         if name in unused:
             raise UserError(
@@ -449,6 +474,12 @@ def make_parser(
             metavar="NAME",
             help="method to train: one of those above, or path.py:Class for one of your own "
             "(no default)",
+        )
+        parser.add_argument(
+            "--list",
+            action="store_true",
+            help="list all methods with their presets and with what each keeps from one task to "
+            "the next, then exit",
         )
     if method and (presets := loading.presets(method)):
         origin = f"that of --config, or else {default_preset or 'none'}"

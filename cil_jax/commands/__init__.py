@@ -20,6 +20,7 @@ COMMANDS = {
     "train": "train a method by its name, or one of your own by its file",
     "compare": "compare runs in a table, on a page and in a figure",
     "report": "redraw the figures and the report page of runs",
+    "answers": "classify the test images of a run with several classifiers",
     "predict": "classify image files with a run",
     "export": "export a run as one file that needs only JAX",
     "exemplars": "compare exemplars chosen by herding with random ones",

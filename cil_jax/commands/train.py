@@ -1,5 +1,6 @@
 """Train any method: one of the package by its name, or one of your own by its file and class.
 
+  cil-jax train --list                              # the methods, presets and what each keeps
   cil-jax train --method icarl --preset paper       # the same as cil-jax icarl --preset paper
   cil-jax train --method my_method.py:Mine --dataset digits --task-size 2
 

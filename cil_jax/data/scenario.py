@@ -8,7 +8,7 @@ import numpy as np
 
 from cil_jax.data.dataset import Dataset
 from cil_jax.errors import UserError
-from cil_jax.settings import orders
+from cil_jax.settings import orders, task_sizes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -233,6 +233,23 @@ def split(n_classes: int, task_size: int, first_task: int | None = None) -> tupl
     return (first, *[task_size] * n_full_tasks, *([remainder] if remainder else []))
 
 
+def split_as_listed(n_classes: int, sizes: Sequence[int]) -> tuple[int, ...]:
+    """Returns the listed sizes of the tasks.
+
+    Raises:
+      UserError: if they do not add up to n_classes.
+    """
+    total, listed = sum(sizes), ",".join(map(str, sizes))
+    if total > n_classes:
+        raise UserError(f"--tasks {listed} adds up to {total} classes, but there are {n_classes}")
+    if total < n_classes:
+        raise UserError(
+            f"--tasks {listed} adds up to {total} of {n_classes} classes: add --classes {total} to "
+            "use only the first of them, or further tasks"
+        )
+    return tuple(sizes)
+
+
 def create(
     dataset: Dataset,
     *,
@@ -241,6 +258,7 @@ def create(
     task_size: int = 10,
     first_task: int | None = None,
     classes: int | None = None,
+    tasks: str | None = None,
 ) -> Scenario:
     """Divides a data set into tasks.
 
@@ -249,6 +267,7 @@ def create(
       order, order_seed: see `class_order`.
       task_size, first_task: see `split`.
       classes: use only this many classes, the first of the class order (default: all).
+      tasks: the size of each task, such as "50,10,10,30", in place of task_size and first_task.
 
     Raises:
       UserError: if the data set has too few classes for these numbers, or the order does not fit.
@@ -261,5 +280,8 @@ def create(
             f"--classes is {n_classes}; {owner} {len(ordered)} classes, so it must lie in "
             f"1..{len(ordered)}"
         )
-    sizes = split(n_classes, task_size, first_task)
+    if tasks is None:
+        sizes = split(n_classes, task_size, first_task)
+    else:
+        sizes = split_as_listed(n_classes, task_sizes.sizes_of(task_sizes.normalized(tasks)))
     return Scenario(dataset, tuple(ordered[:n_classes].tolist()), sizes)

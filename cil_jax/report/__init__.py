@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from cil_jax.report.page import write_page
 from cil_jax.report.tables import (
+    answers,
     caption,
     group_summary,
     reproduction,
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from cil_jax.report.figures import draw, figure_pixels
 
 __all__ = [
+    "answers",
     "caption",
     "draw",
     "figure_pixels",

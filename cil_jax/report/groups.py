@@ -13,7 +13,7 @@ import numpy as np
 
 from cil_jax.errors import UserError
 from cil_jax.report import published_results, reference
-from cil_jax.report.tables import protocol, published_value, run_name, setting
+from cil_jax.report.tables import protocol, published_value, run_name, setting, sizes_in_words
 from cil_jax.settings.loading import decisive_of
 from cil_jax.storage import replicates
 from cil_jax.storage.replicates import ONLY_REPORTED, SEEDS
@@ -49,8 +49,7 @@ class Group:
         return {
             "data set": self.summary["dataset"],
             "data (SHA-256)": self.data and self.data[:12],
-            "tasks": f"{len(sizes)} of {' '.join(map(str, dict.fromkeys(sizes)))} classes",
-            "task sizes": sizes,
+            "tasks": f"{len(sizes)} of {sizes_in_words(sizes)} classes",
             "tasks learned": replicates.n_learned(self.summary),
             "class orders": self.summary["orders"],
         }
@@ -333,8 +332,6 @@ def _check_protocols(groups: Sequence[Group]) -> None:
         # An unknown value does not count as a difference.
         if len({json.dumps(p[key]) for p in protocols if p[key] is not None}) > 1
     ]
-    if "tasks" in differing:
-        differing.remove("task sizes")
     if not differing:
         return
     lines = []

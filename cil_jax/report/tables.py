@@ -1,5 +1,6 @@
 """Results as tables for the terminal; each caption names the run and its protocol."""
 
+import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -8,12 +9,14 @@ from rich import box
 from rich.table import Table
 
 from cil_jax.metrics import USES_ALL_DATA
+from cil_jax.report import thinning
 from cil_jax.report.escaping import markdown
 from cil_jax.report.percentages import percent, percentage, round_percentage
 from cil_jax.report.published_results import Outcome, Row, sources, task_sizes, tasks
 from cil_jax.settings.declaring import flag
 from cil_jax.storage.replicates import n_learned
 
+MOST_TASKS = 12  # columns of a table
 LAST_ROWS = (
     ("  old classes", "old_accuracy"),
     ("  new classes", "new_accuracy"),
@@ -49,6 +52,19 @@ class SelectionResult(Protocol):
     def random(self) -> tuple[float, ...]: ...
 
 
+class AnswersResult(Protocol):
+    """Accuracies 0..1 of a classifier; see `cil_jax.trained.answers.Answer`."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def source(self) -> str: ...
+    @property
+    def seen(self) -> float: ...
+    @property
+    def tasks(self) -> tuple[float, ...]: ...
+
+
 def size_of(n_bytes: int | None) -> str:
     """A size such as '1.2 GB'; '-' for None."""
     if n_bytes is None:
@@ -81,6 +97,31 @@ def selection(rows: Sequence[SelectionResult], results: Mapping[str, Any]) -> Ta
         mean = float(np.mean(row.random))
         std = float(np.std(row.random, ddof=1)) if n_draws > 1 else None
         table.add_row(str(row.count), percent(row.herded), percent(mean), percent(std))
+    return table
+
+
+def answers(rows: Sequence[AnswersResult], results: Mapping[str, Any]) -> Table:
+    """Accuracy of several classifiers of one network, on all classes seen and on each task.
+
+    Args:
+      rows: the result of `cil_jax.trained.answers.answers`.
+      results: the contents of results.json of the run whose network was used.
+    """
+    n_tasks = len(rows[0].tasks)
+    title = (
+        f"{caption(results)}\nclassifiers of the network after task {n_tasks}; accuracy in percent"
+    )
+    table = Table(title=title, title_justify="left")
+    table.add_column("classifier")
+    table.add_column("made from")
+    table.add_column("all classes", justify="right")
+    shown = thinning.spread(n_tasks, MOST_TASKS)
+    for task in shown:
+        table.add_column(f"task {task + 1}", justify="right")
+    for row in rows:
+        name = column_name(results, row.name) if row.name == results["headline"] else row.name
+        cells = [percentage(row.seen), *(percentage(row.tasks[task]) for task in shown)]
+        table.add_row(name, row.source, *cells)
     return table
 
 
@@ -181,12 +222,18 @@ def protocol(results: Mapping[str, Any]) -> str:
     """Data set, tasks and class orders, which runs must share to be compared."""
     sizes = results["task_sizes"]
     orders = ", ".join(results["orders"]) if "orders" in results else results["order"]
-    distinct_sizes = " or ".join(map(str, dict.fromkeys(sizes)))
     plural = "s" if len(sizes) > 1 else ""
-    return (
-        f"{results['dataset']}, {len(sizes)} task{plural} of {distinct_sizes} classes, "
-        f"order {orders}"
-    )
+    tasks = f"{len(sizes)} task{plural} of {sizes_in_words(sizes)} classes"
+    return f"{results['dataset']}, {tasks}, order {orders}"
+
+
+def sizes_in_words(sizes: Sequence[int]) -> str:
+    """The sizes of all tasks, such as '10' if all have 10 classes, or '50 and 5 x 10'."""
+    runs = [(size, len(list(equal))) for size, equal in itertools.groupby(sizes)]
+    if len(runs) == 1:
+        return str(sizes[0])
+    *words, last = [str(size) if n == 1 else f"{n} x {size}" for size, n in runs]
+    return f"{', '.join(words)} and {last}"
 
 
 def classifier_name(classifier: str, note: str = "") -> str:

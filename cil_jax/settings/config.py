@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from cil_jax.errors import UserError
-from cil_jax.settings import orders
+from cil_jax.settings import orders, task_sizes
 from cil_jax.settings.code import record
 from cil_jax.settings.declaring import (
     BETWEEN_0_AND_1,
@@ -154,7 +154,15 @@ class Config:
         bound=NOT_NEGATIVE,
     )
 
-    task_size: int = _setting(10, _SCENARIO, "number of classes per task", bound=COUNT)
+    tasks: str | None = _setting(
+        None,
+        _SCENARIO,
+        "number of classes of each task, such as 50,10,10,30, which must add up to the classes; "
+        "or b50-10 for 50 classes first and then tasks of 10, b50-5 and so on (default: tasks of "
+        "--task-size)",
+        metavar="N,N,...",
+    )
+    task_size: int = _setting(task_sizes.SIZE, _SCENARIO, "number of classes per task", bound=COUNT)
     first_task: int | None = _setting(
         None,
         _SCENARIO,
@@ -372,6 +380,9 @@ class Config:
             path = os.path.abspath(os.path.expanduser(path))
             object.__setattr__(self, "dataset", f"{kind}:{path}")
         object.__setattr__(self, "order", orders.normalized(self.order))
+        if self.tasks is not None:
+            for name, value in task_sizes.settings_of(self.tasks).items():
+                object.__setattr__(self, name, value)
         if not re.fullmatch(r"auto|(\[[\da-fA-F:]+\]|[\w.-]+):\d{1,5}", self.coordinator or "auto"):
             raise UserError(
                 f"--coordinator is {self.coordinator}; it must be HOST:PORT, such as host0:1234, "

@@ -23,7 +23,7 @@ import yaml
 
 from cil_jax.errors import UserError, nearest_name
 from cil_jax.files import reading
-from cil_jax.settings import code, orders
+from cil_jax.settings import code, orders, task_sizes
 from cil_jax.settings.config import FLAGS_ONLY, NOT_SETTINGS, Config, config_type
 from cil_jax.settings.declaring import Value, check, flag, is_setting, kind, plain
 
@@ -204,9 +204,19 @@ def over(settings: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of Config that settings override.
 
     A setting of all tasks, such as `epochs`, also resets the variant for the first task,
-    `first_epochs`, to None, unless the settings give both.
+    `first_epochs`, to None, unless the settings give both. A list of `tasks` and their size
+    override each other.
+
+    Raises:
+      UserError: if `tasks` has a wrong value.
     """
-    reset = {f"first_{name}": None for name in WITH_FIRST_VARIANT if name in settings}
+    reset: dict[str, Any] = {
+        f"first_{name}": None for name in WITH_FIRST_VARIANT if name in settings
+    }
+    if settings.get("tasks") is not None:
+        return {**reset, **settings, **task_sizes.settings_of(settings["tasks"])}
+    if {"task_size", "first_task"} & settings.keys():
+        reset["tasks"] = None
     return {**reset, **settings}
 
 

@@ -78,6 +78,7 @@ def scenario_of(config: Config, dataset: data.Dataset) -> data.Scenario:
         task_size=config.task_size,
         first_task=config.first_task,
         classes=config.classes,
+        tasks=config.tasks,
     )
 
 
