@@ -372,8 +372,7 @@ def test_settings_are_printed_and_jax_is_not_started(tmp_path):
     """A method's class imports JAX, but starts none of its backends."""
     code = (
         "import sys; from cil_jax.app import command_line;"
-        "sys.argv = ['icarl', '--epochs', '3', '--print-config'];"
-        "code = command_line.guarded(lambda: command_line._from_flags('icarl', 'paper', None));"
+        "code = command_line.run_method('icarl', ['--epochs', '3', '--print-config']);"
         f"{NO_BACKEND}; sys.exit(code)"
     )
     path = {**os.environ, "PYTHONPATH": str(ROOT)}
@@ -496,7 +495,7 @@ def test_each_command_has_a_help(name, monkeypatch, capsys):
 
 @pytest.mark.parametrize("method", PRESETS)
 def test_help_explains_each_flag_with_its_default(method):
-    no_default = ("help", "resume", "seeds", "orders", "config", "print_config")
+    no_default = ("help", "help_all", "resume", "seeds", "orders", "config", "print_config")
     for action in command_line.make_parser(method, PRESETS[method])._actions:
         assert action.help and ("default" in action.help or action.dest in no_default), action
 

@@ -94,7 +94,7 @@ def run(tmp_path):
 @pytest.fixture
 def read(run, monkeypatch):
     """What the commands that read a folder do; figures are drawn in tests of their own."""
-    monkeypatch.setattr(report, "draw", lambda *_: None)
+    monkeypatch.setattr("cil_jax.report.draw", lambda *_: None)
     monkeypatch.setattr(
         published_results, "rows", lambda: []
     )  # which takes a while to compare with

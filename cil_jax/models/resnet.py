@@ -134,6 +134,7 @@ class ResNet(nn.Module):
         x = nn.relu(norm()(conv(self.widths[0], (3, 3))(images)))
         n_stages = len(self.stage_sizes)
         for stage, (size, width) in enumerate(zip(self.stage_sizes, self.widths, strict=True)):
+            before_relu = x
             for i in range(size):
                 is_last = stage == n_stages - 1 and i == size - 1
                 stride = 2 if stage > 0 and i == 0 else 1
