@@ -80,7 +80,8 @@ class PODNet(CosineRehearsal):
     ) -> LossResult:
         output = self.student(params, learner, batch, train, maps=True)
         old = self.teacher(learner, batch, maps=True)
-        margin = self.margin * params["head"]["scale"]
+        # Without gradient: a lower, even a negative scale would lower the loss by the margin alone.
+        margin = self.margin * jax.lax.stop_gradient(params["head"]["scale"])
         flat = losses.cosine_distance(output.features, old.features)
         parts = {
             "classification": losses.nca(output.logits, batch.labels, margin),
