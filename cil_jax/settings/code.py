@@ -158,6 +158,8 @@ METHODS = Registry(
         "der": "cil_jax.methods.der:DER",
         "joint": "cil_jax.methods.joint:Joint",
         "ewc": "cil_jax.methods.ewc:EWC",
+        "si": "cil_jax.methods.si:SI",
+        "mas": "cil_jax.methods.mas:MAS",
         "bic": "cil_jax.methods.bic:BiC",
         "wa": "cil_jax.methods.wa:WA",
         "slda": "cil_jax.methods.slda:SLDA",
