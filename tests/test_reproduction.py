@@ -62,6 +62,7 @@ def test_every_row_of_ours_names_a_preset_and_a_classifier_that_there_are():
         "derpp",
         "dsal",
         "fecam",
+        "lwm",
         "mas",
         "ranpac",
         "si",

@@ -13,7 +13,7 @@ from cil_jax.learner import Learner
 from cil_jax.methods.base import Batch, LossResult
 from cil_jax.methods.classification import Classification
 from cil_jax.settings.declaring import NOT_NEGATIVE, POSITIVE, setting
-from cil_jax.typing import Key, Params
+from cil_jax.typing import Array, Key, Params
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,23 +64,30 @@ class LwF(Classification):
         self, params: Params, learner: Learner, batch: Batch, key: Key, train: bool = True
     ) -> LossResult:
         output = self.student(params, learner, batch, train)
-        logits, n_open = output.logits, self.n_open(learner)
+        old = self.teacher(learner, batch).logits
+        loss, parts = self.of_outputs(learner, output.logits, batch.labels, old)
+        return loss, (parts, output)
+
+    def of_outputs(
+        self, learner: Learner, logits: Array, labels: Array, old: Array
+    ) -> tuple[Array, dict[str, Array]]:
+        """Computes the loss and its parts from logits [B, room], labels, and the old logits."""
+        n_open = self.n_open(learner)
         first = learner.n_old if self.softmax_over == "new" else 0
         if self.distill == "none":
-            loss = self.classification(logits, batch.labels, n_open, first)
-            return loss, ({"classification": loss, "distillation": jnp.zeros(())}, output)
-        old = self.teacher(learner, batch).logits
+            loss = self.classification(logits, labels, n_open, first)
+            return loss, {"classification": loss, "distillation": jnp.zeros(())}
         if self.objective == "sigmoid":
-            parts = losses.icarl(logits, batch.labels, old, learner.n_old, n_open, self.divisor)
-            return parts["classification"] + parts["distillation"], (parts, output)
+            parts = losses.icarl(logits, labels, old, learner.n_old, n_open, self.divisor)
+            return parts["classification"] + parts["distillation"], parts
         task_of = learner.task_of if self.distill == "tasks" else None
         # In this order, on which the last bits of the gradient depend.
         distillation = losses.distillation_of_old_outputs(
             logits, old, learner.n_old, self.temperature, task_of
         )
-        classification = self.classification(logits, batch.labels, n_open, first)
+        classification = self.classification(logits, labels, n_open, first)
         parts = {"classification": classification, "distillation": distillation}
-        return classification + self.lambda_ * distillation, (parts, output)
+        return classification + self.lambda_ * distillation, parts
 
 
 def unused_in_distillation(config: Any) -> set[str]:

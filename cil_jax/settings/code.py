@@ -160,6 +160,7 @@ METHODS = Registry(
         "ewc": "cil_jax.methods.ewc:EWC",
         "si": "cil_jax.methods.si:SI",
         "mas": "cil_jax.methods.mas:MAS",
+        "lwm": "cil_jax.methods.lwm:LwM",
         "bic": "cil_jax.methods.bic:BiC",
         "wa": "cil_jax.methods.wa:WA",
         "slda": "cil_jax.methods.slda:SLDA",
