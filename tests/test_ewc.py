@@ -10,7 +10,8 @@ from flax import linen as nn
 
 from cil_jax.data.augment import Augmentation
 from cil_jax.learner import Normalizer
-from cil_jax.methods.ewc import EWC, penalty_of
+from cil_jax.methods.ewc import EWC
+from cil_jax.methods.penalty import penalty_of
 from cil_jax.schedules import SGD
 from cil_jax.training.engine import Engine
 
@@ -74,14 +75,14 @@ def test_the_fisher_information_of_a_linear_softmax_with_true_labels(engine):
     own = fisher_after_task(engine, learner, images, labels).own
     x, p = numpy_softmax(learner, images, 2)
     error = np.eye(2)[labels] - p
-    fisher = own["fisher"]["head"]
+    fisher = own["importance"]["head"]
     expected = np.mean((x[:, :, None] * error[:, None, :]) ** 2, axis=0)
     np.testing.assert_allclose(fisher["kernel"][:, :2], expected, rtol=1e-4)
     np.testing.assert_allclose(fisher["bias"][:2], np.mean(error**2, axis=0), rtol=1e-4)
     assert not np.any(fisher["kernel"][:, 2:]) and not np.any(fisher["bias"][2:])
     kernel = np.asarray(learner.weights.params["head"]["kernel"])[:, :2]
     gain = np.mean((x * (error @ kernel.T)) ** 2, axis=0)  # d log p_y / d gain_d
-    np.testing.assert_allclose(own["fisher"]["backbone"]["gain"], gain, rtol=1e-4)
+    np.testing.assert_allclose(own["importance"]["backbone"]["gain"], gain, rtol=1e-4)
     chex.assert_trees_all_equal(own["anchor"], learner.weights.params)
 
 
@@ -90,36 +91,38 @@ def test_the_fisher_information_with_sampled_labels_does_not_depend_on_the_true_
     engine, images = engine_of(fisher_labels="sampled"), images_of(0, 4000)
     learner = learner_of(engine)
     labels = np.zeros(4000, np.int32)
-    fisher = fisher_after_task(engine, learner, images, labels, 4000).own["fisher"]["head"]
+    fisher = fisher_after_task(engine, learner, images, labels, 4000).own["importance"]["head"]
     x, p = numpy_softmax(learner, images, 2)
     expected = np.mean(x[:, :, None] ** 2 * (p * (1 - p))[:, None, :], axis=0)
     np.testing.assert_allclose(fisher["kernel"][:, :2], expected, rtol=0.1)
 
 
-@pytest.mark.parametrize(("merge", "before", "now"), [("sum", 1, 1), ("classes", 2 / 3, 1 / 3)])
+@pytest.mark.parametrize(
+    ("merge", "before", "now"), [("sum", 1, 1), ("classes", 2 / 3, 1 / 3), ("online", 0.25, 1)]
+)
 def test_a_second_task_of_one_class_is_merged_and_limited(merge, before, now):
-    engine = engine_of(merge=merge, fisher_limit=0.05)
+    engine = engine_of(merge=merge, gamma=0.25, fisher_limit=0.05)
     labels = np.arange(N_IMAGES, dtype=np.int32) % 2
     learner = fisher_after_task(engine, learner_of(engine), images_of(0), labels)
-    first = learner.own["fisher"]
+    first = learner.own["importance"]
     assert max(float(x.max()) for x in jax.tree.leaves(first)) == pytest.approx(0.05)
     learner = engine.begin_task(engine.end_task(learner), jnp.int32(1))
     last = fisher_after_task(engine, learner, images_of(1), np.full(N_IMAGES, 2, np.int32))
     forgetful = learner.replace(own=jax.tree.map(jnp.zeros_like, learner.own))
     alone = fisher_after_task(engine, forgetful, images_of(1), np.full(N_IMAGES, 2, np.int32))
-    expected = jax.tree.map(lambda f, g: before * f + g, first, alone.own["fisher"])
-    chex.assert_trees_all_close(last.own["fisher"], expected, rtol=1e-5)
+    expected = jax.tree.map(lambda f, g: before * f + g, first, alone.own["importance"])
+    chex.assert_trees_all_close(last.own["importance"], expected, rtol=1e-5)
     _, p = numpy_softmax(learner, images_of(1), 3)
     bias = np.minimum(np.mean((np.array([0, 0, 1]) - p) ** 2, axis=0), 0.05)
-    np.testing.assert_allclose(alone.own["fisher"]["head"]["bias"][:3], now * bias, rtol=1e-4)
+    np.testing.assert_allclose(alone.own["importance"]["head"]["bias"][:3], now * bias, rtol=1e-4)
 
 
 def test_the_penalty_and_its_gradient_by_hand(engine):
-    """0.5 * (2 * 3^2 + 4 * 1^2) = 11, with the gradient F * (params - anchor)."""
+    """2 * 3^2 + 4 * 1^2 = 22, with the gradient 2 * importance * (params - anchor)."""
     trees = ({"w": jnp.array(x)} for x in ([4.0, 1.0, 5.0], [2.0, 4.0, 0.0], [1.0, 2.0, 9.0]))
     value, grad = jax.value_and_grad(penalty_of)(*trees)
-    assert float(value) == 11.0
-    assert np.array_equal(grad["w"], [6.0, -4.0, 0.0])
+    assert float(value) == 22.0
+    assert np.array_equal(grad["w"], [12.0, -8.0, 0.0])
 
 
 def test_the_loss_adds_lambda_times_the_penalty(engine):
@@ -135,7 +138,7 @@ def test_the_loss_adds_lambda_times_the_penalty(engine):
 
     (plain, _), plain_grads = loss_and_grad(0.0)
     (loss, (parts, _)), grads = loss_and_grad(30.0)
-    fisher = learner.own["fisher"]
+    fisher = learner.own["importance"]
     total = sum(float(x.sum()) for x in jax.tree.leaves(fisher))
     old = {k: v[..., :2] for k, v in learner.weights.params["head"].items()}
     chex.assert_trees_all_equal(

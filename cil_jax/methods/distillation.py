@@ -56,7 +56,12 @@ class Distillation(Classification):
         return self.objective == "sigmoid" and self.distill != "none"
 
     def with_distillation(
-        self, learner: Learner, batch: Batch, output: Output, first: int | Array = 0
+        self,
+        learner: Learner,
+        batch: Batch,
+        output: Output,
+        first: int | Array = 0,
+        old: Output | None = None,
     ) -> LossResult:
         """Computes the classification loss plus lambda * the distillation with a softmax.
 
@@ -65,16 +70,17 @@ class Distillation(Classification):
           batch: the images.
           output: of the network in training for them.
           first: outputs below are left out of the softmax of the classification loss.
+          old: of the old network for them (default: it is computed).
         """
         logits, n_open = output.logits, self.n_open(learner)
         if self.distill == "none":
             loss = self.classification(logits, batch.labels, n_open, first)
             return loss, ({"classification": loss, "distillation": jnp.zeros(())}, output)
-        old = self.teacher(learner, batch).logits
+        old = old or self.teacher(learner, batch)
         task_of = learner.task_of if self.distill == "tasks" else None
         # Before the classification loss: the last bits of the gradient depend on the order.
         distillation = losses.distillation_of_old_outputs(
-            logits, old, learner.n_old, self.temperature, task_of
+            logits, old.logits, learner.n_old, self.temperature, task_of
         )
         classification = self.classification(logits, batch.labels, n_open, first)
         parts = {"classification": classification, "distillation": distillation}

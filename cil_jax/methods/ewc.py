@@ -5,47 +5,40 @@ on new images moves the important weights less, so no old image is needed.
 """
 
 import dataclasses
-from typing import Any, ClassVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from cil_jax import heads, losses
+from cil_jax import losses
 from cil_jax.learner import Learner, Purpose
-from cil_jax.methods.base import Batch, LossResult, Method
+from cil_jax.methods.base import Batch
+from cil_jax.methods.penalty import IMAGES_AT_ONCE, WeightPenalty, add_gradients, no_gradients
 from cil_jax.methods.plan import Fold, Plan, Train
 from cil_jax.settings.declaring import NOT_NEGATIVE, POSITIVE, setting
 from cil_jax.typing import Array, Key, Params
 
-# Images whose gradients are in memory at once. A gradient is as large as the network.
-IMAGES_AT_ONCE = 50
-
 
 @dataclasses.dataclass(frozen=True)
-class EWC(Method):
-    """Cross-entropy of new images plus lambda / 2 * sum of F * (weights - anchor)^2.
+class EWC(WeightPenalty):
+    """Cross-entropy of new images plus lambda / 2 * sum of F * (weights - anchor)^2 (eq. 3).
 
     F is the diagonal of the Fisher information, merged over the tasks so far, and the anchor is the
-    weights at the end of the previous task; both are in `Learner.own`. Outputs that were not open
-    then have F = 0.
+    weights at the end of the previous task. With merge "online" it is online EWC (Schwarz et al.
+    2018, https://arxiv.org/abs/1805.06370).
 
     Attributes:
-      softmax_over: the outputs that the softmax normalises over: all "open" ones, or those of the
-        "new" task. The Fisher information is always that of the softmax over all classes seen.
       lambda_: weight of the penalty; 0 is finetuning.
       fisher_labels: "true" for the labels of the images, the empirical Fisher information;
-        "sampled" for labels drawn from the predicted probabilities, as it is defined.
+        "sampled" for labels drawn from the predicted probabilities, as it is defined. The softmax
+        is over all classes seen.
       fisher_limit: larger entries of the Fisher information of a task are reduced to this value.
       merge: "sum" to add up the Fisher information of all tasks; "classes" to average it, each task
-        with a weight proportional to its number of classes.
+        with a weight proportional to its number of classes; "online" to multiply the old by gamma
+        and add the new.
+      gamma: factor of the old Fisher information with merge "online".
     """
 
-    softmax_over: str = setting(
-        "new",
-        "outputs in the softmax of the cross-entropy: open (all current outputs, see --outputs) "
-        "or new (those of the current task only)",
-        choices=("open", "new"),
-    )
     lambda_: float = setting(1000.0, "weight of the penalty", bound=NOT_NEGATIVE)
     fisher_labels: str = setting(
         "true",
@@ -59,79 +52,51 @@ class EWC(Method):
     )  # fmt: skip
     merge: str = setting(
         "sum",
-        "how the Fisher information of several tasks is merged: sum, or classes (their mean, "
-        "weighted by the number of classes)",
-        choices=("sum", "classes"),
+        "how the Fisher information of several tasks is merged: sum, classes (their mean, weighted "
+        "by the number of classes) or online (gamma times the old plus the new)",
+        choices=("sum", "classes", "online"),
+    )
+    gamma: float = setting(
+        1.0, "factor of the old Fisher information (--merge online)", bound=NOT_NEGATIVE
     )
 
-    parts: ClassVar[tuple[str, ...]] = ("classification", "penalty")
+    @classmethod
+    def unused_settings(cls, config: Any) -> set[str]:
+        return set() if config.merge == "online" else {"gamma"}
 
-    def own(self, learner: Learner) -> Params:
-        zeros = jax.tree.map(jnp.zeros_like, learner.weights.params)
-        return {"fisher": zeros, "anchor": zeros}
+    @property
+    def strength(self) -> float:
+        return 0.5 * self.lambda_
 
     def plan(self, is_first: bool) -> Plan:
-        fisher = Fold(self.no_squares, self.add_squares, self.merged, batch_size=IMAGES_AT_ONCE)
-        return (Train(), fisher)
-
-    def loss(
-        self, params: Params, learner: Learner, batch: Batch, key: Key, train: bool = True
-    ) -> LossResult:
-        output = self.student(params, learner, batch, train)
-        first = learner.n_old if self.softmax_over == "new" else 0
-        logits = heads.restrict(output.logits, first, self.n_open(learner))
-        classification = losses.cross_entropy(logits, batch.labels)
-        penalty = self.lambda_ * penalty_of(params, **learner.own)
-        parts = {"classification": classification, "penalty": penalty}
-        return classification + penalty, (parts, output)
+        return (Train(), Fold(no_gradients, self.add, self.merged, batch_size=IMAGES_AT_ONCE))
 
     # The Fisher information of a task.
 
-    def no_squares(self, learner: Learner) -> dict[str, Any]:
-        """Returns the sums before the first image."""
-        zeros = jax.tree.map(jnp.zeros_like, learner.weights.params)
-        return {"squares": zeros, "n": jnp.int32(0)}
-
-    def add_squares(self, learner: Learner, sums: dict[str, Any], batch: Batch) -> dict[str, Any]:
+    def add(self, learner: Learner, sums: dict[str, Any], batch: Batch) -> dict[str, Any]:
         """Adds the squared gradients of the log-likelihood of each image of a batch."""
-        is_image = batch.labels >= 0
-        labels = batch.labels
         if self.fisher_labels == "sampled":
             key = jax.random.fold_in(learner.task_key(Purpose.CHANGE), sums["n"])
             logits = self.network(learner.weights, batch.images, learner.n_seen).logits
             labels = jax.random.categorical(key, logits)
+            batch = batch.replace(labels=jnp.where(batch.labels >= 0, labels, -1))
 
         def cost(params: Params, image: Array, label: Array) -> Array:
             weights = learner.weights.replace(params=params)
-            logits = self.network(weights, image[None], learner.n_seen).logits
-            return losses.cross_entropy(logits, label[None])
+            return losses.cross_entropy(self.network(weights, image, learner.n_seen).logits, label)
 
-        grads = jax.vmap(jax.grad(cost), (None, 0, 0))(learner.weights.params, batch.images, labels)
-
-        def plus(total: Array, grad: Array) -> Array:
-            mask = is_image.reshape(-1, *[1] * total.ndim)
-            return total + jnp.sum(grad**2, axis=0, where=mask)
-
-        squares = jax.tree.map(plus, sums["squares"], grads)
-        return {"squares": squares, "n": sums["n"] + is_image.sum()}
+        return add_gradients(sums, learner, batch, cost, jnp.square)
 
     def merged(self, learner: Learner, sums: dict[str, Any], key: Key) -> Learner:
         """Merges the Fisher information of the task with that of earlier ones; moves the anchor."""
         share = (learner.n_seen - learner.n_old) / learner.n_seen
-        before, now = (1 - share, share) if self.merge == "classes" else (1.0, 1.0)
+        before, now = {"sum": (1.0, 1.0), "online": (self.gamma, 1.0)}.get(
+            self.merge, (1 - share, share)
+        )
         limit = self.fisher_limit or jnp.inf
 
         def merge(old: Array, squares: Array) -> Array:
             return before * old + now * jnp.minimum(squares / sums["n"], limit)
 
-        fisher = jax.tree.map(merge, learner.own["fisher"], sums["squares"])
-        return learner.replace(own={"fisher": fisher, "anchor": learner.weights.params})
-
-
-def penalty_of(params: Params, fisher: Params, anchor: Params) -> Array:
-    """Computes half the sum of fisher * (params - anchor)^2; a scalar.
-
-    Kirkpatrick et al. 2017, eq. 3. The arguments are trees of the same structure.
-    """
-    products = jax.tree.map(lambda x, f, a: jnp.sum(f * (x - a) ** 2), params, fisher, anchor)
-    return 0.5 * sum(jax.tree.leaves(products), start=jnp.zeros(()))
+        fisher = jax.tree.map(merge, learner.own["importance"], sums["total"])
+        return learner.replace(own={"importance": fisher, "anchor": learner.weights.params})

@@ -10,6 +10,7 @@ from cil_jax import losses
 from cil_jax.learner import Learner
 from cil_jax.methods.base import Batch, LossResult
 from cil_jax.methods.distillation import Distillation
+from cil_jax.network import Output
 from cil_jax.settings.declaring import setting
 from cil_jax.typing import Key, Params
 
@@ -44,9 +45,24 @@ class LwF(Distillation):
         self, params: Params, learner: Learner, batch: Batch, key: Key, train: bool = True
     ) -> LossResult:
         output = self.student(params, learner, batch, train)
+        return self.of_output(learner, batch, output)
+
+    def of_output(
+        self, learner: Learner, batch: Batch, output: Output, old: Output | None = None
+    ) -> LossResult:
+        """Computes the loss from the outputs of the network in training and of the old network.
+
+        Args:
+          learner: has the old network.
+          batch: the images.
+          output: of the network in training for them.
+          old: of the old network for them (default: it is computed).
+        """
         if not self.is_icarls:
             first = learner.n_old if self.softmax_over == "new" else 0
-            return self.with_distillation(learner, batch, output, first)
-        n_open, old = self.n_open(learner), self.teacher(learner, batch).logits
-        parts = losses.icarl(output.logits, batch.labels, old, learner.n_old, n_open, self.divisor)
+            return self.with_distillation(learner, batch, output, first, old)
+        n_open, old = self.n_open(learner), old or self.teacher(learner, batch)
+        parts = losses.icarl(
+            output.logits, batch.labels, old.logits, learner.n_old, n_open, self.divisor
+        )
         return parts["classification"] + parts["distillation"], (parts, output)
