@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from cil_jax.data import pixels
+from cil_jax.data.policies import POLICIES
 from cil_jax.typing import Array, Key
 
 
@@ -21,12 +23,16 @@ class Augmentation:
       padding: the value of the border: "mean" for zeros after normalisation, or "black".
       brightness: the largest relative change of brightness. The pixels of an image are multiplied
         by a random number in 1 - brightness .. 1 + brightness.
+      policy: what is done besides: "standard" for nothing; "jitter", "autoaugment" or
+        "trivialaugment", see `cil_jax.data.policies`; or "cutout", a square of half the image's
+        side that is set to the mean. "autoaugment+cutout" is both.
     """
 
     pad: int
     mirror: bool
     padding: str = "mean"
     brightness: float = 0.0
+    policy: str = "standard"
 
     def __call__(self, key: Key, images: Array, normalize: Callable[[Array], Array]) -> Array:
         """Augments and normalises images.
@@ -41,8 +47,31 @@ class Augmentation:
         """
         move_key, brightness_key = jax.random.split(key)
         if self.padding == "black":
-            return normalize(self._brighten(brightness_key, self._move(move_key, images)))
-        return self._move(move_key, normalize(self._brighten(brightness_key, images)))
+            images = self._brighten(brightness_key, self._move(move_key, images))
+            images = normalize(self._by_policy(key, images))
+        else:
+            images = self._by_policy(key, self._brighten(brightness_key, images))
+            images = self._move(move_key, normalize(images))
+        return self._cut_out(key, images)
+
+    def _by_policy(self, key: Key, images: Array) -> Array:
+        """Applies the operations of the policy to images with pixels 0..255."""
+        policy = POLICIES.get(self.policy.partition("+")[0])
+        if policy is None:
+            return images
+        # Derived here, so that a standard run computes exactly what it would without policies.
+        keys = jax.random.split(jax.random.fold_in(key, 1), images.shape[0])
+        return jax.vmap(policy)(keys, jnp.floor(images.astype(jnp.float32)))
+
+    def _cut_out(self, key: Key, images: Array) -> Array:
+        """Sets a random square of each normalised image to the mean."""
+        if "cutout" not in self.policy:
+            return images
+        n, height, width, _ = images.shape
+        centres = jax.random.randint(
+            jax.random.fold_in(key, 2), (n, 2), 0, jnp.array([height, width])
+        )
+        return pixels.cutout(images, centres, 2 * (min(height, width) // 4))
 
     def _move(self, key: Key, images: Array) -> Array:
         """Crops each image at a random place of its padded version, and mirrors half of them."""

@@ -196,13 +196,18 @@ def training(results: Mapping[str, Any]) -> str:
     return ", ".join(filter(None, training_parts(results)))
 
 
-def training_parts(results: Mapping[str, Any]) -> tuple[str, str, str]:
-    """Network, epochs, and what is kept of old tasks; the last is '' if nothing is kept."""
+def training_parts(results: Mapping[str, Any]) -> tuple[str, str, str, str]:
+    """Network, epochs, augmentation if it is not standard, and what is kept of old tasks.
+
+    The last two are '' for none.
+    """
     epochs = ", then ".join(map(str, dict.fromkeys(results["epochs"])))
     plural = "s" if max(results["epochs"]) > 1 else ""
     kept = f"{results['exemplars']} exemplars" if results["exemplars"] else ""
     kept = "all data kept" if results["keeps_all_data"] else kept
-    return results["backbone"], f"{epochs} epoch{plural} per task", kept
+    policy = results.get("augmentation", {}).get("policy", "standard")
+    augmentation = "" if policy == "standard" else f"{policy} augmentation"
+    return results["backbone"], f"{epochs} epoch{plural} per task", augmentation, kept
 
 
 def sample(results: Mapping[str, Any]) -> str:

@@ -30,6 +30,9 @@ from cil_jax.settings.declaring import (
 )
 
 ACCELERATORS = ("auto", "cpu", "gpu", "tpu")
+AUGMENTATIONS = (
+    *("standard", "jitter", "autoaugment", "trivialaugment", "cutout", "autoaugment+cutout"),
+)
 _PATHS = ("npz", "folder")  # kinds of data sets whose name is a path
 _MOVABLE = (*_PATHS, "tfds")  # kinds whose name says where the data is, not what it holds
 # Names that are no setting: flags of commands, and entries of config.yaml beside the settings.
@@ -139,6 +142,15 @@ class Config:
         "augmentation: flip each image horizontally with probability 1/2; auto: yes for cifar100, "
         "no for other data sets",
         choices=("auto", "yes", "no"),
+    )
+    augmentation: str = _setting(
+        "standard",
+        _DATA,
+        "augmentation besides crops, mirroring and --brightness: standard for none; jitter "
+        "(brightness, contrast and saturation by up to 40 percent); autoaugment (the policy for "
+        "CIFAR-10); trivialaugment; cutout (a square of half the image side); or "
+        "autoaugment+cutout",
+        choices=AUGMENTATIONS,
     )
     padding: str = _setting(
         "mean",

@@ -193,7 +193,10 @@ def summarize(results: Sequence[schemas.Results]) -> schemas.GroupSummary:
         """The Spread of a number, or the CurveSpread of a curve."""
         return mean_and_std([_mean(_values(sample, classifier, key)) for sample in samples])
 
+    # Missing in results of older versions.
+    augmentation = {"augmentation": first["augmentation"]} if "augmentation" in first else {}
     return {
+        **augmentation,
         "method": first["method"],
         "preset": first["preset"],
         "dataset": first["dataset"],

@@ -50,6 +50,7 @@ class AugmentationFacts(TypedDict):
     mirror: bool
     padding: Literal["mean", "black"]
     brightness: Annotated[float, Meta(ge=0, le=1e6)]
+    policy: NotRequired[Text]
 
 
 class ClassifierSummary(TypedDict):
@@ -182,6 +183,7 @@ class GroupSummary(TypedDict):
     epochs: Annotated[list[Count], Meta(min_length=1)]
     exemplars: Count
     keeps_all_data: bool
+    augmentation: NotRequired[AugmentationFacts]
     task_sizes: TaskSizes
     headline: Text
     uses_all_data: list[Text]

@@ -107,6 +107,7 @@ def augmentation_of(config: Config, dataset: data.Dataset | None) -> Augmentatio
         mirror=mirror,
         padding=config.padding,
         brightness=config.brightness,
+        policy=config.augmentation,
     )
 
 

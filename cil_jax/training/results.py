@@ -21,7 +21,7 @@ from cil_jax.training.engine import Engine
 # Settings that have an entry of their own in results.json, or that do not change the method.
 NOT_CHANGES = (
     *("dataset", "classes", "tasks", "task_size", "first_task", *replicates.SEEDS),
-    *("backbone", "epochs", "first_epochs", "memory", *replicates.ONLY_REPORTED),
+    *("backbone", "epochs", "first_epochs", "memory", "augmentation", *replicates.ONLY_REPORTED),
 )
 
 
