@@ -53,3 +53,37 @@ def test_the_overview_has_every_command():
     words = overview().split()
     assert {*METHODS, *COMMANDS} <= {*words}
     assert max(map(len, overview().splitlines())) <= 80
+
+
+OWN_METHOD = '''
+import dataclasses
+from typing import ClassVar
+
+from cil_jax.methods import Method
+from cil_jax.settings.declaring import setting
+
+
+@dataclasses.dataclass(frozen=True)
+class Mine(Method):
+    """Keeps the features near those of the old network."""
+
+    strength: float = setting(3.0, "weight of the change")
+
+    presets: ClassVar = {"strong": {"strength": 10.0, "backbone": "resnet8"}}
+
+    def loss(self, params, learner, batch, key, train=True):
+        raise NotImplementedError
+'''
+
+
+def test_the_help_of_a_method_of_ones_own_is_about_it(tmp_path, capsys):
+    (tmp_path / "mine.py").write_text(OWN_METHOD)
+    assert run(["train", "--method", f"{tmp_path / 'mine.py'}:Mine", "--help"]) == 0
+    text = capsys.readouterr().out
+    lines = text.splitlines()
+    assert len(lines) <= 36 and max(map(len, lines)) <= 80
+    assert "Keeps the features near those of the old network." in text
+    assert "  strong      strength 10.0, backbone resnet8" in lines
+    assert "Distillation on new images and exemplars" not in text  # of another method
+    assert run(["train", "--help"]) == 0
+    assert "Distillation on new images and exemplars" in capsys.readouterr().out

@@ -55,7 +55,8 @@ def run_any_method(about: str | None, arguments: Sequence[str]) -> int:
     """Parses the flags of `cil-jax train`, which has --method, and does as `run_method`.
 
     Args:
-      about: the description that --help shows; the list of all methods is appended.
+      about: the description that --help shows, with a list of all methods, unless --method names
+        one.
       arguments: the flags.
     """
     return guarded(lambda: _with_method(about, arguments))
@@ -67,13 +68,13 @@ def _with_method(about: str | None, arguments: Sequence[str]) -> None:
     parser.add_argument("--method")
     parser.add_argument("--list", action="store_true")
     chosen, others = parser.parse_known_args(arguments)
-    about = f"{about}\n{_list_of_methods()}"
     if chosen.list:
         _print_methods([*(["--method"] if chosen.method is not None else []), *others])
     elif chosen.method is not None:
         method = code.METHODS.add(chosen.method)
-        _from_flags(method, arguments, about, program="train")
+        _from_flags(method, arguments, _about_class(method), program="train")
     elif {"-h", "--help", "--help-all"} & {*others}:
+        about = f"{about}\n{_list_of_methods()}"
         make_parser("", "", about, program="train").parse_args(others)
     else:
         raise UserError(
@@ -87,6 +88,15 @@ def _about(method: str) -> str:
     module = inspect.getmodule(code.METHODS[method])
     text = (inspect.getdoc(module) or "").partition("\n\n")[0]
     return f"{text}\n\n  cil-jax {method} --accelerator gpu    # the full experiment, on CIFAR-100"
+
+
+def _about_class(method: str) -> str:
+    """What `cil-jax train --method METHOD --help` says of a method: its docstring's beginning."""
+    method_class = code.METHODS.named(method)
+    text = (inspect.getdoc(method_class) or "").partition("\n\n")[0]
+    # A dataclass without a docstring has its signature instead.
+    text = "" if text.startswith(f"{method_class.__name__}(") else text
+    return f"Train {method}. {text}".rstrip()
 
 
 def _list_of_methods() -> str:

@@ -5,7 +5,7 @@ import textwrap
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-from cil_jax.settings import code, loading
+from cil_jax.settings import loading
 from cil_jax.settings.config import Config
 
 WIDTH = 79  # characters in a line
@@ -59,7 +59,7 @@ def short_help(parser: argparse.ArgumentParser, method: str, default_preset: str
     lines = [f"usage: {parser.prog} [--FLAG VALUE ...]", ""]
     for line in str(parser.description).splitlines():
         lines += textwrap.wrap(line, WIDTH, subsequent_indent="  ") or [""]
-    if method in code.METHODS:
+    if method and loading.presets(method):
         lines += ["", "presets:", *_presets(method, default_preset)]
     lines += ["", "flags used most [default]:"]
     for name, about in shown.items():
@@ -78,7 +78,7 @@ def short_help(parser: argparse.ArgumentParser, method: str, default_preset: str
 
 
 def _presets(method: str, default_preset: str) -> list[str]:
-    """A line for each preset of a method of the package."""
+    """A line for each preset of a method."""
     lines = []
     for name in loading.presets(method):
         default = " [default]" if name == default_preset else ""

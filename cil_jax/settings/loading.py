@@ -70,7 +70,12 @@ def presets(method: str) -> list[str]:
 
 
 def about_preset(method: str, name: str) -> str:
-    """What a preset of the package is, in a line: the head of its file, without its sources."""
+    """What a preset is, in a line: the head of its file, without its sources.
+
+    A preset of a method from outside the package has no file: its settings are listed instead.
+    """
+    if method not in code.METHODS:
+        return ", ".join(f"{key} {value}" for key, value in _own_presets(method)[name].items())
     file = resources.files("cil_jax.settings") / "presets" / method / f"{name}.yaml"
     lines = itertools.takewhile(lambda line: line.startswith("#"), file.read_text().splitlines())
     text = " ".join(line.removeprefix("#").strip() for line in lines)

@@ -193,10 +193,7 @@ def summarize(results: Sequence[schemas.Results]) -> schemas.GroupSummary:
         """The Spread of a number, or the CurveSpread of a curve."""
         return mean_and_std([_mean(_values(sample, classifier, key)) for sample in samples])
 
-    # Missing in results of older versions.
-    augmentation = {"augmentation": first["augmentation"]} if "augmentation" in first else {}
-    return {
-        **augmentation,
+    summary: schemas.GroupSummary = {
         "method": first["method"],
         "preset": first["preset"],
         "dataset": first["dataset"],
@@ -224,6 +221,9 @@ def summarize(results: Sequence[schemas.Results]) -> schemas.GroupSummary:
             **mean_and_std([sum(member["seconds"].values()) for member in results])
         ),
     }
+    if "augmentation" in first:  # missing in results of older versions
+        summary["augmentation"] = first["augmentation"]
+    return summary
 
 
 def _values(members: Sequence[Mapping[str, Any]], classifier: str, key: str) -> list[Any]:
