@@ -86,7 +86,7 @@ def test_a_run_prints_its_course_its_table_and_where_the_figures_are(a_run):
     assert result.returncode == 0, result.stderr
     out = result.stdout
     assert "icarl (paper, with batch-size 64) on digits: 4 classes in 2 tasks (2, 2)" in out
-    assert "task 1/2  epoch 2/2  loss" in out and "images/s" in out and "left: task" in out
+    assert "task 1/2  epoch 2/2  loss" in out and "images/s" in out and ", left 0:" in out
     for word in (
         *("nme (method's own)", "linear", "ncm (all data)", "old classes", "new classes", "top-5"),
         *("task-aware", "order seeded 1993, seed 0", "n = 1"),

@@ -11,6 +11,23 @@ pytestmark = pytest.mark.skipif(browser.executable() is None, reason="no Chromiu
 
 NAMES = ["apple", "bear <b>", "cloud & sky", "Käfer", "</script>elm"]
 FIGURES = ("seen", "tasks", "matrix", "accuracy", "loss", "parts", "rate", "confusion")
+WIDTHS = (390, 800, 1280)
+CUT = """[...document.querySelectorAll('.wide, .tile, .legend button, h1, nav, p')].filter((e) =>
+  e.scrollWidth > e.clientWidth + 1).map((e) => e.parentElement.id + e.className + e.innerText)"""
+# Pairs of texts of one chart whose boxes overlap by more than their empty edges.
+COVERED = """[...document.querySelectorAll('svg')].flatMap((chart) => {
+  const texts = [...chart.querySelectorAll('text')];
+  const boxes = texts.map((text) => text.getBoundingClientRect());
+  return texts.flatMap((text, i) => texts.slice(i + 1).filter((_, k) => {
+    const [a, b] = [boxes[i], boxes[i + 1 + k]];
+    return Math.min(a.right, b.right) - Math.max(a.left, b.left) > 1 &&
+      Math.min(a.bottom, b.bottom) - Math.max(a.top, b.top) > 4;
+  }).map((other) => [chart.parentElement.id, text.textContent, other.textContent]));
+})"""
+SHOWN = """[...document.querySelectorAll('{}')].filter((cell) => {{
+  const box = cell.getBoundingClientRect();
+  return box.width > 0 && box.left >= 0 && box.right <= window.innerWidth;
+}}).map((cell) => cell.innerText)"""
 WIDE = "document.documentElement.scrollWidth > window.innerWidth"
 
 
@@ -80,6 +97,18 @@ def test_a_report_loads_with_all_its_figures(page, a_report, width, dark):
         ".map((c) => c.match(/\\d+/g).reduce((a, b) => a + +b, 0))"
     )
     assert (ground < 150 and text > 600) if dark else (ground > 700 and text < 150)
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_nothing_of_a_report_is_cut_or_covered(page, a_report, width):
+    page.open(a_report, width=width)
+    assert not page.run(WIDE)
+    nav_scrolls = width < 600  # it moves under the finger, and is no more than links
+    cut = [text for text in page.run(CUT) if not (nav_scrolls and "Settings" in text)]
+    assert cut == []
+    assert page.run(COVERED) == []
+    shown = page.run(SHOWN.format("#seen ~ .beside td"))
+    assert shown.count("38.0%") == 6 and shown.count("65.0%") == 3
 
 
 @pytest.mark.parametrize("width", [390, 1000])
@@ -177,6 +206,20 @@ def test_the_classifier_and_the_task_can_be_chosen(page, tmp_path):
     text = page.run("document.getElementById('figure-loss').textContent")
     assert "epoch of task 2" in text
     assert page.errors == []
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_nothing_of_a_comparison_is_cut_or_covered(page, a_comparison, width):
+    page.open(a_comparison, width=width)
+    assert not page.run(WIDE)
+    assert page.run(CUT) == [] and page.run(COVERED) == []
+    shown = page.run(SHOWN.format("#numbers + .wide td"))
+    # "n", average, without the first task, last and forgetting of three classifiers of two methods.
+    assert sum("30.0 ± 14.1" in cell for cell in shown) == 6
+    assert any("icarl" in cell for cell in shown) and any("lwf" in cell for cell in shown)
+    if width < 900:
+        name = "getComputedStyle(document.querySelector('td[data-name=last]'), '::before').content"
+        assert page.run(name) == '"last"'
 
 
 @pytest.mark.parametrize("width", [390, 1000])

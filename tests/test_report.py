@@ -18,7 +18,7 @@ from cil_jax import report
 from cil_jax.commands import report as report_command
 from cil_jax.confusion import Confusion
 from cil_jax.errors import UserError
-from cil_jax.report import comparison, figures, thumbnails
+from cil_jax.report import comparison, figures, matrix_figures, thumbnails
 from cil_jax.report.groups import Comparison, Group
 from cil_jax.storage import replicates
 from cil_jax.storage.run_folder import RunFolder
@@ -147,7 +147,7 @@ def test_labels_at_the_end_of_lines_do_not_cover_each_other():
 
 
 def test_the_accuracy_matrix_has_its_values_in_place():
-    axes = figures.accuracy_matrix(results_of()).axes[0]
+    axes = matrix_figures.accuracy_matrix(results_of()).axes[0]
     shown = {
         (round(t.get_position()[1]), round(t.get_position()[0])): t.get_text() for t in axes.texts
     }
@@ -163,7 +163,7 @@ def test_the_accuracy_matrix_has_its_values_in_place():
 
 def test_the_confusion_matrix_is_in_percent_of_the_true_class():
     measured = Confusion.of([[3, 1], [0, 0]])
-    figure = figures.confusion(results_of((2,), [[0.5]], class_names=NAMES[:2]), measured)
+    figure = matrix_figures.confusion(results_of((2,), [[0.5]], class_names=NAMES[:2]), measured)
     np.testing.assert_allclose(figure.axes[0].images[0].get_array(), [[75, 25], [0, 0]])
     assert [t.get_text() for t in figure.axes[0].get_yticklabels()] == ["apple", "bear"]
 
@@ -266,7 +266,7 @@ def test_a_percentage_is_the_same_in_tables_figures_and_pages(
     assert f"{one_decimal}%" in shown(report.summary(results))
     labels = figures.seen_accuracy(results).axes[0].texts
     assert {label.get_text() for label in labels} == {one_decimal}
-    cells = figures.accuracy_matrix(results).axes[0].texts
+    cells = matrix_figures.accuracy_matrix(results).axes[0].texts
     assert {cell.get_text() for cell in cells} == {whole}
     summary = replicates.summarize([results])
     group = Group("a run", summary, {}, None, ())
@@ -284,7 +284,7 @@ def test_a_percentage_is_the_same_in_tables_figures_and_pages(
 @pytest.mark.parametrize("n", [1, 30])
 def test_one_task_and_many_can_be_drawn(n):
     results = results_of((1,) * n, [[0.5] * (t + 1) for t in range(n)])
-    figures.accuracy_matrix(results)
+    matrix_figures.accuracy_matrix(results)
     figures.seen_accuracy(results)
     text = shown(report.summary(results))
     assert text.count("50.0%") >= 2 * n

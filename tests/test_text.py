@@ -16,7 +16,7 @@ from cil_jax.app import launch
 from cil_jax.commands import report
 from cil_jax.data import image_files
 from cil_jax.errors import UserError
-from cil_jax.report import comparison, draw, escaping, figures, fonts, published_results
+from cil_jax.report import comparison, draw, escaping, fonts, matrix_figures, published_results
 from cil_jax.report.groups import compare
 from cil_jax.trained import teaching
 
@@ -36,7 +36,7 @@ def test_figures_show_names_as_they_are_and_say_which_no_font_has(named):
         assert len(draw(named, said.append)) == 4
     has_font = not fonts.families("\u65e5\u672c")[1]
     assert said == [] if has_font else len(said) == 1 and "\u65e5\u672c" in said[0]
-    labels = figures.confusion(named.results(), named.confusions(named.results())["nme"])
+    labels = matrix_figures.confusion(named.results(), named.confusions(named.results())["nme"])
     shown = [label.get_text() for label in labels.axes[0].get_xticklabels()]
     assert shown[:4] == NAMES[:4] and len(shown[4]) == 2
 

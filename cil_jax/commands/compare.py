@@ -75,8 +75,10 @@ def _compare(arguments: list[str]) -> None:
 
 def _save(figure: Any, file: str) -> None:
     """Writes a figure, in the format that the file's name ends in; PNG if in none."""
+    from cil_jax.report.figure_style import save
+
     try:
         with writing.writing(file), writing.replaced(file) as out:
-            figure.savefig(out, dpi=120, format=Path(file).suffix[1:] or "png")
+            save(figure, out, Path(file).suffix[1:] or "png")
     except ValueError as error:  # an unknown format
         raise UserError(f"can't write {file}: {error}") from error

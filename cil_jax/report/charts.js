@@ -174,13 +174,16 @@ function confusion(figure, spec) {
   const n = spec.names.length, ratio = window.devicePixelRatio || 1;
   const style = getComputedStyle(document.documentElement);
   const color = (name) => style.getPropertyValue(name).trim();
-  const size = n > 60 ? 9 : n > 25 ? 12 : n > 12 ? 18 : 26;
-  const font = `${Math.max(8, Math.min(12, size))}px system-ui, sans-serif`;
+  const fontOf = (size) => `${Math.min(12, size)}px system-ui, sans-serif`;
   const box = html(figure, "div", { class: "wide" });
   const canvas = html(box, "canvas", { role: "img", tabindex: "0", "aria-label": "confusion matrix" });
   const paint = canvas.getContext("2d");
-  paint.font = font;
-  const margin = Math.min(130, 10 + Math.max(...spec.names.map((name) => paint.measureText(name).width)));
+  // The matrix fits the page. Names need rows of at least 8 pixels; in lower rows, tooltips have them.
+  paint.font = fontOf(12);
+  const named = Math.min(130, 10 + Math.max(...spec.names.map((name) => paint.measureText(name).width)));
+  const rowsOf = (room) => Math.min(n > 12 ? 18 : 26, Math.floor((2 * room) / n) / 2);
+  const hasNames = rowsOf(box.clientWidth - named - 1) >= 8, margin = hasNames ? named : 0;
+  const size = Math.max(1.5, rowsOf(box.clientWidth - margin - 1)), font = fontOf(size);
   const side = margin + n * size + 1;
   canvas.width = canvas.height = Math.round(side * ratio);
   canvas.style.width = canvas.style.height = `${side}px`;
@@ -197,8 +200,7 @@ function confusion(figure, spec) {
   paint.globalAlpha = 1;
   paint.font = font;
   paint.textBaseline = "middle";
-  spec.names.forEach((name, i) => {
-    const marked = spec.matches?.(i);
+  const drawName = (name, i, marked) => {
     paint.fillStyle = color(marked ? "--c1" : "--text");
     paint.textAlign = "right";
     paint.fillText(name, margin - 4, margin + (i + 0.5) * size, margin - 6);
@@ -208,6 +210,10 @@ function confusion(figure, spec) {
     paint.textAlign = "left";
     paint.fillText(name, 0, 0, margin - 6);
     paint.restore();
+  };
+  spec.names.forEach((name, i) => {
+    const marked = spec.matches?.(i);
+    if (hasNames) drawName(name, i, marked);
     if (!marked) return;
     paint.strokeStyle = color("--c1");
     paint.strokeRect(margin + 0.5, margin + i * size + 0.5, n * size - 1, size - 1);

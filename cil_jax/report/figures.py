@@ -1,63 +1,35 @@
 """The figures of runs, drawn from the files in their folders."""
 
-import contextlib
+import io
 import itertools
 import textwrap
-import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import PIL.Image
 
 from cil_jax.confusion import Confusion
 from cil_jax.errors import needs_extra
 from cil_jax.files import writing
 from cil_jax.report.percentages import percentage
 from cil_jax.report.tables import caption, column_name, protocol, sample, training_parts
-from cil_jax.report.thinning import groups
 from cil_jax.storage.run_folder import MetricsLine, RunFolder
 
 with needs_extra("plots", "figures"):
-    import matplotlib
     from matplotlib.axes import Axes
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
+    from cil_jax.report.figure_style import COLORS, save, styled, title
     from cil_jax.report.fonts import drawable, families
+    from cil_jax.report.matrix_figures import accuracy_matrix, confusion
 
-# The palette of Okabe and Ito, whose colours are distinct under any colour vision.
-COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-STYLE: dict[Any, Any] = {  # matplotlib's type of the keys is a long Literal
-    "font.size": 10,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": "#e6e6e6",
-    "axes.edgecolor": "#888888",
-    "axes.titlesize": 8,
-    "axes.titlelocation": "left",
-    "legend.frameon": False,
-    "figure.dpi": 120,
-    "text.parse_math": False,  # names of classes and folders may contain a $
-}
 AVERAGE = "average incremental accuracy\n(including the first task)"  # title of a legend
 MOST_NAMED = 12  # characters without a font that a warning names
 LABEL_WIDTH = 44  # characters per line in the legend of several groups
-TITLE_WIDTH = 72  # characters per line in a title
-LONGEST_SIDE = 12.0  # inches, of a matrix
-
-# Figures are also drawn in background threads, and matplotlib's style is global to the process.
-_STYLE_LOCK = threading.RLock()
-
-
-@contextlib.contextmanager
-def _styled(text: str) -> Iterator[None]:
-    """Sets the style, with fonts for `text`, while figures are made and drawn."""
-    with _STYLE_LOCK, matplotlib.rc_context({**STYLE, "font.family": families(text)[0]}):
-        yield
+LABEL_GAP = 6.5  # percentage points between labels at the ends of lines
 
 
 def draw(
@@ -86,12 +58,12 @@ def draw(
             f"no installed font has {named}: figures show squares instead; install a font such as "
             "Noto Sans CJK"
         )
-    with _styled(text):
+    with styled(text):
         figures = {**_figures_of_task(results, confusions), "curves": curves(results, epochs)}
         for name, figure in figures.items():
             file = folder.figures / f"{name}.png"
             with writing.replaced(file) as out:
-                figure.savefig(out, format="png", bbox_inches="tight")
+                save(figure, out, "png")
             files.append(file)
     return files
 
@@ -109,12 +81,11 @@ def figure_pixels(
       Pixels uint8 [H, W, 3] of each figure, by its name.
     """
     pixels = {}
-    with _styled(_names_of_user(results)):
+    with styled(_names_of_user(results)):
         for name, figure in _figures_of_task(results, confusions).items():
-            figure.set_layout_engine("tight")
-            canvas = FigureCanvasAgg(figure)
-            canvas.draw()
-            pixels[name] = np.asarray(canvas.buffer_rgba())[..., :3].copy()
+            file = io.BytesIO()
+            save(figure, file, "png")
+            pixels[name] = np.asarray(PIL.Image.open(file).convert("RGB"))
     return pixels
 
 
@@ -137,7 +108,7 @@ def seen_accuracy(results: Mapping[str, Any]) -> Figure:
     last_values = [
         100 * summary["seen_accuracy"][-1] for summary in results["classifiers"].values()
     ]
-    label_heights = _apart(last_values, gap=5)
+    label_heights = _apart(last_values, LABEL_GAP)
     classifiers = results["classifiers"].items()
     for color, height, (name, summary) in zip(COLORS, label_heights, classifiers, strict=False):
         fractions = summary["seen_accuracy"]
@@ -155,8 +126,16 @@ def seen_accuracy(results: Mapping[str, Any]) -> Figure:
             color=color,
         )
     _label_seen_axes(axes, seen)
-    axes.legend(loc="lower left", title=AVERAGE, alignment="left", fontsize=8, title_fontsize=8)
-    axes.set_title(_title(results))
+    axes.legend(
+        loc="upper left",
+        bbox_to_anchor=(0, -0.16),  # below the axes: within, it would cover low curves
+        borderaxespad=0,
+        title=AVERAGE,
+        alignment="left",
+        fontsize=8,
+        title_fontsize=8,
+    )
+    axes.set_title(title(results))
     return figure
 
 
@@ -167,12 +146,13 @@ def _label_seen_axes(axes: Axes, seen: np.ndarray) -> None:
 
 
 def _apart(values: Sequence[float], gap: float) -> list[float]:
-    """Positions for labels, near their values and at least `gap` apart."""
+    """Positions for labels from 0 up, near their values and at least `gap` apart."""
     places = np.array(values, float)
     order = np.argsort(places)
     for low, high in itertools.pairwise(order):
         places[high] = max(places[high], places[low] + gap)
-    return (places - (places - values).mean()).tolist()
+    places -= (places - values).mean()
+    return (places + max(0.0, -places.min())).tolist()
 
 
 def seen_accuracy_of_groups(
@@ -191,8 +171,8 @@ def seen_accuracy_of_groups(
     published = published or {}
     labels = [label for lines in published.values() for label, *_ in lines]
     captions = [protocol(summary) for summary in groups_to_show.values()]
-    with _styled("".join([*groups_to_show, *captions, *labels])):
-        figure = Figure(figsize=(7.8, 3.8))
+    with styled("".join([*groups_to_show, *captions, *labels])):
+        figure = Figure(figsize=(4.6, 3.6), dpi=120)
         axes = figure.subplots()
         first = next(iter(groups_to_show.values()))
         seen = np.cumsum(first["task_sizes"])
@@ -223,7 +203,6 @@ def seen_accuracy_of_groups(
             alignment="left",
         )
         axes.set_title(drawable("\n".join(filter(None, (protocol(first), ", ".join(common))))))
-        figure.tight_layout()
         return figure
 
 
@@ -238,33 +217,6 @@ def _group_label(name: str, summary: Mapping[str, Any], common: Sequence[str]) -
 
 def _wrapped(text: str) -> str:
     return textwrap.fill(drawable(text), LABEL_WIDTH)
-
-
-def accuracy_matrix(results: Mapping[str, Any]) -> Figure:
-    """Accuracy on each task after each task, for the method's own classifier."""
-    fractions = results["classifiers"][results["headline"]]["accuracy_matrix"]
-    n_tasks = len(fractions)
-    matrix = np.full((n_tasks, n_tasks), np.nan)
-    for t, row in enumerate(fractions):
-        matrix[t, : t + 1] = 100 * np.array(row)
-    side = min(LONGEST_SIDE, max(3.6, 0.45 * n_tasks + 1.6))
-    figure = Figure(figsize=(side + 0.8, side))
-    axes = figure.subplots()
-    image = axes.imshow(matrix, vmin=0, vmax=100, cmap="viridis")
-    if n_tasks <= 20:
-        for t, row in enumerate(fractions):
-            for j, fraction in enumerate(row):
-                color = "white" if matrix[t, j] < 60 else "black"
-                axes.text(j, t, percentage(fraction, 0), ha="center", va="center", color=color)
-    ticks = range(n_tasks) if n_tasks <= 20 else range(0, n_tasks, max(5, n_tasks // 20))
-    labels = [str(t + 1) for t in ticks]
-    axes.set_xticks(ticks, labels)
-    axes.set_yticks(ticks, labels)
-    axes.set(xlabel="accuracy on task", ylabel="after learning task")
-    axes.grid(visible=False)
-    figure.colorbar(image, ax=axes, shrink=0.8, label="accuracy (%)")
-    axes.set_title(f"{_title(results)}\nclassifier: {results['headline']}")
-    return figure
 
 
 def curves(results: Mapping[str, Any], epochs: Sequence[Mapping[str, Any]]) -> Figure:
@@ -296,45 +248,11 @@ def curves(results: Mapping[str, Any], epochs: Sequence[Mapping[str, Any]]) -> F
     bottom.set(ylabel=label, xlabel="epoch, counted over all tasks", ylim=(0, 102))
     if tasks:  # damaged lines are left out, and may be all there are
         top.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2, borderaxespad=0)
+    # The first epoch is 1, and a tick at 0 would mark nothing.
+    bottom.set_xlim(0.5, len(epochs) + 0.5)
     bottom.xaxis.set_major_locator(MaxNLocator(integer=True))
-    top.set_title(f"{_title(results)}\nloss and accuracy on the current task")
+    top.set_title(f"{title(results)}\nloss and accuracy on the current task")
     return figure
-
-
-def confusion(results: Mapping[str, Any], measured: Confusion) -> Figure:
-    """Confusion matrix after the last task learned, for the method's own classifier.
-
-    If there are many classes, consecutive ones are merged; see `thinning.groups`.
-
-    Args:
-      results: the contents of results.json.
-      measured: the confusion matrix.
-    """
-    shown = groups(results["class_names"], results["task_sizes"], measured.n_classes)
-    counts = measured.grouped(shown.bounds)
-    share = 100 * counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    n, names = len(counts), [drawable(name) for name in shown.names]
-    side = min(LONGEST_SIDE, max(4.0, 0.13 * n + 3.0))
-    figure = Figure(figsize=(side + 0.8, side))
-    axes = figure.subplots()
-    image = axes.imshow(share, vmin=0, vmax=100, cmap="Blues", interpolation="nearest")
-    size = 9 if n <= 20 else max(4, 500 / n)
-    axes.set_xticks(range(n), names, rotation=90, fontsize=size)
-    axes.set_yticks(range(n), names, fontsize=size)
-    for bound in shown.tasks:
-        axes.axhline(bound - 0.5, color="#999999", lw=0.5)
-        axes.axvline(bound - 0.5, color="#999999", lw=0.5)
-    axes.set(xlabel="predicted class", ylabel="true class, in class order")
-    axes.grid(visible=False)
-    figure.colorbar(image, ax=axes, shrink=0.8, label="% of the true class")
-    note = f"\n{shown.note}" if shown.note else ""
-    axes.set_title(f"{_title(results)}\nclassifier: {results['headline']}{note}")
-    return figure
-
-
-def _title(results: Mapping[str, Any]) -> str:
-    """The caption of a run, in lines that fit a figure."""
-    return textwrap.fill(drawable(caption(results)), TITLE_WIDTH)
 
 
 def _names_of_user(results: Mapping[str, Any]) -> str:

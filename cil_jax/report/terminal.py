@@ -185,6 +185,11 @@ class Terminal(Callback):
         classifiers = map(classifier_name, run.evaluation.classifiers)
         names = [*classifiers, f"{headline}: new", f"{headline}: old"]
         self._widths = [max(NARROWEST_COLUMN, len(name) + 2) for name in names]
+        if not self._console.is_terminal:  # where each epoch has a line
+            self.say(
+                f"train and test: accuracy on the task's own classes ({self._in_training}); "
+                "metrics.jsonl has the parts of the loss"
+            )
         self.say(f" task  seen{self._row(names)}     time")
 
     def warned(self, run: RunView, text: str) -> None:
@@ -230,16 +235,12 @@ class Terminal(Callback):
             if epoch + 1 == self._epochs[task]:
                 self._show(self._evaluating(task), [self._last])
             return
-        of_task, of_run = map(_time, self._time_left.estimate())
+        _, of_run = self._time_left.estimate()
         train, test = percent(line["train_accuracy"]), percent(line["test_accuracy"])
         self.say(
             f"{self._place(task, epoch, line.get('training', 'main'))}  "
-            f"loss {line['train_loss']:.4f}{_parts(line['parts'])}  "
-            f"rate {line['rate']:.3g}  "
-            f"accuracy on new classes ({self._in_training}): train {train}, test {test}  "
-            f"{line['images_per_second']:,.0f} images/s  "
-            f"{size_of(machine.memory_in_use())}  {self._elapsed()}, "
-            f"left: task {of_task}, run {of_run}"
+            f"loss {line['train_loss']:.4f}  rate {line['rate']:.3g}  train {train}  test {test}  "
+            f"{line['images_per_second']:,.0f} images/s  {self._elapsed()}, left {_time(of_run)}"
         )
 
     def task_done(self, run: RunView, line: dict[str, Any]) -> None:

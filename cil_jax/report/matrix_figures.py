@@ -1,0 +1,103 @@
+"""Matrices of a run as figures.
+
+The axes of a matrix fill its figure, so that the size of a row is known before it is drawn and its
+type can be chosen to fit. Names, title and colour bar lie outside, and `figure_style.save` includes
+them.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from cil_jax.confusion import Confusion
+from cil_jax.errors import needs_extra
+from cil_jax.report.figure_style import title
+from cil_jax.report.percentages import percentage
+from cil_jax.report.thinning import groups
+
+with needs_extra("plots", "figures"):
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from cil_jax.report.fonts import drawable
+
+MOST_WITH_VALUES = 20  # rows of a matrix whose cells show their values
+LARGEST_TYPE = 9.0  # points
+TYPE_OF_ROW = 0.75  # size of the type relative to the height of its row, with room between rows
+POINTS = 72  # per inch
+SHORTEST_SIDE, LONGEST_SIDE = 3.2, 16.0  # inches; 200 rows of the longest have type that is legible
+
+
+def accuracy_matrix(results: Mapping[str, Any]) -> Figure:
+    """Accuracy on each task after each task, for the method's own classifier."""
+    fractions = results["classifiers"][results["headline"]]["accuracy_matrix"]
+    n_tasks = len(fractions)
+    matrix = np.full((n_tasks, n_tasks), np.nan)
+    for t, row in enumerate(fractions):
+        matrix[t, : t + 1] = 100 * np.array(row)
+    axes = _matrix(matrix, "viridis", "accuracy (%)", inches_per_row=0.36)
+    if n_tasks <= MOST_WITH_VALUES:
+        for t, row in enumerate(fractions):
+            for j, fraction in enumerate(row):
+                color = "white" if matrix[t, j] < 60 else "black"
+                _value(axes, t, j, percentage(fraction, 0), color)
+    _number_tasks(axes, n_tasks)
+    axes.set(xlabel="accuracy on task", ylabel="after learning task")
+    axes.set_title(f"{title(results)}\nclassifier: {results['headline']}")
+    return axes.get_figure(root=True)
+
+
+def confusion(results: Mapping[str, Any], measured: Confusion) -> Figure:
+    """Confusion matrix after the last task learned, for the method's own classifier.
+
+    If there are many classes, consecutive ones are merged; see `thinning.groups`.
+
+    Args:
+      results: the contents of results.json.
+      measured: the confusion matrix.
+    """
+    shown = groups(results["class_names"], results["task_sizes"], measured.n_classes)
+    share = _percent_of_row(measured.grouped(shown.bounds))
+    axes = _matrix(share, "Blues", "% of the true class", inches_per_row=0.13)
+    names = [drawable(name) for name in shown.names]
+    axes.set_xticks(range(len(names)), names, rotation=90)
+    axes.set_yticks(range(len(names)), names)
+    for bound in shown.tasks:
+        axes.axhline(bound - 0.5, color="#999999", lw=0.5)
+        axes.axvline(bound - 0.5, color="#999999", lw=0.5)
+    axes.set(xlabel="predicted class", ylabel="true class, in class order")
+    note = f"\n{shown.note}" if shown.note else ""
+    axes.set_title(f"{title(results)}\nclassifier: {results['headline']}{note}")
+    return axes.get_figure(root=True)
+
+
+def _matrix(values: np.ndarray, colors: str, label: str, inches_per_row: float) -> Axes:
+    """Draws values in percent, float [N, N], with a colour bar; the axes fill the figure."""
+    n = len(values)
+    side = min(LONGEST_SIDE, max(SHORTEST_SIDE, inches_per_row * n))
+    figure = Figure(figsize=(side, side))
+    axes = figure.add_axes((0, 0, 1, 1))
+    image = axes.imshow(values, vmin=0, vmax=100, cmap=colors, interpolation="nearest")
+    axes.grid(visible=False)
+    axes.tick_params(labelsize=min(LARGEST_TYPE, TYPE_OF_ROW * POINTS * side / n))
+    bar = figure.add_axes((1 + 0.15 / side, 0.1, 0.15 / side, 0.8))
+    figure.colorbar(image, cax=bar, label=label)
+    return axes
+
+
+def _percent_of_row(counts: np.ndarray) -> np.ndarray:
+    return 100 * counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+
+
+def _value(axes: Axes, row: int, column: int, text: str, color: str) -> None:
+    axes.text(column, row, text, ha="center", va="center", color=color, fontsize=LARGEST_TYPE)
+
+
+def _number_tasks(axes: Axes, n_tasks: int) -> None:
+    """Numbers the rows and columns of a matrix of tasks, from 1; some of them if there are many."""
+    step = 1 if n_tasks <= MOST_WITH_VALUES else max(5, n_tasks // MOST_WITH_VALUES)
+    ticks = range(0, n_tasks, step)
+    labels = [str(t + 1) for t in ticks]
+    axes.set_xticks(ticks, labels, fontsize=LARGEST_TYPE)
+    axes.set_yticks(ticks, labels, fontsize=LARGEST_TYPE)

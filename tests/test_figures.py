@@ -1,0 +1,87 @@
+"""Figures of few and many classes: no type is larger than its row, and nothing covers another."""
+
+import itertools
+
+import numpy as np
+import pytest
+from conftest import results_of
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+from cil_jax.confusion import Confusion
+from cil_jax.report import figures, matrix_figures
+from cil_jax.report.figure_style import styled
+
+SIZES = {2: (2,), 10: (2,) * 5, 30: (6,) * 5, 100: (10,) * 10, 200: (10,) * 20}
+
+
+def run_of(n_classes):
+    """Results and confusion matrix; the accuracy on old classes is low."""
+    sizes = SIZES[n_classes]
+    matrix = [[0.05] * t + [0.6] for t in range(len(sizes))]
+    names = [f"a class number {c}" for c in range(n_classes)]
+    counts = 9 * np.eye(n_classes, dtype=int) + np.eye(n_classes, k=1, dtype=int)
+    return results_of(sizes, matrix, class_names=names), Confusion.of(counts)
+
+
+def boxes(figure, artists):
+    """The boxes of artists that show something, in pixels."""
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    figure.draw_without_rendering()
+    shown = [a for a in artists() if not hasattr(a, "get_text") or a.get_text()]
+    return [a.get_window_extent(renderer) for a in shown]
+
+
+def overlaps(found):
+    return [(a, b) for a, b in itertools.combinations(found, 2) if a.overlaps(b)]
+
+
+@pytest.mark.parametrize("n_classes", SIZES)
+def test_names_of_a_confusion_matrix_fit_their_rows(n_classes):
+    with styled(""):
+        figure = matrix_figures.confusion(*run_of(n_classes))
+        axes = figure.axes[0]
+        rows = boxes(figure, axes.get_yticklabels)
+        columns = boxes(figure, axes.get_xticklabels)
+        edge = axes.get_window_extent()
+    assert len(rows) == len(columns) >= min(n_classes, 100)
+    assert max(box.height for box in rows) <= edge.height / len(rows)
+    assert max(box.width for box in columns) <= edge.width / len(columns)
+    for one, other in itertools.pairwise(rows):
+        assert other.y1 <= one.y0 + 0.5
+    assert max(box.x1 for box in rows) < edge.x0 and max(box.y1 for box in columns) < edge.y0
+
+
+@pytest.mark.parametrize("n_classes", SIZES)
+def test_values_of_the_accuracy_matrix_fit_their_cells(n_classes):
+    with styled(""):
+        figure = matrix_figures.accuracy_matrix(run_of(n_classes)[0])
+        axes = figure.axes[0]
+        assert not overlaps(boxes(figure, lambda: axes.texts))
+        assert not overlaps(boxes(figure, axes.get_xticklabels))
+        assert not overlaps(boxes(figure, axes.get_yticklabels))
+
+
+@pytest.mark.parametrize("n_classes", SIZES)
+def test_nothing_covers_the_curves_of_accuracy(n_classes):
+    with styled(""):
+        figure = figures.seen_accuracy(run_of(n_classes)[0])
+        axes = figure.axes[0]
+        legend = axes.get_legend()
+        found = boxes(figure, lambda: [axes, legend, axes.xaxis.label, *axes.texts])
+        assert not overlaps(found), "the legend, the axes and the labels at the ends of lines"
+        assert not overlaps(boxes(figure, axes.get_xticklabels))
+
+
+@pytest.mark.parametrize(("n_tasks", "n_epochs"), [(1, 1), (2, 1), (5, 3), (10, 200)])
+def test_ticks_of_epochs_start_at_1_and_the_legend_covers_nothing(n_tasks, n_epochs):
+    names = ("train_loss", "test_loss", "train_accuracy", "test_accuracy")
+    line = dict.fromkeys(names, 0.5)
+    epochs = [{"task": t, **line} for t in range(n_tasks) for _ in range(n_epochs)]
+    with styled(""):
+        figure = figures.curves(run_of(10)[0], epochs)
+        top, bottom = figure.axes
+        found = boxes(figure, lambda: [top, top.get_legend(), top._left_title])
+        assert not overlaps(found)
+        low, high = bottom.get_xlim()
+    ticks = [tick for tick in bottom.get_xticks() if low <= tick <= high]
+    assert ticks and min(ticks) >= 1 and all(tick == int(tick) for tick in ticks)
