@@ -55,6 +55,6 @@ def save(figure: Figure, out: IO[bytes], file_format: str) -> None:
     Raises:
       ValueError: if matplotlib does not know the format.
     """
-    fonts = {"pdf.fonttype": 42}  # TrueType; journals refuse the Type 3 fonts of the default
-    with _STYLE_LOCK, matplotlib.rc_context(fonts):
+    # Fonts of PDF files are TrueType: journals refuse the Type 3 fonts of the default.
+    with _STYLE_LOCK, matplotlib.rc_context({"pdf.fonttype": 42}):
         figure.savefig(out, format=file_format, bbox_inches="tight")

@@ -6,7 +6,7 @@ them.
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -45,7 +45,7 @@ def accuracy_matrix(results: Mapping[str, Any]) -> Figure:
     _number_tasks(axes, n_tasks)
     axes.set(xlabel="accuracy on task", ylabel="after learning task")
     axes.set_title(f"{title(results)}\nclassifier: {results['headline']}")
-    return axes.get_figure(root=True)
+    return cast(Figure, axes.get_figure(root=True))
 
 
 def confusion(results: Mapping[str, Any], measured: Confusion) -> Figure:
@@ -69,7 +69,7 @@ def confusion(results: Mapping[str, Any], measured: Confusion) -> Figure:
     axes.set(xlabel="predicted class", ylabel="true class, in class order")
     note = f"\n{shown.note}" if shown.note else ""
     axes.set_title(f"{title(results)}\nclassifier: {results['headline']}{note}")
-    return axes.get_figure(root=True)
+    return cast(Figure, axes.get_figure(root=True))
 
 
 def _matrix(values: np.ndarray, colors: str, label: str, inches_per_row: float) -> Axes:
