@@ -2,12 +2,18 @@
 
 import dataclasses
 from pathlib import Path
+from types import SimpleNamespace
 
 import chex
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
 import pytest
 from test_run import Stopper, final_learner, resumed, without_times
 
 import cil_jax
+from cil_jax import losses, models
+from cil_jax.network import Network
 from cil_jax.settings import loading
 from cil_jax.storage.run_folder import RunFolder
 from cil_jax.training.signals import Stopped
@@ -67,3 +73,32 @@ def test_it_ends_the_same_where_images_stay_on_the_host(adjusted, tmp_path):
     streamed = dataclasses.replace(config, out=str(tmp_path / "run"), stream=True)
     cil_jax.run(streamed)
     chex.assert_trees_all_equal(final_learner(streamed), learner)
+
+
+def test_the_gradient_of_a_map_in_the_guide_is_that_of_its_mean():
+    """The features are the mean of the last map, so each pixel has a share of their gradient."""
+    page = (DOCS / "your_own_method.md").read_text()
+    names = {"jax": jax, "jnp": jnp, "nn": nn, "losses": losses}
+    for part in page.split("```"):
+        if part.startswith(("python\ndef own", "python\ndef add_squares")):
+            exec(part.removeprefix("python\n"), names)
+    network = Network(models.build("resnet8"))
+    weights = network.create((8, 8, 1), 3, jax.random.key(0))
+    head = network.head.grow(weights.params["head"], 0, 3, jax.random.key(1))
+    weights = weights.replace(params={**weights.params, "head": head})
+    method = SimpleNamespace(network=network)
+    learner = SimpleNamespace(weights=weights, n_seen=3, image_shape=(8, 8, 1))
+    importance = names["own"](method, learner)["importance"]
+    assert {name: x.shape for name, x in importance.items()} == {
+        "stage0": (16,), "stage1": (32,), "stage2": (64,)
+    }  # fmt: skip
+
+    images, labels = jax.random.normal(jax.random.key(2), (3, 8, 8, 1)), jnp.array([1, 2, -1])
+    batch = SimpleNamespace(images=images, labels=labels)
+    squares = names["add_squares"](method, learner, jnp.zeros(64), batch)
+
+    features = network(weights, images[:2], 3).features
+    probabilities = jax.nn.softmax(features @ head["kernel"] + head["bias"])
+    gradients = (probabilities - jax.nn.one_hot(labels[:2], 3)) @ head["kernel"].T
+    n_pixels = 2 * 2
+    chex.assert_trees_all_close(squares, jnp.sum(gradients**2, axis=0) / n_pixels, rtol=1e-4)

@@ -272,16 +272,27 @@ def test_the_first_line_names_what_was_changed_and_a_seed_of_the_data():
 def test_after_the_first_updates_it_says_how_long_it_takes(
     clock, is_terminal, seconds_per_update, words
 ):
+    text = words_after_updates(clock, seconds_per_update, is_terminal, "cifar100")
+    assert text.count("this run will take") == (1 if words else 0)
+    assert words is None or f"this run will take {words} on this machine" in text
+    assert ("to try it in a minute: cil-jax " in text) == (seconds_per_update > 100)
+
+
+def test_a_slow_run_that_is_small_already_gets_no_advice_to_try_a_smaller_one(clock):
+    text = words_after_updates(clock, 300.0, is_terminal=False, dataset="digits")
+    assert "this run will take about" in text and "to try it" not in text
+
+
+def words_after_updates(clock, seconds_per_update, is_terminal, dataset):
+    """What the terminal says of a run of two epochs a task, up to its sixth update."""
     console, run = Console(file=io.StringIO(), width=200, force_terminal=is_terminal), made_up_run()
+    run.config = small_config("lwf", "", dataset=dataset)
     one = Terminal(console)
     one.started(run, LEARNER)
     for step in (2, 4, 6):
         clock.now += 2 * seconds_per_update
         one.trained(run, Position(0, 0, step, 10, 0.375, 1234.5, 0.02, PARTS))
-    text = console.file.getvalue()
-    assert text.count("this run will take") == (1 if words else 0)
-    assert words is None or f"this run will take {words} on this machine" in text
-    assert ("to try it in a minute: cil-jax " in text) == (seconds_per_update > 100)
+    return console.file.getvalue()
 
 
 def test_durations_in_words():
