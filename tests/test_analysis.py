@@ -85,7 +85,10 @@ def test_the_classifiers_of_a_run_answer_as_they_did_in_it(run):
     for name, measured in run.folder.results()["classifiers"].items():
         assert by_name[name].seen == pytest.approx(measured["last_accuracy"], abs=1e-6)
         assert by_name[name].tasks == pytest.approx(measured["accuracy_matrix"][-1], abs=1e-6)
-    assert all(0.2 < one.seen <= 1 and len(one.tasks) == 3 for one in found)
+    assert all(0 < one.seen <= 1 and len(one.tasks) == 3 for one in found)
+    # The outputs of so small a network have learned little, but its features are of use.
+    ridge = [one.seen for one in found if one.name == "ridge"]
+    assert 0.3 < ridge[0] < ridge[1]
     without = answers(run, all_data=False)
     assert without == found[:5]
 
