@@ -165,6 +165,7 @@ def room_for_programs():
             gc.collect()
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items):
     """Keeps a file on one worker, but divides the long files over all methods by their methods."""
     for item in items:
