@@ -15,7 +15,7 @@ demo: .venv/installed-$(EXTRAS)
 	  --batch-size 32 --memory 100 --out runs/demo
 
 test: lint types
-	$(RUN) -m pytest -n 2 --dist loadgroup --no-loadscope-reorder --max-worker-restart 0
+	$(RUN) -m pytest -n 2 --dist loadfile --no-loadscope-reorder --max-worker-restart 0
 
 lint: .venv/installed-$(EXTRAS)
 	$(RUN) -m ruff check .

@@ -163,14 +163,3 @@ def room_for_programs():
         if maps.read_bytes().count(b"\n") > MAPS_AT_MOST:
             jax.clear_caches()
             gc.collect()
-
-
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
-def pytest_collection_modifyitems(items):
-    """Keeps a file on one worker, but divides the long files over all methods by their methods."""
-    for item in items:
-        group = item.path.stem
-        if group in ("test_every_method", "test_method_contract"):
-            method = item.nodeid.rpartition("[")[2].rstrip("]")
-            group = f"{group} {sorted(METHODS).index(method) % 2 if method in METHODS else 0}"
-        item.add_marker(pytest.mark.xdist_group(group))

@@ -83,12 +83,20 @@ def covering():
 COVERING = covering()
 
 
-@pytest.fixture(scope="module", params=sorted(METHODS))
-def config(request, tmp_path_factory):
-    """Of a whole run."""
-    config = config_of(request.param, tmp_path_factory.mktemp(request.param) / "run")
+# `test_every_other_method.py` has the others, so that two workers share them.
+HALF = sorted(METHODS)[::2]
+
+
+def run_whole(method, tmp_path_factory):
+    """Returns the settings of a whole run."""
+    config = config_of(method, tmp_path_factory.mktemp(method) / "run")
     cil_jax.run(config)
     return config
+
+
+@pytest.fixture(scope="module", params=HALF)
+def config(request, tmp_path_factory):
+    return run_whole(request.param, tmp_path_factory)
 
 
 def test_it_learns_something(config):
