@@ -24,7 +24,7 @@ def weights_of(network, seed=0):
 
 
 def test_a_network_returns_the_maps_of_each_stage_if_it_is_asked_for_them(images):
-    network = Network(models.build("tiny"))
+    network = Network(models.build("two-stage"))
     weights = weights_of(network)
     output = network(weights, images, 4, maps=True)
     assert {k: v.shape for k, v in output.maps.items()} == {

@@ -2,7 +2,6 @@
 
 import dataclasses
 import hashlib
-import sys
 from pathlib import Path
 
 import jax
@@ -157,15 +156,13 @@ def ran(folder):
 
 
 @pytest.fixture
-def said(monkeypatch, capsys):
+def said(capsys):
     """What a command prints, and its exit code."""
 
     def of(*words):
-        monkeypatch.setattr(sys, "argv", ["train", *map(str, words)])
-        with pytest.raises(SystemExit) as ended:
-            command_line.main_of_any_method("About.")
+        ended = command_line.run_any_method("About.", [*map(str, words)])
         out, error = capsys.readouterr()
-        return ended.value.code, out, error
+        return ended, out, error
 
     return of
 
