@@ -346,7 +346,8 @@ def test_a_larger_lambda_remembers_more(tmp_path):
 
     def remembered(weight, seed):
         out = tmp_path / f"{weight}-{seed}"
-        config = small_config("lwf", out, classes=4, epochs=8, lambda_=weight, seed=seed)
+        settings = {"backbone": "two-stage", "lambda_": weight, "seed": seed}
+        config = small_config("lwf", out, classes=4, epochs=8, **settings)
         linear = cil_jax.run(config)["classifiers"]["linear"]
         return linear["task_aware_matrix"][1][0], linear["accuracy_matrix"][1][0]
 

@@ -249,7 +249,7 @@ def curves(results: Mapping[str, Any], epochs: Sequence[Mapping[str, Any]]) -> F
     if tasks:  # damaged lines are left out, and may be all there are
         top.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2, borderaxespad=0)
     # The first epoch is 1, and a tick at 0 would mark nothing.
-    bottom.set_xlim(0.5, len(epochs) + 0.5)
+    bottom.set_xlim(0.5, max(1, len(epochs)) + 0.5)
     bottom.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     top.set_title(f"{title(results)}\nloss and accuracy on the current task")
     return figure
