@@ -40,7 +40,7 @@ def needs_extra(extra: str, purpose: str) -> Iterator[None]:
         yield
     except ModuleNotFoundError as error:
         raise MissingExtra(
-            f"{purpose} need {error.name}, which is not installed: pip install 'cil_jax[{extra}]'"
+            f"{purpose} need {(error.name or "").partition(".")[0]}, which is not installed: pip install 'cil_jax[{extra}]'"
         ) from error
 
 

@@ -225,11 +225,8 @@ def test_the_command_runs_members_in_groups_and_says_whose_lines_are_whose(
         (["--seeds", "0,1", "--parallel-members", "0"], "'0' is not an integer of at least 1"),
     ],
 )
-def test_members_at_once_that_make_no_sense_are_refused(words, message, capsys, monkeypatch):
-    monkeypatch.setattr("sys.argv", ["icarl", *words])
-    with pytest.raises(SystemExit) as end:
-        command_line.main("icarl", "paper")
-    assert end.value.code == command_line.FAILED
+def test_members_at_once_that_make_no_sense_are_refused(words, message, capsys):
+    assert command_line.run_method("icarl", words) == command_line.FAILED
     assert message in capsys.readouterr().err
 
 

@@ -35,7 +35,7 @@ def watched(tmp_path_factory):
 
 def test_each_epoch_and_task_is_a_line(watched):
     _, said, _ = watched
-    epochs = [line for line in said.splitlines() if "loss" in line]
+    epochs = [line for line in said.splitlines() if "epoch" in line and "  loss" in line]
     assert len(epochs) == 6 and "\x1b" not in said
     for word in ("task 1/3  epoch 2/2  loss", "rate ", "images/s", "  0:"):
         assert word in epochs[1]
