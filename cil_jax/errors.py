@@ -39,8 +39,9 @@ def needs_extra(extra: str, purpose: str) -> Iterator[None]:
     try:
         yield
     except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
         raise MissingExtra(
-            f"{purpose} need {(error.name or "").partition(".")[0]}, which is not installed: pip install 'cil_jax[{extra}]'"
+            f"{purpose} need {package}, which is not installed: pip install 'cil_jax[{extra}]'"
         ) from error
 
 
