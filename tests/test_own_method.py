@@ -288,13 +288,13 @@ def test_runs_of_two_files_are_two_rows(ran, folder, tmp_path):
 
 
 def test_the_flags_of_a_run_are_those_of_its_method(said, folder):
-    status, out, _ = said("--method", f"{folder / 'mine.py'}:Mine", "--help")
+    status, out, _ = said("--method", f"{folder / 'mine.py'}:Mine", "--help-all")
     assert status == 0 and "settings of Mine:" in out and "--strength X" in out
     assert "--no-squared" in out and "--preset {strong}" in out
     assert "--epochs N" in out and "--memory" not in out and "--distill" not in out
-    status, out, _ = said("--method", "icarl", "--help")
+    status, out, _ = said("--method", "icarl", "--help-all")
     assert status == 0 and "--memory N" in out and "--softmax-over" not in out
-    status, out, _ = said("--help")
+    status, out, _ = said("--help-all")
     assert status == 0 and "--epochs N" in out and "--memory" not in out
     for name, method_class in code.METHODS.items():
         assert f"  {name:9} {method_class.__doc__.splitlines()[0]}" in out
@@ -312,7 +312,7 @@ def test_a_file_of_settings_knows_those_of_the_method(said, folder, tmp_path):
 
 
 REFUSALS = [
-    ("", ["--method is missing: choose from finetune, fixed, lwf"]),
+    ("", ["--method is missing: choose from finetune, joint, fixed"]),
     ("icrl", ["unknown method 'icrl': did you mean 'icarl'"]),
     ("{}/nothing.py:Mine", ["can't read", "nothing.py: No such file"]),
     ("{}/mine.py:Mien", ["mine.py has no class 'Mien': did you mean 'Mine'"]),
