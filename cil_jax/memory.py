@@ -124,7 +124,7 @@ def class_balanced(
     """Fills all slots and keeps the sizes of the classes as equal as the images allow.
 
     Unlike `equal_shares`, it gives the slots that small classes leave to the others, and those that
-    can't be divided equally to the first classes. This is the memory of GDumb (Prabhu et al. 2020)
+    can't be divided equally to the first classes. This is the memory of Prabhu et al. (2020)
     after all images of a task have been offered.
 
     Args:

@@ -89,9 +89,9 @@ def test_the_gradient_of_a_map_in_the_guide_is_that_of_its_mean():
     method = SimpleNamespace(network=network)
     learner = SimpleNamespace(weights=weights, n_seen=3, image_shape=(8, 8, 1))
     importance = names["own"](method, learner)["importance"]
-    assert {name: x.shape for name, x in importance.items()} == {
-        "stage0": (16,), "stage1": (32,), "stage2": (64,)
-    }  # fmt: skip
+    widths = {"stage0": (16,), "stage1": (32,), "stage2": (64,)}
+    widths |= {f"{name}_before_relu": width for name, width in widths.items()}
+    assert {name: x.shape for name, x in importance.items()} == widths
 
     images, labels = jax.random.normal(jax.random.key(2), (3, 8, 8, 1)), jnp.array([1, 2, -1])
     batch = SimpleNamespace(images=images, labels=labels)
