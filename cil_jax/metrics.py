@@ -147,3 +147,42 @@ def _triangle(
 
 def _mean(values: Sequence[float]) -> float | None:
     return float(np.mean(values)) if values else None
+
+
+def linear_cka(features: np.ndarray, others: np.ndarray) -> float:
+    """Compares two representations of the same images by linear centred kernel alignment.
+
+    Kornblith et al. 2019, https://arxiv.org/abs/1905.00414, eq. 3 with linear kernels. Rotating or
+    scaling a representation changes nothing.
+
+    Args:
+      features: float [N, D], of one network.
+      others: float [N, E], of the same images by another network.
+
+    Returns:
+      A similarity in 0..1; 1 if the representations are equal up to rotation and scale. It is 0
+      if all rows of one of them are equal.
+    """
+    x, y = (np.asarray(z, np.float64) - np.mean(z, axis=0) for z in (features, others))
+    norm = np.linalg.norm(x.T @ x) * np.linalg.norm(y.T @ y)
+    return float(np.linalg.norm(x.T @ y) ** 2 / norm) if norm else 0.0
+
+
+def calibration_error(confidence: np.ndarray, is_right: np.ndarray, n_bins: int = 15) -> float:
+    """Computes the expected calibration error.
+
+    Guo et al. 2017, https://arxiv.org/abs/1706.04599, eq. 3: the mean distance between confidence
+    and accuracy over bins of equal width, weighted by their number of predictions.
+
+    Args:
+      confidence: float [N], the probability of each prediction, in 0..1.
+      is_right: bool [N], which predictions are right.
+      n_bins: number of bins; the paper has 15.
+
+    Returns:
+      The error in 0..1.
+    """
+    edges = np.linspace(0, 1, n_bins + 1)[1:-1]
+    bins = np.searchsorted(edges, confidence, side="left")  # a bin includes its upper edge
+    gaps = np.bincount(bins, np.asarray(confidence) - np.asarray(is_right, float), n_bins)
+    return float(np.abs(gaps).sum() / len(bins))

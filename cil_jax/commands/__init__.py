@@ -21,6 +21,7 @@ COMMANDS = {
     "compare": "compare runs in a table, on a page and in a figure",
     "report": "redraw the figures and the report page of runs",
     "answers": "classify the test images of a run with several classifiers",
+    "why": "find out why a run forgot",
     "predict": "classify image files with a run",
     "export": "export a run as one file that needs only JAX",
     "exemplars": "compare exemplars chosen by herding with random ones",

@@ -10,10 +10,8 @@ deviation over class orders or seeds. Folders without a finished run are left ou
 
 import sys
 from pathlib import Path
-from typing import Any
 
 from cil_jax.app.command_line import check_writable, command_parser, guarded
-from cil_jax.errors import UserError
 from cil_jax.files import writing
 from cil_jax.report import comparison, escaping
 from cil_jax.report.groups import compare, published_lines
@@ -67,18 +65,8 @@ def _compare(arguments: list[str]) -> None:
             comparison.write_comparison(found, Path(flags.page), arguments)
     if flags.figure:
         from cil_jax.report import figures  # needs matplotlib, which is optional
+        from cil_jax.report.figure_style import write
 
         runs = {group.name: group.summary for group in found.groups}
         lines = {group.name: published_lines(group, found.seen) for group in found.groups}
-        _save(figures.seen_accuracy_of_groups(runs, lines), flags.figure)
-
-
-def _save(figure: Any, file: str) -> None:
-    """Writes a figure, in the format that the file's name ends in; PNG if in none."""
-    from cil_jax.report.figure_style import save
-
-    try:
-        with writing.writing(file), writing.replaced(file) as out:
-            save(figure, out, Path(file).suffix[1:] or "png")
-    except ValueError as error:  # an unknown format
-        raise UserError(f"can't write {file}: {error}") from error
+        write(figures.seen_accuracy_of_groups(runs, lines), flags.figure)

@@ -4,9 +4,11 @@ import contextlib
 import textwrap
 import threading
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import IO, Any
 
-from cil_jax.errors import needs_extra
+from cil_jax.errors import UserError, needs_extra
+from cil_jax.files import writing
 from cil_jax.report.tables import caption
 
 with needs_extra("plots", "figures"):
@@ -58,3 +60,16 @@ def save(figure: Figure, out: IO[bytes], file_format: str) -> None:
     # Fonts of PDF files are TrueType: journals refuse the Type 3 fonts of the default.
     with _STYLE_LOCK, matplotlib.rc_context({"pdf.fonttype": 42}):
         figure.savefig(out, format=file_format, bbox_inches="tight")
+
+
+def write(figure: Figure, file: str) -> None:
+    """Writes a figure, in the format that the file's name ends in; PNG if in none.
+
+    Raises:
+      UserError: if matplotlib does not know the format, or the file can't be written.
+    """
+    try:
+        with writing.writing(file), writing.replaced(file) as out:
+            save(figure, out, Path(file).suffix[1:] or "png")
+    except ValueError as error:  # an unknown format
+        raise UserError(f"can't write {file}: {error}") from error

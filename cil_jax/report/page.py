@@ -14,6 +14,7 @@ import yaml
 from cil_jax.confusion import Confusion
 from cil_jax.errors import UserError
 from cil_jax.files import writing
+from cil_jax.report.causes import COLUMNS, NOTES, cells, sentences
 from cil_jax.report.percentages import in_percent, percent
 from cil_jax.report.tables import (
     LAST_ROWS,
@@ -28,6 +29,7 @@ from cil_jax.report.thinning import MOST, Groups, groups, n_tasks, spread
 from cil_jax.report.thumbnails import SHOWN, Strip, strips
 from cil_jax.settings import loading
 from cil_jax.storage.run_folder import MetricsLine, RunFolder
+from cil_jax.storage.schemas import Causes
 
 SECTIONS = {
     "seen": "Accuracy",
@@ -35,6 +37,7 @@ SECTIONS = {
     "matrix": "Matrix",
     "curves": "Curves",
     "confusion": "Confusion",
+    "why": "Why",
     "classes": "Classes",
     "repeat": "Command",
     "times": "Times",
@@ -65,6 +68,7 @@ def write_page(folder: RunFolder, lines: Sequence[MetricsLine] | None = None) ->
         confusions=folder.confusions(results),
         exemplars=folder.exemplars(),
         command=_command(settings, folder.config_file),
+        causes=folder.causes(),
     )
     writing.replace_text(folder.report_file, render("page.html", **values))
     return folder.report_file
@@ -77,6 +81,7 @@ def _values(
     confusions: Mapping[str, Confusion],
     exemplars: tuple[np.ndarray, np.ndarray],
     command: str | None,
+    causes: Causes | None,
 ) -> dict[str, Any]:
     """The values that page.html shows.
 
@@ -88,6 +93,7 @@ def _values(
         results, since it is written before them.
       exemplars: images and labels, see `cil_jax.report.thumbnails.strips`.
       command: the command that repeats the run; None if there is none.
+      causes: why the run forgot; None if nobody has asked. Left out if it is of fewer tasks.
     """
     versions = settings.get("versions", {})
     code = {"code": settings["code"]} if "code" in settings else {}
@@ -99,6 +105,8 @@ def _values(
     images, labels = exemplars
     pictures = strips(images, labels)
     confusion = confusions[headline]
+    if causes and len(causes["tasks"]) != n_learned:
+        causes = None
     together = groups(results["class_names"], results["task_sizes"], confusion.n_classes)
     return {
         "results": results,
@@ -118,7 +126,8 @@ def _values(
         "column_name": column_name,
         "summary_rows": SUMMARY_ROWS,
         "last_rows": LAST_ROWS,
-        "sections": list(SECTIONS.items()),
+        "sections": [(key, name) for key, name in SECTIONS.items() if key != "why" or causes],
+        "causes": causes and _causes(causes),
         "parts": any(line.get("parts") for line in epochs),
         "classes": _classes(results, confusion, pictures),
         "shown_of": _exemplars_shown(pictures),
@@ -174,6 +183,19 @@ def _classes(
             }
         )
     return classes
+
+
+def _causes(causes: Causes) -> dict[str, Any]:
+    """The table, notes and sentences about the causes; columns without a value are left out."""
+    rows = cells(causes)
+    shown = [j for j in range(len(COLUMNS)) if any(row[j] != "-" for row in rows)]
+    return {
+        "classifier": causes["classifier"],
+        "columns": [COLUMNS[j] for j in shown],
+        "rows": [[rows[task][j] for j in shown] for task in spread(len(rows), MOST)],
+        "notes": NOTES,
+        "sentences": sentences(causes),
+    }
 
 
 def _exemplars_shown(pictures: Mapping[int, Strip]) -> str:

@@ -299,6 +299,14 @@ class Config:
         "also report the nearest class mean over all training data; for analysis only, since an "
         "incremental learner has no access to that data",
     )
+    features: int = _setting(
+        0,
+        _EVALUATION,
+        "save the features of about N test images, equally many of each class, after each task; "
+        "cil-jax why compares them; 0 for none",
+        bound=NOT_NEGATIVE,
+        decides=False,
+    )
 
     out: str | None = _setting(
         None,

@@ -6,6 +6,8 @@ runs/NAME/
   results.json    the accuracy matrix and summary of each classifier
   exemplars.npz   the images kept, their classes and the names of all classes
   confusion.npz   see `cil_jax.storage.confusion_file`
+  features/*.npz  features of some test images after each task, if --features asks for them
+  why.json        why the run forgot, written by `cil-jax why`
   checkpoints/    see `cil_jax.storage.checkpoint`
   figures/*.png   report.html
   .lock .holder   see `cil_jax.storage.lock`
@@ -47,6 +49,8 @@ class RunFolder:
         self.results_file = self.path / "results.json"
         self.exemplars_file = self.path / "exemplars.npz"
         self.confusion_file = self.path / "confusion.npz"
+        self.features_folder = self.path / "features"
+        self.causes_file = self.path / "why.json"
         self.checkpoints = self.path / "checkpoints"
         self.figures = self.path / "figures"
         self.report_file = self.path / "report.html"
@@ -353,6 +357,59 @@ class RunFolder:
         """Removes confusion.npz, if it exists."""
         self.confusion_file.unlink(missing_ok=True)
 
+    def write_features(self, task: int, features: np.ndarray, labels: np.ndarray) -> None:
+        """Writes the features of some test images after a task.
+
+        Args:
+          task: the task, from 0.
+          features: float32 [N, D].
+          labels: int [N], the classes of the images in the order in which they were learned.
+        """
+        with self.writing():
+            writing.make_folder(self.features_folder)
+            with writing.replaced(self._features_file(task)) as out:
+                np.savez(out, features=features, labels=labels)
+
+    def features(self, task: int) -> tuple[np.ndarray, np.ndarray] | None:
+        """The features and labels that `write_features` has written; None if it has not.
+
+        Raises:
+          UserError: if the file can't be read, or its arrays have the wrong shape or type.
+        """
+        file = self._features_file(task)
+        if not file.exists():
+            return None
+        features, labels = npz.read_arrays(file, ("features", "labels"))
+        if features.dtype != np.float32 or features.ndim != 2 or not np.isfinite(features).all():
+            wanted = "finite float32 [N, D]"
+            problem = f"features: {features.dtype} {list(features.shape)}; they must be {wanted}"
+        elif labels.dtype.kind not in "iu" or labels.shape != features.shape[:1]:
+            problem = f"labels: {labels.dtype} {list(labels.shape)}; integers [{len(features)}]"
+        else:
+            return features, labels
+        raise reading.damaged(file, problem)
+
+    def _features_file(self, task: int) -> Path:
+        return self.features_folder / f"task{task + 1}.npz"
+
+    def write_causes(self, causes: schemas.Causes) -> None:
+        """Writes why.json."""
+        with self.writing():
+            writing.replace_text(self.causes_file, json.dumps(causes, indent=1) + "\n")
+
+    def causes(self) -> schemas.Causes | None:
+        """The content of why.json; None if there is none.
+
+        Raises:
+          UserError: if it can't be read, or a field is missing or wrong.
+        """
+        if not self.causes_file.exists():
+            return None
+        causes = reading.read_json(self.causes_file, schemas.Causes)
+        if any(len(row) != len(causes["tasks"]) for row in causes["task_confusion"]):
+            raise reading.damaged(self.causes_file, "task_confusion: a row has not one per task")
+        return causes
+
     def confusions(self, results: schemas.Results) -> dict[str, Confusion]:
         """The confusion matrix of each classifier in the last evaluation.
 
@@ -428,4 +485,7 @@ class Unwritten(RunFolder):
         """Does nothing."""
 
     def drop_confusions(self) -> None:
+        """Does nothing."""
+
+    def write_features(self, task: int, features: np.ndarray, labels: np.ndarray) -> None:
         """Does nothing."""

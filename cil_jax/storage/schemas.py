@@ -287,6 +287,54 @@ class CheckpointAbout(TypedDict):
     record: RunRecord
 
 
+class TaskCauses(TypedDict):
+    """Why a task was forgotten; see `Causes`.
+
+    Attributes:
+      right, wrong_within_task, wrong_in_other_task: shares of its test images that are classified
+        correctly, as another class of the task, and as a class of another task; they add up to 1.
+      accuracy_when_learned: accuracy among all classes seen, just after the task.
+      task_aware_when_learned, task_aware: accuracy among the classes of the task, then and now.
+      weight_norm: mean length of the weight vectors of its classes; None without a linear
+        classifier.
+      mean_drift: the angle in degrees between the mean features of a class just after the task and
+        now, averaged over its classes; None if features were not saved.
+      similarity: linear CKA between the features of the images seen, then and now; None if features
+        were not saved.
+    """
+
+    right: Fraction
+    wrong_within_task: Fraction
+    wrong_in_other_task: Fraction
+    accuracy_when_learned: Fraction
+    task_aware_when_learned: Fraction
+    task_aware: Fraction
+    weight_norm: Annotated[float, Meta(ge=0, le=1e30)] | None
+    mean_drift: Annotated[float, Meta(ge=0, le=180)] | None
+    similarity: Annotated[float, Meta(ge=0, le=1.001)] | None
+
+
+class Causes(TypedDict):
+    """why.json: why a run forgot, after its last whole task; see `cil_jax.trained.why`.
+
+    Attributes:
+      classifier: the classifier whose errors are counted: the headline.
+      task_confusion: [T, T], the share of the images of each task (row) that are taken for a class
+        of each task (column).
+      tasks: one entry for each task.
+      linear_accuracy, confidence, calibration_error: of the network's outputs on all classes seen:
+        accuracy, mean probability of the prediction, and expected calibration error; None if the
+        method has no such outputs.
+    """
+
+    classifier: Text
+    task_confusion: Annotated[list[list[Fraction]], Meta(min_length=1, max_length=MOST_TASKS)]
+    tasks: Annotated[list[TaskCauses], Meta(min_length=1, max_length=MOST_TASKS)]
+    linear_accuracy: Fraction | None
+    confidence: Fraction | None
+    calibration_error: Fraction | None
+
+
 class LearnerAbout(TypedDict):
     """learner.json: the facts that `cil_jax.load` needs about a learner saved on its own."""
 

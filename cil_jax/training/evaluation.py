@@ -44,7 +44,7 @@ class Evaluation:
           ncm: whether to evaluate the nearest class mean of all training data; see `Config.ncm`.
           streamed: the streaming engine; None to use `engine`.
         """
-        self._scenario, self._programs = scenario, streamed or engine
+        self._scenario, self._engine, self._programs = scenario, engine, streamed or engine
         self._mirrored = engine.augmentation.mirror
         self._in_training = engine.method.classifier_in_training
         # Recorded here, as a compiled program returns dictionaries sorted by name.
@@ -74,6 +74,26 @@ class Evaluation:
             )
             for name, c in counts.items()
         }
+
+    def features(self, learner: Learner, n_images: int) -> tuple[np.ndarray, np.ndarray]:
+        """Computes the features of the first test images of each class seen.
+
+        Args:
+          learner: after a task.
+          n_images: about how many images there are to be once all classes are seen; each class has
+            equally many, and at least one.
+
+        Returns:
+          Features float32 [N, D] and labels int [N], sorted by label.
+        """
+        labels = np.asarray(self.labels)
+        each = max(1, n_images // sum(self._scenario.task_sizes))
+        first_of_class = np.searchsorted(labels, labels)
+        rows = np.flatnonzero(np.arange(len(labels)) - first_of_class < each)
+        # Those of unseen classes too, so that all tasks have one compiled program.
+        embedded = self._engine.embed(learner, np.asarray(self.images[rows]), mirrored=False)
+        is_seen = labels[rows] < int(learner.n_seen)
+        return np.asarray(embedded)[is_seen], labels[rows][is_seen]
 
     def _counts(
         self, learner: Learner, start: int, stop: int, all_data_means: Array | None = None

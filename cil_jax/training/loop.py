@@ -479,6 +479,9 @@ class Run:
         self.folder.append(line)
         self._write_confusions()
         self._write_exemplars(learner)
+        if self.config.features:
+            saved = self.evaluation.features(learner, self.config.features)
+            self.folder.write_features(int(learner.task) - 1, *saved)
         self._save(learner)
         # After the checkpoint, so that results never include a task that would be learned again.
         self.folder.write_results(self._results(learner))
