@@ -1,13 +1,15 @@
-# make demo: iCaRL on scikit-learn's digits.   make test: lint, types and the whole test suite.
-# Both make .venv first, where everything is installed; PYTHON chooses the Python (3.11 or newer).
+# make demo: iCaRL on scikit-learn's digits.   make test: lint, types and the test suite.
+# make test-all: the slow tests, too, among them whole runs of every method.
+# All make .venv first, where everything is installed; PYTHON chooses the Python (3.11 or newer).
 # make lint: style and format.   make types: the type checker.   make docs: the documentation, in site.
 # make wheel: the distributions, in dist.   EXTRAS=test,bench also installs PyTorch, with which the tests compare.
 
 PYTHON ?= python3
 EXTRAS ?= test
 RUN := .venv/bin/python
+PYTEST := $(RUN) -m pytest -n 2 --dist loadfile --no-loadscope-reorder --max-worker-restart 0
 
-.PHONY: demo test lint types docs wheel clean
+.PHONY: demo test test-all lint types docs wheel clean
 
 demo: .venv/installed-$(EXTRAS)
 	rm -rf runs/demo
@@ -15,7 +17,10 @@ demo: .venv/installed-$(EXTRAS)
 	  --batch-size 32 --memory 100 --out runs/demo
 
 test: lint types
-	$(RUN) -m pytest -n 2 --dist loadfile --no-loadscope-reorder --max-worker-restart 0
+	$(PYTEST) -m "not slow"
+
+test-all: lint types
+	$(PYTEST)
 
 lint: .venv/installed-$(EXTRAS)
 	$(RUN) -m ruff check .

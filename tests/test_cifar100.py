@@ -257,6 +257,7 @@ def test_a_cache_that_cannot_be_written_does_no_harm(served, tmp_path, monkeypat
 
 
 @pytest.mark.real
+@pytest.mark.slow
 def test_the_real_cifar100(real_data_dir):
     dataset = data.load("cifar100", real_data_dir)
     assert dataset.train_images.shape == (50_000, 32, 32, 3)

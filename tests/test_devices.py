@@ -223,6 +223,7 @@ def test_devices_that_do_not_fit_are_refused(spread_out):
     assert "--batch-size 32 is not a multiple of the number of devices, 3" in spread_out["uneven"]
 
 
+@pytest.mark.slow
 def test_two_processes_that_feed_a_share_each_do_what_one_does(spread_out, tmp_path):
     with socket.socket() as probe:
         probe.bind(("localhost", 0))

@@ -1,8 +1,8 @@
 """Every method in whole runs on digits: stopped in each step of its plan, taught and exported.
 
-A new method of the package passes this file as it is. What does not depend on the equations of a
-method is tested with a few that have all hooks among them: a run with images on the host (of which
-`test_method_contract.py` tests each step for every method), and one together with another seed.
+A new method of the package passes this file as it is. `make test` runs it with a few methods that
+have all hooks and kinds of steps among them, and `make test-all` with every method; so the time of
+`make test` does not grow with their number. `test_method_contract.py` has the equations of all.
 """
 
 import dataclasses
@@ -83,8 +83,15 @@ def covering():
 COVERING = covering()
 
 
+def some(names):
+    """Parameters of a test: methods, of which those that are not in `COVERING` are slow."""
+    return [
+        pytest.param(name, marks=() if name in COVERING else pytest.mark.slow) for name in names
+    ]
+
+
 # `test_every_other_method.py` has the others, so that two workers share them.
-HALF = sorted(METHODS)[::2]
+HALF = [*COVERING[::2], *sorted(set(METHODS) - set(COVERING))[::2]]
 
 
 def run_whole(method, tmp_path_factory):
@@ -94,7 +101,7 @@ def run_whole(method, tmp_path_factory):
     return config
 
 
-@pytest.fixture(scope="module", params=HALF)
+@pytest.fixture(scope="module", params=some(HALF))
 def config(request, tmp_path_factory):
     return run_whole(request.param, tmp_path_factory)
 
@@ -111,7 +118,6 @@ def test_it_learns_something(config):
     assert all(np.isfinite(x["train_loss"]) for x in left(config)[1] if x["kind"] == "epoch")
 
 
-@pytest.mark.parametrize("config", COVERING, indirect=True)
 def test_with_images_on_the_host_it_is_the_same(config, tmp_path):
     streamed = config_of(config.method, tmp_path / "run", stream=True)
     cil_jax.run(streamed)
@@ -153,7 +159,6 @@ def test_stopped_in_each_step_of_its_plan_it_ends_the_same(config, tmp_path, mon
     assert_same(again, config)
 
 
-@pytest.mark.parametrize("config", COVERING, indirect=True)
 def test_together_with_another_seed_it_is_the_same(config, tmp_path):
     members = [config_of(config.method, tmp_path / str(seed), seed=seed) for seed in (0, 1)]
     lockstep.go([Run(m, RunFolder(m.folder()), Callback()) for m in members])

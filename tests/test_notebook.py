@@ -25,6 +25,7 @@ def test_it_is_clean():
             assert cell["outputs"] == [] and cell["execution_count"] is None
 
 
+@pytest.mark.slow
 def test_its_cells_run_and_show_what_they_say(tmp_path, monkeypatch):
     pytest.importorskip("pandas")
     import matplotlib as mpl

@@ -88,6 +88,7 @@ def trained(precision, folder):
     return new, learner, float(sums["n_new_right"] / sums["n_new"])
 
 
+@pytest.mark.slow
 def test_all_that_a_learner_holds_stays_float32_and_it_learns_as_well(tmp_path):
     """To within 3 of 100 of the images that it trains on."""
     right = {}

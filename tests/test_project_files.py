@@ -12,8 +12,9 @@ ROOT = Path(__file__).parents[1]
 MAKEFILE = (ROOT / "Makefile").read_text()
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 WORKFLOW = yaml.safe_load((ROOT / ".github/workflows/checks.yml").read_text())
+WEEKLY = yaml.safe_load((ROOT / ".github/workflows/weekly.yml").read_text())
 HOOKS = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())
-CHECKS = {"test", "lint", "types", "docs", "wheel"}
+CHECKS = {"test", "test-all", "lint", "types", "docs", "wheel"}
 
 
 def recipe(target):
@@ -23,7 +24,7 @@ def recipe(target):
 
 def test_the_workflow_runs_each_check_of_make_and_nothing_else():
     ran = []
-    for name, job in WORKFLOW["jobs"].items():
+    for name, job in [*WORKFLOW["jobs"].items(), *WEEKLY["jobs"].items()]:
         (command,) = [step["run"] for step in job["steps"] if "run" in step]
         assert command == f"make {name} PYTHON=python"
         ran.append(name)
@@ -46,8 +47,10 @@ def test_hooks_run_targets_of_make():
     assert "ruff check" in recipe("lint") and "basedpyright" in recipe("types")
 
 
-def test_the_suite_of_make_has_lint_and_types():
-    assert re.search("^test: lint types$", MAKEFILE, re.MULTILINE)
+def test_the_suites_of_make_have_lint_and_types_and_one_of_them_all_tests():
+    for name, selection in (("test", r' -m "not slow"'), ("test-all", "")):
+        suite = rf"^{name}: lint types\n\t\$\(PYTEST\){selection}$"
+        assert re.search(suite, MAKEFILE, re.MULTILINE)
 
 
 def test_each_tool_of_make_is_in_an_extra_and_has_its_version():

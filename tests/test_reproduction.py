@@ -380,6 +380,7 @@ def test_the_page_is_written_where_it_belongs(tmp_path, monkeypatch, capsys):
     assert reproduce.main(["--reduced", "--markdown"]) == 2
 
 
+@pytest.mark.slow
 def test_the_reduced_table_over_seeds_is_one_command(tmp_path, monkeypatch, capsys):
     """In tiny: the first row's recipe on digits."""
     tiny = {"dataset": "digits", "task_size": 5, "backbone": "tiny", "epochs": 1, "batch_size": 64}

@@ -25,7 +25,6 @@ from cil_jax.training.signals import Stopped
 
 # A method without a memory, one with a memory, and one that keeps all data; all methods go through
 # tests/test_every_method.py.
-METHODS = ("finetune", "icarl", "joint")
 PROGRAMS = (
     *("create", "begin_task", "pool", "train", "advance", "keep", "end_task"),
     *("feature_sums", "evaluate"),
@@ -78,7 +77,10 @@ def resumed(config):
     return dataclasses.replace(config, resume=True)
 
 
-@pytest.fixture(scope="module", params=METHODS)
+OTHERS = [pytest.param(name, marks=pytest.mark.slow) for name in ("finetune", "joint")]
+
+
+@pytest.fixture(scope="module", params=["icarl", *OTHERS])
 def uninterrupted(request, tmp_path_factory):
     """Config, results and programs compiled of a whole run."""
     config = small_config(request.param, tmp_path_factory.mktemp(request.param) / "run")
@@ -337,6 +339,7 @@ def test_old_data_reaches_the_learner_through_the_memory_only(tmp_path, uninterr
         chex.assert_trees_all_equal(final_learner(again), final_learner(config))
 
 
+@pytest.mark.slow
 def test_a_larger_lambda_remembers_more(tmp_path):
     """The first two digits after two more were learned, mean of three seeds.
 

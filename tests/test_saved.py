@@ -68,7 +68,10 @@ def run(config, stop=None):
 
 
 # All methods go through tests/test_every_method.py.
-@pytest.fixture(scope="module", params=["ewc", "icarl", "joint", "lwf"])
+OTHERS = [pytest.param(name, marks=pytest.mark.slow) for name in ("ewc", "joint", "lwf")]
+
+
+@pytest.fixture(scope="module", params=["icarl", *OTHERS])
 def config(request, tmp_path_factory):
     """Of a whole run, beside whose folder are copies of how it was before."""
     folder = tmp_path_factory.mktemp("saved")
@@ -366,7 +369,7 @@ def test_a_folder_that_can_not_teach_says_all_that_is_wrong(photographs):
         data.read_folder(folder / "nothing", (8, 8, 1))
 
 
-@pytest.mark.parametrize("config", ["icarl", "lwf"], indirect=True)
+@pytest.mark.parametrize("config", ["icarl", OTHERS[-1]], indirect=True)
 def test_an_exported_program_needs_neither_cil_jax_nor_flax(config, tmp_path, capsys):
     """The very lines that it says use it, in a process of their own, with images put in."""
     file = tmp_path / "learner.zip"

@@ -374,6 +374,7 @@ def test_images_of_a_loader_are_normalized_and_augmented_one_at_a_time():
     assert any(abs(float((brighter[1][0] - image).mean())) > 0.1 for _ in range(10))
 
 
+@pytest.mark.slow
 def test_a_loop_with_a_loader_learns_what_can_be_told_apart():
     """Four classes of one colour each in two tasks; the second must not replace the first."""
     colours = np.array([[250, 0, 0], [0, 250, 0], [0, 0, 250], [250, 250, 0]], np.uint8)
