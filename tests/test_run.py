@@ -23,8 +23,6 @@ from cil_jax.training.engine import Engine
 from cil_jax.training.loop import Run
 from cil_jax.training.signals import Stopped
 
-# A method without a memory, one with a memory, and one that keeps all data; all methods go through
-# tests/test_every_method.py.
 PROGRAMS = (
     *("create", "begin_task", "pool", "train", "advance", "keep", "end_task"),
     *("feature_sums", "evaluate"),
@@ -77,6 +75,8 @@ def resumed(config):
     return dataclasses.replace(config, resume=True)
 
 
+# A method with a memory, and one without and one that keeps all data; all methods go through
+# tests/test_every_method.py.
 OTHERS = [pytest.param(name, marks=pytest.mark.slow) for name in ("finetune", "joint")]
 
 
