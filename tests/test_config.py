@@ -43,7 +43,7 @@ def test_every_method_has_presets_that_can_be_read(method):
 
 
 RECIPE_GROUPS = ("data and augmentation", "network", "training")
-OF_THE_DATA = {"dataset", "image_size", "test_share", "split_seed", "pad", "mirror"}
+OF_THE_DATA = {"dataset", "image_size", "test_share", "split_seed", "validation", "pad", "mirror"}
 AS_OTHER_TASKS = {"first_epochs", "first_rate_steps", "first_weight_decay"}  # where not said
 
 
@@ -128,7 +128,7 @@ def test_a_size_of_tasks_overrides_a_list():
 
 
 def test_every_setting_decides_the_result_but_those_of_place_and_machine():
-    others = {"data_dir", "out", "resume", "accelerator", "devices", "stream", "log"}
+    others = {"data_dir", "features", "out", "resume", "accelerator", "devices", "stream", "log"}
     others |= {"coordinator", "num_processes", "process_id"}
     config = preset("icarl")
     names = {field.name.rstrip("_") for field in dataclasses.fields(config)}

@@ -25,6 +25,7 @@ COMMANDS = {
     "predict": "classify image files with a run",
     "export": "export a run as one file that needs only JAX",
     "exemplars": "compare exemplars chosen by herding with random ones",
+    "search": "choose a learning rate and a trade-off without the test images",
     "reproduce": "compare published results with ours, and reproduce them",
     "benchmark": "time the parts of a run on this machine",
     "accelerator": "measure what matters most on a GPU or TPU, in 15 minutes",

@@ -5,6 +5,8 @@ import hashlib
 
 import numpy as np
 
+from cil_jax.errors import UserError
+
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class Dataset:
@@ -52,6 +54,40 @@ class Dataset:
             digest.update(f"{array.dtype}{array.shape}".encode())
             digest.update(np.ascontiguousarray(array).data)
         return digest.hexdigest()
+
+    def validating(self, share: float) -> "Dataset":
+        """Holds out training images and tests on them; the test images are left out.
+
+        For choosing settings, for which test images must not be used.
+
+        Args:
+          share: fraction of the training images of each class, which are chosen by a fixed seed. At
+            least one image of each class is held out and one is kept.
+
+        Returns:
+          The data set whose test images are those held out.
+
+        Raises:
+          UserError: if a class has fewer than two training images.
+        """
+        random = np.random.RandomState(0)
+        is_held_out = np.zeros(len(self.train_labels), bool)
+        for label, name in enumerate(self.class_names):
+            rows = np.flatnonzero(self.train_labels == label)
+            if len(rows) < 2:
+                raise UserError(
+                    "--validation needs two training images of each class; "
+                    f"{name!r} has {len(rows)}"
+                )
+            n_held_out = min(max(round(share * len(rows)), 1), len(rows) - 1)
+            is_held_out[random.permutation(rows)[:n_held_out]] = True
+        return dataclasses.replace(
+            self,
+            train_images=self.train_images[~is_held_out],
+            train_labels=self.train_labels[~is_held_out],
+            test_images=self.train_images[is_held_out],
+            test_labels=self.train_labels[is_held_out],
+        )
 
     def pixel_statistics(self, normalization: str) -> tuple[np.ndarray, np.ndarray]:
         """Computes the mean and standard deviation of all training pixels, divided by 255.

@@ -13,6 +13,7 @@ from cil_jax.report.thinning import spread
 with needs_extra("plots", "figures"):
     import matplotlib
     from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
 
     from cil_jax.report.figure_style import title
 
@@ -50,7 +51,7 @@ def features(saved: Sequence[Saved], results: Mapping[str, Any], projection: str
         place.scatter(*planes[task][order].T, c=colors[task_of[order]], s=4, lw=0)
         place.set_title(f"after task {task + 1}")
     handles = [
-        matplotlib.lines.Line2D([], [], marker="o", ls="", ms=4, color=color, label=f"task {t + 1}")
+        Line2D([], [], marker="o", ls="", ms=4, color=color, label=f"task {t + 1}")
         for t, color in enumerate(colors[: len(saved)])
         if t in spread(len(saved), MOST_PICTURES)
     ]

@@ -229,7 +229,9 @@ def protocol(results: Mapping[str, Any]) -> str:
     orders = ", ".join(results["orders"]) if "orders" in results else results["order"]
     plural = "s" if len(sizes) > 1 else ""
     tasks = f"{len(sizes)} task{plural} of {sizes_in_words(sizes)} classes"
-    return f"{results['dataset']}, {tasks}, order {orders}"
+    share = results.get("validation")
+    tested = "" if share is None else f", tested on {percent(share)} of the training images"
+    return f"{results['dataset']}{tested}, {tasks}, order {orders}"
 
 
 def sizes_in_words(sizes: Sequence[int]) -> str:

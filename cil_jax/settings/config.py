@@ -121,6 +121,13 @@ class Config:
         "seed of the random split into training and test images (default: 0)",
         bound=SEED,
     )
+    validation: float | None = _setting(
+        None,
+        _DATA,
+        "fraction of the training images of each class that is held out and tested on in place of "
+        "the test images, to choose settings by; see cil-jax search (default: none)",
+        bound=BETWEEN_0_AND_1,
+    )
     normalization: str = _setting(
         "per-channel",
         _DATA,

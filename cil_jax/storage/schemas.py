@@ -81,6 +81,8 @@ class Results(TypedDict):
       method, preset, changed: the method, the preset, and the settings that differ from it.
       dataset, data_sha256, order, class_order, class_names, image_shape: the data and the order of
         its classes.
+      validation: the fraction of the training images that the run was tested on in place of the
+        test images.
       augmentation: the augmentation of training images.
       backbone, parameters: the network and its number of weights.
       epochs, task_sizes: epochs and classes of each task; 0 epochs if a task has no training.
@@ -100,6 +102,7 @@ class Results(TypedDict):
     changed: NotRequired[dict[str, Plain | list[Plain]]]
     dataset: Text
     data_sha256: NotRequired[Text]
+    validation: NotRequired[Fraction]
     order: Text
     backbone: Text
     epochs: Annotated[list[Count], Meta(min_length=1)]

@@ -35,8 +35,12 @@ def causes(run: Run) -> Causes:
     bounds = np.cumsum([0, *results["task_sizes"][:n_tasks]]).tolist()
     headline = results["headline"]
     own = results["classifiers"][headline]
-    matrix = run.folder.confusions(results)[headline].grouped(bounds)
+    confusion = run.folder.confusions(results)[headline]
+    if confusion.n_classes != bounds[-1]:  # written before the results
+        raise UserError(f"{run.folder.path} was stopped at the end of a task: use --resume first")
+    matrix = confusion.grouped(bounds)
     n_images = matrix.sum(axis=1)
+    accuracy, confidence, error = _calibration(run, learner)
     norms = _weight_norms(run, learner, bounds)
     drifts = _drifts(run, bounds)
     tasks: list[TaskCauses] = []
@@ -53,14 +57,17 @@ def causes(run: Run) -> Causes:
                 "task_aware_when_learned": aware[task][task],
                 "task_aware": aware[-1][task],
                 "weight_norm": norms[task] if norms else None,
-                **dataclasses.asdict(drifts[task] if drifts else Drift(None, None)),
+                "mean_drift": drifts[task].mean_drift if drifts else None,
+                "similarity": drifts[task].similarity if drifts else None,
             }
         )
     return {
         "classifier": headline,
         "task_confusion": (matrix / n_images[:, None]).tolist(),
         "tasks": tasks,
-        **_calibration(run, learner),
+        "linear_accuracy": accuracy,
+        "confidence": confidence,
+        "calibration_error": error,
     }
 
 
@@ -85,8 +92,8 @@ class Drift:
         then.
     """
 
-    mean_drift: float | None
-    similarity: float | None
+    mean_drift: float
+    similarity: float
 
 
 def _drifts(run: Run, bounds: list[int]) -> list[Drift] | None:
@@ -119,15 +126,15 @@ def _degrees(one: np.ndarray, other: np.ndarray, in_use: np.ndarray) -> float:
     return float(np.degrees(np.arccos(np.clip(one @ other / max(lengths, 1e-12), -1, 1))))
 
 
-def _calibration(run: Run, learner: Learner) -> dict[str, float | None]:
+def _calibration(run: Run, learner: Learner) -> tuple[float | None, float | None, float | None]:
     """Accuracy, mean confidence and calibration error of the outputs, if they are probabilities."""
     method, name = run.engine.method, "linear"
-    nothing = {"confidence": None, "calibration_error": None, "linear_accuracy": None}
-    if name not in method.classifiers() or method.scale(name) not in (
+    are_probabilities = name in method.classifiers() and method.scale(name) in (
         PROBABILITY,
         PROBABILITY_EACH,
-    ):
-        return nothing
+    )
+    if not are_probabilities:
+        return None, None, None
     stop = run.evaluation.bounds[int(learner.task)]
     images, labels = run.evaluation.images[:stop], np.asarray(run.evaluation.labels)[:stop]
     features = run.engine.embed(learner, images, mirrored=False)
@@ -135,8 +142,5 @@ def _calibration(run: Run, learner: Learner) -> dict[str, float | None]:
     presented = np.asarray(method.scale(name).apply(scores))
     predicted, confidence = presented.argmax(axis=1), presented.max(axis=1)
     is_right = predicted == labels
-    return {
-        "confidence": float(confidence.mean()),
-        "calibration_error": metrics.calibration_error(confidence, is_right),
-        "linear_accuracy": float(is_right.mean()),
-    }
+    error = metrics.calibration_error(confidence, is_right)
+    return float(is_right.mean()), float(confidence.mean()), error

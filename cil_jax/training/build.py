@@ -59,14 +59,15 @@ def schedule_of(config: Config, task: int) -> Schedule:
 
 
 def dataset_of(config: Config) -> data.Dataset:
-    """Loads the data set that a config names."""
-    return data.load(
+    """Loads the data set that a config names, and holds out images if it asks for that."""
+    dataset = data.load(
         config.dataset,
         config.data_dir,
         image_size=config.image_size,
         test_share=config.test_share,
         split_seed=config.split_seed,
     )
+    return dataset if config.validation is None else dataset.validating(config.validation)
 
 
 def scenario_of(config: Config, dataset: data.Dataset) -> data.Scenario:
