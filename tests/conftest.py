@@ -116,7 +116,7 @@ def write_run(folder, *, epochs=2, exemplars=0, config=None, **results) -> RunFo
             values |= {"test_accuracy": 0.4, "rate": 0.1, "images_per_second": 100.0}
             values["parts"] = {"classification": 0.75, "distillation": 0.25}
             run.append({"kind": "epoch", "task": task, "epoch": epoch, **values})
-        run.append({"kind": "evaluation", "task": task, "n_seen": int(n)})
+        run.append({"kind": "evaluation", "task": task, "n_seen": int(n), "loss": 2.0 + task})
     confusion = Confusion.of(9 * np.eye(n, dtype=int) + np.eye(n, k=1, dtype=int))
     run.write_confusions({name: confusion for name in made["classifiers"]})
     labels = np.repeat(np.arange(sum(made["task_sizes"])), exemplars)

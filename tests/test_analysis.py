@@ -11,8 +11,9 @@ import cil_jax
 from cil_jax.commands import answers as answers_command
 from cil_jax.commands import exemplars
 from cil_jax.errors import UserError
+from cil_jax.report import figures
 from cil_jax.storage.run_folder import RunFolder
-from cil_jax.trained.analysis import selection_by_count
+from cil_jax.trained.analysis import Selected, selection_by_count
 from cil_jax.trained.answers import answers
 from cil_jax.training.callbacks import Callback
 from cil_jax.training.loop import Run
@@ -58,8 +59,20 @@ def test_more_than_there_are_is_refused(run):
         selection_by_count(run, [0], 1)
 
 
-def test_the_command_prints_a_row_for_each_count(run, capsys):
-    assert exemplars.main([str(run.folder.path), "--counts", "1", "3", "--draws", "2"]) == 0
+def test_the_figure_has_the_accuracies_and_the_deviation_of_the_draws(run):
+    rows = [Selected(1, 0.5, (0.2, 0.4)), Selected(10, 0.6, (0.5, 0.5))]
+    (axes,) = figures.selection(rows, run.folder.results()).axes
+    herded, random = (line.get_ydata().tolist() for line in axes.lines)
+    assert herded == [50, 60] and random == pytest.approx([30, 50])
+    band = axes.collections[0].get_datalim(axes.transData)
+    assert band.y0 == pytest.approx(30 - 100 * np.std([0.2, 0.4], ddof=1))
+
+
+def test_the_command_prints_a_row_for_each_count(run, capsys, tmp_path):
+    figure = tmp_path / "x.svg"
+    flags = ["--counts", "1", "3", "--draws", "2", "--figure", str(figure)]
+    assert exemplars.main([str(run.folder.path), *flags]) == 0
+    assert "<svg" in figure.read_text()
     out = capsys.readouterr().out
     assert "random, mean of 2" in out and out.count("%") == 6
     said = " ".join(out.split())

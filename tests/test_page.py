@@ -10,7 +10,7 @@ from cil_jax.commands import compare
 pytestmark = pytest.mark.skipif(browser.executable() is None, reason="no Chromium on this machine")
 
 NAMES = ["apple", "bear <b>", "cloud & sky", "Käfer", "</script>elm"]
-FIGURES = ("seen", "tasks", "matrix", "accuracy", "loss", "parts", "rate", "confusion")
+FIGURES = ("seen-loss", "seen", "tasks", "matrix", "accuracy", "loss", "parts", "rate", "confusion")
 WIDTHS = (390, 800, 1280)
 CUT = """[...document.querySelectorAll('.wide, .tile, .legend button, h1, nav, p')].filter((e) =>
   e.scrollWidth > e.clientWidth + 1).map((e) => e.parentElement.id + e.className + e.innerText)"""

@@ -174,6 +174,17 @@ def test_metrics_have_a_line_an_epoch_and_an_evaluation(uninterrupted):
             assert one["accuracy_matrix"][-1][t] == pytest.approx(right)
 
 
+@icarl_only
+def test_the_loss_on_all_classes_seen_is_the_mean_of_those_of_the_tasks(uninterrupted):
+    config, _, _ = uninterrupted
+    run = Run(config, RunFolder(config.folder()), Callback())
+    learner = run.saved_learner()
+    of_tasks = [run.evaluation.of_task(learner, task)[1] for task in range(3)]
+    n_images = np.diff(run.evaluation.bounds)
+    *_, last = (line for line in run.folder.measurements() if line["kind"] == "evaluation")
+    assert last["loss"] == pytest.approx(np.average(of_tasks, weights=n_images), rel=1e-5)
+
+
 def test_parameters_and_memory_are_counted(uninterrupted):
     config, results, _ = uninterrupted
     # tiny: 9*8 + 2*9*8*8 in kernels, 2 a channel in 3 normalisations, head 9 * 5.

@@ -9,6 +9,7 @@ seen. The exemplars are chosen from all training images, which an incremental le
 from cil_jax.app.accelerator import start_accelerator
 from cil_jax.app.command_line import (
     add_code_flags,
+    check_writable,
     command_parser,
     guarded,
     saved_settings,
@@ -34,8 +35,10 @@ def _exemplars(arguments: list[str] | None) -> None:
         "--draws", type=int, default=10, metavar="N",
         help="number of random selections for each count (default: 10)",
     )  # fmt: skip
+    parser.add_argument("--figure", metavar="FILE", help="also plot the accuracies to FILE")
     add_code_flags(parser)
     flags = parser.parse_args(arguments)
+    check_writable(flags.figure)
     code.name(flags.method, flags.backbone)
     config = saved_settings(flags.run, data_dir=flags.data_dir)
     start_accelerator(config.accelerator)
@@ -50,3 +53,9 @@ def _exemplars(arguments: list[str] | None) -> None:
     run = Run(config, RunFolder(flags.run), Callback())
     rows = selection_by_count(run, flags.counts, flags.draws)
     escaping.console().print(report.selection(rows, run.folder.results()))
+    if flags.figure:
+        from cil_jax.report import figures  # needs matplotlib, which is optional
+        from cil_jax.report.figure_style import styled, write
+
+        with styled(""):
+            write(figures.selection(rows, run.folder.results()), flags.figure)

@@ -14,7 +14,14 @@ from cil_jax.confusion import Confusion
 from cil_jax.errors import needs_extra
 from cil_jax.files import writing
 from cil_jax.report.percentages import percentage
-from cil_jax.report.tables import caption, column_name, protocol, sample, training_parts
+from cil_jax.report.tables import (
+    SelectionResult,
+    caption,
+    column_name,
+    protocol,
+    sample,
+    training_parts,
+)
 from cil_jax.storage.run_folder import MetricsLine, RunFolder
 
 with needs_extra("plots", "figures"):
@@ -252,6 +259,39 @@ def curves(results: Mapping[str, Any], epochs: Sequence[Mapping[str, Any]]) -> F
     bottom.set_xlim(0.5, max(1, len(epochs)) + 0.5)
     bottom.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     top.set_title(f"{title(results)}\nloss and accuracy on the current task")
+    return figure
+
+
+def selection(rows: Sequence[SelectionResult], results: Mapping[str, Any]) -> Figure:
+    """Accuracy with herded and with random exemplars, against their number for each class.
+
+    Args:
+      rows: the result of `cil_jax.trained.analysis.selection_by_count`.
+      results: the contents of results.json of the run whose network was used.
+    """
+    figure = Figure(figsize=(5.6, 3.8))
+    axes = figure.subplots()
+    counts = [row.count for row in rows]
+    n_draws = len(rows[0].random)
+    means = 100 * np.array([np.mean(row.random) for row in rows])
+    axes.plot(
+        counts, [100 * row.herded for row in rows], "o-", ms=4, color=COLORS[0], label="herding"
+    )
+    label = f"random, mean of {n_draws}" if n_draws > 1 else "random"
+    axes.plot(counts, means, "s--", ms=4, color=COLORS[1], label=label)
+    if n_draws > 1:
+        deviations = 100 * np.array([np.std(row.random, ddof=1) for row in rows])
+        axes.fill_between(
+            counts, means - deviations, means + deviations, color=COLORS[1], alpha=0.2, lw=0
+        )
+    axes.set_xscale("log")
+    axes.set_xticks(counts, [str(count) for count in counts])
+    axes.minorticks_off()
+    axes.set(
+        xlabel="exemplars of each class", ylabel="accuracy on all classes seen (%)", ylim=(0, None)
+    )
+    axes.legend(loc="lower right")
+    axes.set_title(f"{title(results)}\nnearest mean of exemplars, selected with the last network")
     return figure
 
 

@@ -61,10 +61,12 @@ def write_page(folder: RunFolder, lines: Sequence[MetricsLine] | None = None) ->
       The file.
     """
     results, settings = folder.results(), folder.settings()
+    lines = folder.measurements() if lines is None else lines
     values = _values(
         results,
         settings,
         epochs=folder.epochs(results, lines),
+        losses=_seen_losses(lines),
         confusions=folder.confusions(results),
         exemplars=folder.exemplars(),
         command=_command(settings, folder.config_file),
@@ -78,6 +80,7 @@ def _values(
     results: Mapping[str, Any],
     settings: Mapping[str, Any],
     epochs: Sequence[Mapping[str, Any]],
+    losses: Mapping[int, float],
     confusions: Mapping[str, Confusion],
     exemplars: tuple[np.ndarray, np.ndarray],
     command: str | None,
@@ -89,6 +92,7 @@ def _values(
       results: the contents of results.json.
       settings: the contents of config.yaml.
       epochs: the lines of metrics.jsonl about epochs.
+      losses: the loss on all classes seen after each task, by task.
       confusions: the confusion matrix of each classifier. It may include one more task than the
         results, since it is written before them.
       exemplars: images and labels, see `cil_jax.report.thumbnails.strips`.
@@ -128,6 +132,7 @@ def _values(
         "last_rows": LAST_ROWS,
         "sections": [(key, name) for key, name in SECTIONS.items() if key != "why" or causes],
         "causes": causes and _causes(causes),
+        "has_losses": bool(losses),
         "parts": any(line.get("parts") for line in epochs),
         "classes": _classes(results, confusion, pictures),
         "shown_of": _exemplars_shown(pictures),
@@ -136,7 +141,7 @@ def _values(
         "needs_data": results["dataset"].partition(":")[0] in ("cifar100", "tfds"),
         "facts": _facts(results, versions),
         "settings": yaml.safe_dump(settings, sort_keys=False),
-        "data": _data(results, epochs, confusions, together, seen),
+        "data": _data(results, epochs, losses, confusions, together, seen),
     }
 
 
@@ -160,6 +165,15 @@ def render(template: str, **values: Any) -> str:
         made=datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M:%S %Z"),
         **values,
     )
+
+
+def _seen_losses(lines: Sequence[MetricsLine]) -> dict[int, float]:
+    """The loss on all classes seen after each task; older versions did not record it."""
+    return {
+        line["task"]: line["loss"]
+        for line in lines
+        if line["kind"] == "evaluation" and "loss" in line
+    }
 
 
 def _classes(
@@ -245,6 +259,7 @@ def _duration(seconds: float) -> str:
 def _data(
     results: Mapping[str, Any],
     epochs: Sequence[Mapping[str, Any]],
+    losses: Mapping[int, float],
     confusions: Mapping[str, Confusion],
     together: Groups,
     seen: list[int],
@@ -262,6 +277,7 @@ def _data(
         "names": results["class_names"],
         "groups": {"bounds": together.bounds, "names": together.names, "tasks": together.tasks},
         "seen": seen,
+        "losses": [short(losses.get(task)) for task in range(len(seen))],
         "tasks": [t + 1 for t in tasks],
         "classifiers": {
             name: {

@@ -131,7 +131,7 @@ class Log(Callback, abc.ABC):
         folder = RunFolder(run.folder.path)
         results: Any = folder.results()
         confusions = folder.confusions(results)
-        scalars: dict[str, float] = {}
+        scalars: dict[str, float] = {"seen_loss": line["loss"]}
         for name, summary in results["classifiers"].items():
             for key in ("seen_accuracy", "old_accuracy", "new_accuracy", "task_aware_accuracy"):
                 if summary[key][-1] is not None:

@@ -224,6 +224,7 @@ class EvaluationLine(TypedDict):
     Attributes:
       task: the task just learned, from 0.
       n_seen: the number of classes seen.
+      loss: the method's loss on the test images of all classes seen.
       task_accuracy, seen_accuracy, task_aware, top5: by classifier; see `cil_jax.metrics.scores`.
       confusion: the confusion matrix of each classifier; rows are true classes.
     """
@@ -231,6 +232,7 @@ class EvaluationLine(TypedDict):
     kind: Literal["evaluation"]
     task: Count
     n_seen: Count
+    loss: NotRequired[Number]
     task_accuracy: NotRequired[dict[str, list[Fraction]]]
     seen_accuracy: NotRequired[dict[str, Fraction]]
     task_aware: NotRequired[dict[str, list[Fraction]]]

@@ -62,18 +62,19 @@ class Evaluation:
         counts, loss = self._counts(learner, start, stop)
         return metrics.accuracy(np.asarray(counts[self._in_training].confusion)), loss
 
-    def of_seen(self, learner: Learner) -> dict[str, Measured]:
-        """Evaluates each classifier on the classes of all tasks learned so far."""
+    def of_seen(self, learner: Learner) -> tuple[dict[str, Measured], float]:
+        """Evaluates each classifier, and the method's loss, on all tasks learned so far."""
         n_tasks, n_seen = int(learner.task), int(learner.n_seen)
         means = self._all_data_means(learner) if "ncm" in self.classifiers else None
-        counts, _ = self._counts(learner, 0, self.bounds[n_tasks], means)
+        counts, loss = self._counts(learner, 0, self.bounds[n_tasks], means)
         sizes = self._scenario.task_sizes[:n_tasks]
-        return {
+        measured = {
             name: Measured(
                 metrics.scores(c, sizes), Confusion.of(np.asarray(c.confusion)[:n_seen, :n_seen])
             )
             for name, c in counts.items()
         }
+        return measured, loss
 
     def features(self, learner: Learner, n_images: int) -> tuple[np.ndarray, np.ndarray]:
         """Computes the features of the first test images of each class seen.

@@ -623,7 +623,7 @@ class Run:
         Adds the results to the history, and returns them as a line of metrics.jsonl.
         """
         with self._clock("evaluate"):
-            measured = self.evaluation.of_seen(learner)
+            measured, loss = self.evaluation.of_seen(learner)
         for name, result in measured.items():
             self.history["scores"][name].append(result.scores)
         n_seen = int(learner.n_seen)
@@ -633,6 +633,7 @@ class Run:
             "kind": "evaluation",
             "task": task,
             "n_seen": n_seen,
+            "loss": loss,
             **{
                 key: {name: result.scores[key] for name, result in measured.items()}
                 for key in ("task_accuracy", "seen_accuracy", "task_aware", "top5")
