@@ -20,6 +20,7 @@ from cil_jax.settings.loading import (
     preset,
     preset_values,
     presets,
+    run_name,
 )
 from cil_jax.storage.run_folder import RunFolder
 
@@ -133,6 +134,27 @@ def test_every_setting_decides_the_result_but_those_of_place_and_machine():
     config = preset("icarl")
     names = {field.name.rstrip("_") for field in dataclasses.fields(config)}
     assert set(config.decisive()) == names - others
+
+
+def test_the_name_of_a_run_says_what_differs_from_its_preset():
+    """So that a second try with other settings has another folder."""
+    plain = preset("icarl", "paper")
+    assert run_name(plain) == "icarl-paper-cifar100-resnet32-seed0"
+    assert run_name(plain, is_group=True) == "icarl-paper-cifar100-resnet32"
+    short = preset("icarl", "paper", classes=20, epochs=5, backbone="resnet8", seed=3)
+    assert run_name(short) == "icarl-paper-cifar100-resnet8-20classes-5epochs-seed3"
+    changes = ({"rate": 1.0}, {"rate": 0.5}, {"memory": 500}, {"order_seed": 4}, {"data_seed": 1})
+    names = {run_name(preset("icarl", "paper", **change)) for change in changes}
+    assert len(names) == 5 and all(re.fullmatch(r".*-resnet32-[0-9a-f]{6}-seed0", n) for n in names)
+    assert run_name(preset("icarl", "paper", order_seed=4), is_group=True) == run_name(
+        plain, is_group=True
+    )
+    # The place of a run and its hardware do not decide its result.
+    assert run_name(preset("icarl", "paper", out="x", stream=True)) == run_name(plain)
+    # The order of CIFAR-100's classes is left out of the preset for other data.
+    assert (
+        run_name(preset("icarl", "paper", dataset="digits")) == "icarl-paper-digits-resnet32-seed0"
+    )
 
 
 def test_a_run_that_is_older_than_a_setting_did_what_its_default_does(tmp_path):

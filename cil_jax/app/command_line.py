@@ -288,7 +288,7 @@ def _from_flags(
     """Parses the flags of a method and does what they ask for."""
     default_preset = loading.default_preset(method)
     parser = make_parser(method, default_preset, about or _about(method), program)
-    given = vars(parser.parse_args(arguments))
+    given, foreign = _parsed(parser, method, arguments)
     given.pop("method", None)
     if "backbone" in given:
         given["backbone"] = code.BACKBONES.add(given["backbone"])
@@ -303,15 +303,48 @@ def _from_flags(
         )
     file, only_print = given.pop("config", None), given.pop("print_config", False)
     setting_layers = layers(method, default_preset, given, file)
-    config = loading.config_of(setting_layers)
+    config = _with_folder(loading.config_of(setting_layers), is_group=not is_single)
+    for name in foreign:
+        warn(f"{flag(name)} has no effect on {method}, which has no such setting")
+    for warning in without_effect(config, given):
+        warn(warning)
     if only_print:
         print(loading.commented(setting_layers), end="")
         return
-    check_effect(config, given)
     if is_single:
         launch.run_command(config)
     else:
         launch.run_members(config, seeds, n_orders, n_at_once or 1)
+
+
+def _with_folder(config: Config, *, is_group: bool = False) -> Config:
+    """The settings with a folder, whose name is that of the run unless --out names one."""
+    if config.out is not None:
+        return config
+    return dataclasses.replace(config, out=f"runs/{loading.run_name(config, is_group=is_group)}")
+
+
+def _parsed(
+    parser: argparse.ArgumentParser, method: str, arguments: Sequence[str]
+) -> tuple[dict[str, Any], list[str]]:
+    """Parses the flags of a method, and sets those apart that only other methods have.
+
+    Returns:
+      The values of the flags, and the names of the fields that the method lacks.
+    """
+    given, unknown = parser.parse_known_args(arguments)
+    if not unknown:
+        return vars(given), []
+    known, foreign = {field.name for field in dataclasses.fields(loading.type_of(method))}, set()
+    for other in code.METHODS:  # imported only here, as it takes a while
+        for field in dataclasses.fields(loading.type_of(other)):
+            if field.name not in known | foreign:
+                foreign.add(field.name)
+                options = _parsing_of(field)
+                options.pop("choices", None)
+                parser.add_argument(flag(field.name), dest=field.name, **options)
+    values = vars(parser.parse_args(arguments))
+    return {k: v for k, v in values.items() if k not in foreign}, sorted(foreign & values.keys())
 
 
 def settings(
@@ -355,14 +388,14 @@ def layers(
         **{name: loading.over(values) for name, values in file_layers.items()},
         "flag": loading.over(given),
     }
-    config = loading.config_of(all_layers)
+    config = _with_folder(loading.config_of(all_layers))
     if not config.resume:
         return all_layers
     run = _run_to_resume(config)
     stored = saved_settings(config.folder())
     if stored.method != method:
         raise UserError(f"can't resume {run.path}: it is a run of {stored.method}")
-    return {str(run.config_file): vars(stored), **file_layers, "flag": given}
+    return {str(run.config_file): vars(stored), **file_layers, "flag": {**given, "out": config.out}}
 
 
 def _preset_name(
@@ -406,32 +439,28 @@ def _run_to_resume(config: Config) -> RunFolder:
     return run
 
 
-def check_effect(config: Config, given: Iterable[str]) -> None:
-    """Checks that every given flag has an effect.
+def without_effect(config: Config, given: Iterable[str]) -> list[str]:
+    """Returns a warning for each given flag that has no effect.
+
+    It is no error, so that a loop over methods can give all of them the same flags.
 
     Args:
       config: the settings of a run.
       given: names of the fields that flags have set.
-
-    Raises:
-      UserError: which flag has no effect.
     """
     from cil_jax import methods, models
 
     unused = methods.unused_settings(config) | models.unused_settings(config.backbone)
-    if "order_seed" in given and config.order != "seeded":
-        order = orders.describe(config.order, 0)
-        raise UserError(
-            f"--order-seed has no effect on the order {order}: add --order seeded, or leave it out"
-        )
-    sizes = [name for name in ("task_size", "first_task") if name in given]
-    if "tasks" in given and sizes:
-        raise UserError(f"--tasks gives the size of each task: leave out {flag(sizes[0])}")
+    warnings = []
     for name in given:
-        if name in unused:
-            raise UserError(
-                f"{flag(name)} has no effect on {config.method} with these settings: leave it out"
-            )
+        if name == "order_seed" and config.order != "seeded":
+            order = orders.describe(config.order, 0)
+            warnings.append(f"--order-seed has no effect on the order {order}: add --order seeded")
+        elif name in ("task_size", "first_task") and "tasks" in given:
+            warnings.append(f"{flag(name)} has no effect: --tasks gives the size of each task")
+        elif name in unused:
+            warnings.append(f"{flag(name)} has no effect on {config.method} with these settings")
+    return warnings
 
 
 def saved_settings(folder: str, **given: Any) -> Config:

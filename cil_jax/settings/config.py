@@ -318,7 +318,8 @@ class Config:
     out: str | None = _setting(
         None,
         _RUN,
-        "run folder (default: runs/METHOD-PRESET-DATASET-BACKBONE-seedN)",
+        "run folder (default: runs/METHOD-PRESET-DATASET-BACKBONE-seedN, with a word for settings "
+        "that are not the preset's)",
         metavar="DIR",
         decides=False,
     )

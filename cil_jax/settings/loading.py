@@ -10,7 +10,9 @@ and JAX with it, but start no backend of JAX.
 
 import contextlib
 import dataclasses
+import hashlib
 import itertools
+import json
 import os
 import re
 import shlex
@@ -35,6 +37,10 @@ DEFAULT_PRESETS = {"finetune": "seed"}  # of methods for which neither paper nor
 Layers = Mapping[str, Mapping[str, Any]]
 
 CIFAR100 = ("cifar100", "tfds:cifar100")  # data sets whose classes the order "icarl" lists
+
+# Settings that the name of a run has in any case.
+IN_NAMES = ("method", "preset", "dataset", "backbone", "seed")
+HASH_LENGTH = 6  # characters of the hash of changed settings in the name of a run
 
 COMMENT_COLUMN = 40  # comments are aligned here, unless a line is longer
 
@@ -223,6 +229,34 @@ def over(settings: Mapping[str, Any]) -> dict[str, Any]:
     if {"task_size", "first_task"} & settings.keys():
         reset["tasks"] = None
     return {**reset, **settings}
+
+
+def run_name(config: Config, *, is_group: bool = False) -> str:
+    """A name of a run or group that tells it apart from those with other settings.
+
+    It has the method, the preset, the data set, the backbone, and what differs from the preset: the
+    number of classes, the epochs, and a hash of all else. The name of a run ends in its seed.
+
+    Args:
+      config: the settings of the run, or those that the runs of the group share.
+      is_group: whether it is a group of runs, which differ in their seeds or class orders.
+    """
+    expected = type(config)(method=config.method).decisive()
+    with contextlib.suppress(UserError):  # a name given in Python need not be that of a preset
+        expected = preset(config.method, config.preset, dataset=config.dataset).decisive()
+    settings = config.decisive()
+    changed = {key: settings[key] for key in settings if settings[key] != expected[key]}
+    of_group = ("data_seed", "order", "order_seed") if is_group else ()
+    for key in (*IN_NAMES, *of_group):
+        changed.pop(key, None)
+    words = [config.label()]
+    for key in ("classes", "epochs"):
+        if key in changed:
+            words.append(f"{changed.pop(key)}{key}")
+    if changed:
+        text = json.dumps(changed, sort_keys=True)
+        words.append(hashlib.sha256(text.encode()).hexdigest()[:HASH_LENGTH])
+    return "-".join([*words, *([] if is_group else [f"seed{config.seed}"])])
 
 
 def config_of(layers: Layers) -> Config:
