@@ -73,6 +73,50 @@ def test_nothing_covers_the_curves_of_accuracy(n_classes):
         assert not overlaps(boxes(figure, axes.get_xticklabels))
 
 
+@pytest.mark.parametrize("n_classes", SIZES)
+def test_names_of_sorted_classes_do_not_touch(n_classes):
+    with styled(""):
+        figure = figures.class_accuracy(*run_of(n_classes))
+        axes = figure.axes[0]
+        assert not overlaps(boxes(figure, axes.get_xticklabels))
+        assert not overlaps(boxes(figure, lambda: [axes, axes.get_legend()]))
+
+
+def test_classes_are_sorted_by_their_accuracy_and_have_the_colour_of_their_task():
+    results = results_of((2, 1), [[0.5], [0.5, 0.5]], class_names=["a", "b", "c"])
+    counts = Confusion.of([[1, 1, 2], [0, 4, 0], [1, 0, 3]])  # right: 1/4, 4/4 and 3/4
+    with styled(""):
+        axes = figures.class_accuracy(results, counts).axes[0]
+    assert [bar.get_height() for bar in axes.patches] == [100, 75, 25]
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["b", "c", "a"]
+    first, second, third = (bar.get_facecolor() for bar in axes.patches)
+    assert first == third != second
+
+
+def test_task_confusion_by_hand():
+    """Of 4 + 4 images of task 1, 2 are taken for the class of task 2; of its 4 images, 1."""
+    results = results_of((2, 1), [[0.5], [0.5, 0.5]], class_names=["a", "b", "c"])
+    counts = Confusion.of([[1, 1, 2], [0, 4, 0], [1, 0, 3]])
+    with styled(""):
+        axes = matrix_figures.task_confusion(results, counts).axes[0]
+    np.testing.assert_array_equal(axes.images[0].get_array(), [[75, 25], [25, 75]])
+    assert [text.get_text() for text in axes.texts] == ["75", "25", "25", "75"]
+
+
+def test_forgetting_by_hand():
+    """Task 1 has .9, .5, .7 and .4, so its best is .9; task 2 has .8, .8 and .6."""
+    matrix = [[0.9], [0.5, 0.8], [0.7, 0.8, 0.9], [0.4, 0.6, 0.9, 0.5]]
+    results = results_of((2, 2, 2, 2), matrix)
+    with styled(""):
+        axes = figures.forgetting(results).axes[0]
+    first, second, third, mean, _ = (line.get_ydata() for line in axes.lines)
+    np.testing.assert_allclose(first[1:], [40, 20, 50])
+    np.testing.assert_allclose(second[2:], [0, 20], atol=1e-9)
+    np.testing.assert_allclose(third[3:], [0], atol=1e-9)
+    np.testing.assert_allclose(mean, [40, 10, 70 / 3])
+    assert mean[-1] == pytest.approx(100 * results["classifiers"]["nme"]["forgetting"])
+
+
 @pytest.mark.parametrize(("n_tasks", "n_epochs"), [(1, 1), (2, 1), (5, 3), (10, 200)])
 def test_ticks_of_epochs_start_at_1_and_the_legend_covers_nothing(n_tasks, n_epochs):
     names = ("train_loss", "test_loss", "train_accuracy", "test_accuracy")

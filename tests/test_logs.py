@@ -221,6 +221,7 @@ def test_wandb_is_told_all_and_goes_on_with_the_same_run(tmp_path, fake):
     assert logged[2][1]["seen/confusion"][0] == "image"
     assert logged[4][1]["seen/seen_accuracy/nme"] == pytest.approx(0.38)
     assert logged[4][1]["seen/seen_loss"] == 4.0
+    assert [logged[4][1][f"seen/task_accuracy/nme/task {t}"] for t in (1, 2, 3)] == [0.2, 0.4, 0.7]
     assert [call[0] for call in fake.calls].count("finish") == 2
     assert ("define", "seen/*", "classes_seen") in fake.calls
 

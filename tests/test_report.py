@@ -36,12 +36,23 @@ def test_all_figures_are_drawn_from_the_folder_alone(folder):
     assert [f.name for f in files] == [
         "seen_accuracy.png",
         "accuracy_matrix.png",
+        "forgetting.png",
         "confusion.png",
+        "task_confusion.png",
+        "class_accuracy.png",
         "curves.png",
     ]
     for file in files:
         picture = matplotlib.image.imread(file)
         assert min(picture.shape[:2]) > 200 and picture[..., :3].std() > 0.05
+
+
+def test_figures_can_be_drawn_for_a_paper(folder, capsys):
+    assert report_command.main([str(folder.path), "--format", "pdf", "svg"]) == 0
+    names = {file.name for file in folder.figures.iterdir()}
+    assert {"curves.pdf", "curves.svg", "forgetting.pdf"} <= names and "curves.png" not in names
+    assert (folder.figures / "curves.pdf").read_bytes().startswith(b"%PDF")
+    assert "<svg" in (folder.figures / "forgetting.svg").read_text()
 
 
 def test_the_page_is_whole_in_itself_and_has_numbers_and_names(folder):

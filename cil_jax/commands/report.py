@@ -1,6 +1,7 @@
 """Redraw the figures and the report page of runs.
 
   cil-jax report runs/icarl
+  cil-jax report runs/icarl --format pdf svg    # for a paper
 
 Everything is read from the run folders. The data set is not needed.
 """
@@ -21,6 +22,10 @@ def main(arguments: list[str] | None = None) -> int:
 def _report(arguments: list[str] | None) -> None:
     parser = command_parser("report", __doc__)
     parser.add_argument("runs", nargs="+", metavar="RUN", help="run folder")
+    parser.add_argument(
+        "--format", nargs="+", choices=("png", "pdf", "svg"), default=["png"], metavar="NAME",
+        help="formats of the figures: png, pdf, svg or several of them (default: png)",
+    )  # fmt: skip
     flags = parser.parse_args(arguments)
     folders = [RunFolder(run) for run in flags.runs]
     for folder in folders:
@@ -35,7 +40,7 @@ def _report(arguments: list[str] | None) -> None:
         with writing.writing(folder.path):
             page = report.write_page(folder, lines)
             try:
-                report.draw(folder, warn, lines)
+                report.draw(folder, warn, lines, flags.format)
             except MissingExtra as error:
                 warn(f"no figures were drawn: {error}")
         console().print(f"page: {page}", soft_wrap=True, highlight=False)

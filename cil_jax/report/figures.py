@@ -22,19 +22,25 @@ from cil_jax.report.tables import (
     sample,
     training_parts,
 )
+from cil_jax.report.thinning import spread
 from cil_jax.storage.run_folder import MetricsLine, RunFolder
+from cil_jax.storage.schemas import n_learned
 
 with needs_extra("plots", "figures"):
+    import matplotlib
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.patches import Patch
     from matplotlib.ticker import MaxNLocator
 
     from cil_jax.report.figure_style import COLORS, save, styled, title
     from cil_jax.report.fonts import drawable, families
-    from cil_jax.report.matrix_figures import accuracy_matrix, confusion
+    from cil_jax.report.matrix_figures import accuracy_matrix, confusion, task_confusion
 
 AVERAGE = "average incremental accuracy\n(including the first task)"  # title of a legend
 MOST_NAMED = 12  # characters without a font that a warning names
+MOST_LINES = 10  # tasks that a legend names
+MOST_NAMED_CLASSES = 100  # in a figure of all classes
 LABEL_WIDTH = 44  # characters per line in the legend of several groups
 LABEL_GAP = 6.5  # percentage points between labels at the ends of lines
 
@@ -43,6 +49,7 @@ def draw(
     folder: RunFolder,
     warn: Callable[[str], None] = lambda line: None,
     lines: Sequence[MetricsLine] | None = None,
+    formats: Sequence[str] = ("png",),
 ) -> list[Path]:
     """Draws all figures of a run into its folder.
 
@@ -50,9 +57,10 @@ def draw(
       folder: the folder of a run that has results.
       warn: called with a message if no installed font has a character that a figure shows.
       lines: the lines of metrics.jsonl, if they have been read already.
+      formats: of the files, such as "png", "pdf" and "svg".
 
     Returns:
-      The files: seen_accuracy.png, accuracy_matrix.png, confusion.png and curves.png.
+      The files, such as seen_accuracy.png. The last ones are curves.
     """
     results = folder.results()
     epochs, confusions = folder.epochs(results, lines), folder.confusions(results)
@@ -68,10 +76,11 @@ def draw(
     with styled(text):
         figures = {**_figures_of_task(results, confusions), "curves": curves(results, epochs)}
         for name, figure in figures.items():
-            file = folder.figures / f"{name}.png"
-            with writing.replaced(file) as out:
-                save(figure, out, "png")
-            files.append(file)
+            for file_format in formats:
+                file = folder.figures / f"{name}.{file_format}"
+                with writing.replaced(file) as out:
+                    save(figure, out, file_format)
+                files.append(file)
     return files
 
 
@@ -100,10 +109,14 @@ def _figures_of_task(
     results: Mapping[str, Any], confusions: Mapping[str, Confusion]
 ) -> dict[str, Figure]:
     """The figures of a run that change with each task."""
+    measured = confusions[results["headline"]]
     return {
         "seen_accuracy": seen_accuracy(results),
         "accuracy_matrix": accuracy_matrix(results),
-        "confusion": confusion(results, confusions[results["headline"]]),
+        **({"forgetting": forgetting(results)} if n_learned(results) > 1 else {}),
+        "confusion": confusion(results, measured),
+        "task_confusion": task_confusion(results, measured),
+        "class_accuracy": class_accuracy(results, measured),
     }
 
 
@@ -143,6 +156,78 @@ def seen_accuracy(results: Mapping[str, Any]) -> Figure:
         title_fontsize=8,
     )
     axes.set_title(title(results))
+    return figure
+
+
+def forgetting(results: Mapping[str, Any]) -> Figure:
+    """How far the accuracy on each task is below its best so far, after each later task.
+
+    The mean over the earlier tasks is the forgetting of Chaudhry et al. 2018; see
+    `cil_jax.metrics.summarize`. Some tasks are left out if there are many, but not of the mean.
+
+    Args:
+      results: the contents of results.json, after at least two tasks.
+    """
+    matrix = results["classifiers"][results["headline"]]["accuracy_matrix"]
+    n_tasks = len(matrix)
+    lost = np.full((n_tasks - 1, n_tasks), np.nan)  # of task j after task t
+    for t, row in enumerate(matrix):
+        for j in range(t):
+            lost[j, t] = 100 * (max(matrix[k][j] for k in range(j, t)) - row[j])
+    figure = Figure(figsize=(5.6, 3.8))
+    axes = figure.subplots()
+    x = np.arange(1, n_tasks + 1)
+    shown = spread(n_tasks - 1, MOST_LINES)
+    for color, j in zip(_ramp(len(shown)), shown, strict=True):
+        axes.plot(x, lost[j], "o-", ms=3, lw=1, color=color, label=f"task {j + 1}")
+    means = [np.nanmean(lost[:, t]) for t in range(1, n_tasks)]
+    axes.plot(x[1:], means, "k--", lw=2, label="mean of all (forgetting)")
+    axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1), fontsize=8)
+    axes.axhline(0, color="#888888", lw=0.8)
+    axes.set(xlabel="after task", ylabel="points below the best accuracy so far")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    axes.set_title(f"{title(results)}\nclassifier: {results['headline']}")
+    return figure
+
+
+def _ramp(n: int) -> np.ndarray:
+    """Colours of n tasks in their order."""
+    return matplotlib.colormaps["viridis"](np.linspace(0, 0.95, n))
+
+
+def class_accuracy(results: Mapping[str, Any], measured: Confusion) -> Figure:
+    """The accuracy on each class seen, sorted; the colour is the task of the class.
+
+    Args:
+      results: the contents of results.json.
+      measured: the confusion matrix.
+    """
+    bounds = np.cumsum([0, *results["task_sizes"]])
+    right = [
+        n_images[answers == label].sum() / max(n_images.sum(), 1)
+        for label in range(measured.n_classes)
+        for answers, n_images in [measured.answers(label)]
+    ]
+    order = np.argsort(right, kind="stable")[::-1]
+    task_of = np.searchsorted(bounds, order, side="right") - 1
+    n_tasks = int(task_of.max()) + 1
+    colors = _ramp(n_tasks)
+    figure = Figure(figsize=(min(16.0, max(4.0, 0.16 * len(order))), 3.2))
+    axes = figure.subplots()
+    axes.bar(range(len(order)), 100 * np.array(right)[order], color=colors[task_of], width=0.85)
+    names = [drawable(results["class_names"][label]) for label in order]
+    if len(order) <= MOST_NAMED_CLASSES:
+        axes.set_xticks(range(len(order)), names, rotation=90, fontsize=7)
+    else:
+        axes.set_xticks([])
+        axes.set_xlabel(f"{len(order)} classes; best: {names[0]}; worst: {names[-1]}")
+    axes.grid(visible=False, axis="x")
+    axes.set(xlim=(-0.6, len(order) - 0.4), ylim=(0, 102), ylabel="accuracy (%)")
+    handles = [
+        Patch(color=colors[task], label=f"task {task + 1}") for task in spread(n_tasks, MOST_LINES)
+    ]
+    axes.legend(handles=handles, loc="upper left", bbox_to_anchor=(1.005, 1), fontsize=8)
+    axes.set_title(f"{title(results)}\nclassifier: {results['headline']}")
     return figure
 
 

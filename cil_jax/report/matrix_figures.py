@@ -14,7 +14,7 @@ from cil_jax.confusion import Confusion
 from cil_jax.errors import needs_extra
 from cil_jax.report.figure_style import title
 from cil_jax.report.percentages import percentage
-from cil_jax.report.thinning import groups
+from cil_jax.report.thinning import groups, n_tasks
 
 with needs_extra("plots", "figures"):
     from matplotlib.axes import Axes
@@ -32,17 +32,17 @@ SHORTEST_SIDE, LONGEST_SIDE = 3.2, 16.0  # inches; 200 rows of the longest have 
 def accuracy_matrix(results: Mapping[str, Any]) -> Figure:
     """Accuracy on each task after each task, for the method's own classifier."""
     fractions = results["classifiers"][results["headline"]]["accuracy_matrix"]
-    n_tasks = len(fractions)
-    matrix = np.full((n_tasks, n_tasks), np.nan)
+    n = len(fractions)
+    matrix = np.full((n, n), np.nan)
     for t, row in enumerate(fractions):
         matrix[t, : t + 1] = 100 * np.array(row)
     axes = _matrix(matrix, "viridis", "accuracy (%)", inches_per_row=0.36)
-    if n_tasks <= MOST_WITH_VALUES:
+    if n <= MOST_WITH_VALUES:
         for t, row in enumerate(fractions):
             for j, fraction in enumerate(row):
                 color = "white" if matrix[t, j] < 60 else "black"
                 _value(axes, t, j, percentage(fraction, 0), color)
-    _number_tasks(axes, n_tasks)
+    _number_tasks(axes, n)
     axes.set(xlabel="accuracy on task", ylabel="after learning task")
     axes.set_title(f"{title(results)}\nclassifier: {results['headline']}")
     return cast(Figure, axes.get_figure(root=True))
@@ -72,6 +72,27 @@ def confusion(results: Mapping[str, Any], measured: Confusion) -> Figure:
     return cast(Figure, axes.get_figure(root=True))
 
 
+def task_confusion(results: Mapping[str, Any], measured: Confusion) -> Figure:
+    """Which task's classes the images of each task are taken for, by the method's own classifier.
+
+    Args:
+      results: the contents of results.json.
+      measured: the confusion matrix.
+    """
+    n = n_tasks(results["task_sizes"], measured.n_classes)
+    share = _percent_of_row(measured.grouped(np.cumsum([0, *results["task_sizes"][:n]]).tolist()))
+    axes = _matrix(share, "Blues", "% of the task's images", inches_per_row=0.36)
+    if n <= MOST_WITH_VALUES:
+        for t, row in enumerate(share):
+            for j, value in enumerate(row):
+                text = percentage(value / 100, 0)
+                _value(axes, t, j, text, "white" if value > 50 else "black")
+    _number_tasks(axes, n)
+    axes.set(xlabel="task of the predicted class", ylabel="task of the true class")
+    axes.set_title(f"{title(results)}\nclassifier: {results['headline']}")
+    return cast(Figure, axes.get_figure(root=True))
+
+
 def _matrix(values: np.ndarray, colors: str, label: str, inches_per_row: float) -> Axes:
     """Draws values in percent, float [N, N], with a colour bar; the axes fill the figure."""
     n = len(values)
@@ -94,10 +115,10 @@ def _value(axes: Axes, row: int, column: int, text: str, color: str) -> None:
     axes.text(column, row, text, ha="center", va="center", color=color, fontsize=LARGEST_TYPE)
 
 
-def _number_tasks(axes: Axes, n_tasks: int) -> None:
+def _number_tasks(axes: Axes, n: int) -> None:
     """Numbers the rows and columns of a matrix of tasks, from 1; some of them if there are many."""
-    step = 1 if n_tasks <= MOST_WITH_VALUES else max(5, n_tasks // MOST_WITH_VALUES)
-    ticks = range(0, n_tasks, step)
+    step = 1 if n <= MOST_WITH_VALUES else max(5, n // MOST_WITH_VALUES)
+    ticks = range(0, n, step)
     labels = [str(t + 1) for t in ticks]
     axes.set_xticks(ticks, labels, fontsize=LARGEST_TYPE)
     axes.set_yticks(ticks, labels, fontsize=LARGEST_TYPE)

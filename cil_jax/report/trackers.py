@@ -136,6 +136,8 @@ class Log(Callback, abc.ABC):
             for key in ("seen_accuracy", "old_accuracy", "new_accuracy", "task_aware_accuracy"):
                 if summary[key][-1] is not None:
                     scalars[f"{key}/{name}"] = summary[key][-1]
+            for task, accuracy in enumerate(summary["accuracy_matrix"][-1], start=1):
+                scalars[f"task_accuracy/{name}/task {task}"] = accuracy
             for key in ("average_incremental_accuracy", "forgetting"):
                 if summary[key] is not None:
                     scalars[f"{key}/{name}"] = summary[key]
