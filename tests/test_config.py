@@ -74,7 +74,8 @@ def test_hybrids_differ_from_the_paper_in_what_they_are_named_for():
     mc = preset("lwf", "lwf-mc").decisive()
     without_exemplars = {key: paper[key] for key in mc if key in paper}
     assert mc == {**without_exemplars, "method": "lwf", "preset": "lwf-mc", "softmax_over": "open"}
-    assert paper.keys() - mc.keys() == {"memory", "selection", "mirror_means", "answer"}
+    of_exemplars = {"memory", "per_class", "selection", "mirror_means", "answer"}
+    assert paper.keys() - mc.keys() == of_exemplars
 
 
 def test_an_unknown_preset_or_setting_is_named():
@@ -114,7 +115,10 @@ def test_the_sizes_of_tasks_have_one_form(tasks, sizes):
     """However they are given, and whatever a lower layer says."""
     for below in ({}, {"task_size": 7, "first_task": 3}, {"tasks": "4,6"}):
         config = loading.config_of(
-            {"preset": {"method": "icarl", **below}, "flag": loading.over({"tasks": tasks})}
+            {
+                "preset": {"method": "icarl", **below},
+                "flag": loading.over({"tasks": tasks}, "icarl"),
+            }
         )
         assert (config.tasks, config.first_task, config.task_size) == sizes
         assert config == preset("icarl", tasks=tasks)
@@ -123,7 +127,10 @@ def test_the_sizes_of_tasks_have_one_form(tasks, sizes):
 
 def test_a_size_of_tasks_overrides_a_list():
     for given in ({"task_size": 5}, {"first_task": 20}):
-        layers = {"preset": {"method": "icarl", "tasks": "60,40"}, "flag": loading.over(given)}
+        layers = {
+            "preset": {"method": "icarl", "tasks": "60,40"},
+            "flag": loading.over(given, "icarl"),
+        }
         assert loading.config_of(layers) == preset("icarl", **given)
 
 

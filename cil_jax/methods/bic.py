@@ -113,7 +113,8 @@ class BiC(Rehearsal):
 
     def is_held_out(self, learner: Learner, pool: Pool, key: Key) -> Array:
         """Marks the images of the second training: equally many of each class, at random."""
-        n_held_out = jnp.floor(self.held_out * self.memory / learner.n_old).clip(min=1)
+        share = self.held_out * (self.per_class or self.memory)
+        n_held_out = jnp.floor(share if self.per_class else share / learner.n_old).clip(min=1)
         return (pool.labels >= 0) & (pool.random_ranks(key) < n_held_out)
 
     def is_not_held_out(self, learner: Learner, pool: Pool, key: Key) -> Array:

@@ -54,7 +54,8 @@ class DER(Rehearsal):
 
     @classmethod
     def unused_settings(cls, config: Any) -> set[str]:
-        return set() if config.ending == "retrain" else {"retrain_epochs", "temperature"}
+        unused = set() if config.ending == "retrain" else {"retrain_epochs", "temperature"}
+        return super().unused_settings(config) | unused
 
     @property
     def network(self) -> Network:

@@ -29,6 +29,9 @@ from cil_jax.settings.declaring import Value, check, flag, is_setting, kind, pla
 
 # Settings with a variant for the first task, such as first_epochs.
 WITH_FIRST_VARIANT = ("epochs", "rate_steps", "weight_decay")
+# Settings of methods with exemplars that take the place of `memory`, and their values if it is to
+# hold.
+INSTEAD_OF_MEMORY = {"per_class": 0}
 DEFAULT_PRESETS = {"finetune": "seed"}  # of methods for which neither paper nor pycil is it
 
 # Fields of Config by their source. Later sources override earlier ones.
@@ -136,7 +139,8 @@ def preset(method: str | type, name: str = "", **overrides: Any) -> Config:
     if "backbone" in overrides:
         overrides["backbone"] = code.BACKBONES.add(overrides["backbone"])
     values = preset_values(method, name, overrides.get("dataset")) if name else {}
-    return settings_type(**{**values, **over(overrides), "method": method, "preset": name})
+    own = over(overrides, method)
+    return settings_type(**{**values, **own, "method": method, "preset": name})
 
 
 def with_method(config: Config, method: str | type) -> Config:
@@ -205,12 +209,16 @@ def _preset_values(method: str, name: str) -> dict[str, Any]:
     return {key: value for key, value in base.items() if key in names} | values
 
 
-def over(settings: Mapping[str, Any]) -> dict[str, Any]:
+def over(settings: Mapping[str, Any], method: str) -> dict[str, Any]:
     """The fields of Config that settings override.
 
     A setting of all tasks, such as `epochs`, also resets the variant for the first task,
     `first_epochs`, to None, unless the settings give both. A list of `tasks` and their size
-    override each other.
+    override each other, and a total number of exemplars overrides a number per class.
+
+    Args:
+      settings: values by the names of fields.
+      method: the method that they are settings of.
 
     Raises:
       UserError: if `tasks` has a wrong value.
@@ -218,6 +226,9 @@ def over(settings: Mapping[str, Any]) -> dict[str, Any]:
     reset: dict[str, Any] = {
         f"first_{name}": None for name in WITH_FIRST_VARIANT if name in settings
     }
+    if "memory" in settings:
+        fields = {field.name for field in dataclasses.fields(type_of(method))}
+        reset |= {name: none for name, none in INSTEAD_OF_MEMORY.items() if name in fields}
     if settings.get("tasks") is not None:
         return {**reset, **settings, **task_sizes.settings_of(settings["tasks"])}
     if {"task_size", "first_task"} & settings.keys():
@@ -268,7 +279,7 @@ def command(config: Config) -> str | None:
         # A flag of all tasks may reset the preset's value for the first task: compare again.
         values = preset_values(config.method, name) if name else {}
         named = {"method": config.method, "preset": name}
-        reached = type(config)(**{**values, **over(given), **named})
+        reached = type(config)(**{**values, **over(given, config.method), **named})
         missing = [f.name for f in fields if getattr(reached, f.name) != getattr(config, f.name)]
         # No flag sets a first-task variant to None, but the flag of all tasks resets it.
         missing = [
