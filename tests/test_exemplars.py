@@ -57,12 +57,15 @@ def kept(slots):
 @pytest.mark.parametrize(
     ("selection", "picks"), [("herding", [0, 3, 2]), ("closest", [0, 3, 1]), ("entropy", [1, 2, 3])]
 )
-@pytest.mark.parametrize("sizes", [{"memory": 18}, {"memory": 3, "per_class": 3}])
+@pytest.mark.parametrize("sizes", [{"memory": 18}, {"per_class": 3, "n_classes": 14}])
 def test_a_policy_by_name_orders_new_images_and_old_classes_keep_their_first(
     selection, picks, sizes
 ):
-    """Three images of each class, of five exemplars of class 0; class 5 has only two images."""
-    method = Replay(Small(), **FACTS, selection=selection, mirror_means=False, **sizes)
+    """Three images of each class, of five exemplars of class 0; class 5 has only two images.
+
+    With a fixed number per class, there are slots for fourteen classes, of which six are seen.
+    """
+    method = Replay(Small(), **FACTS | sizes, selection=selection, mirror_means=False)
     assert method.selects_by_features
     learner = learner_with(method, [0] * 5 + [1, 2, 2])
     kernel = jnp.zeros((4, ROOM)).at[2, 0].set(1.0)
@@ -123,12 +126,12 @@ def test_random_images_are_equal_shares_and_a_reservoir_asks_for_no_class():
 
 
 @pytest.mark.parametrize("name", sorted(METHODS))
-def test_all_methods_with_exemplars_have_the_same_three_settings(name):
+def test_all_methods_with_exemplars_have_the_same_four_settings(name):
     """They are declared in one place, and none keeps exemplars in another way."""
     method_class, config = METHODS[name], preset(name)
     keeps = engine_of(name).method.memory_size is not None
     assert keeps == issubclass(method_class, ExemplarMethod)
-    settings = ("memory", "per_class", "selection")
+    settings = ("memory", "per_class", "budget_mb", "selection")
     assert all(hasattr(config, setting) == keeps for setting in settings)
     if keeps:
         assert method_class.policy is ExemplarMethod.policy or name == "gdumb"

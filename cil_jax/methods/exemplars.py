@@ -15,7 +15,7 @@ from cil_jax.learner import Learner
 from cil_jax.memory import Pool, Slots, class_balanced, equal_shares, reservoir
 from cil_jax.methods.base import Method
 from cil_jax.selection import closest, herding_of_classes, highest_entropy, uniform
-from cil_jax.settings.declaring import NOT_NEGATIVE, setting
+from cil_jax.settings.declaring import NOT_NEGATIVE, POSITIVE, setting
 from cil_jax.typing import Array, Key
 
 BY_FEATURES = ("herding", "closest", "entropy")
@@ -59,11 +59,20 @@ class ExemplarMethod(Method):
     Attributes:
       memory: number of exemplars over all classes.
       per_class: number of exemplars of each class; 0 to divide `memory` among the classes.
+      budget_mb: how much network and exemplars may take together, in units of 2^20 bytes; None to
+        give numbers of exemplars. `cil_jax.training.budget` puts `memory` in its place.
       selection: the policy, one of `BY_FEATURES` or `AT_RANDOM`.
     """
 
     memory: int = memory_setting(2000)
     per_class: int = per_class_setting(0)
+    budget_mb: float | None = setting(
+        None,
+        "size of network and exemplars together after the last task, in units of 2^20 bytes: keep "
+        "as many exemplars as fit, for a comparison at equal memory (default: --memory or "
+        "--per-class)",
+        bound=POSITIVE,
+    )
     selection: str = selection_setting("herding")
 
     def __post_init__(self) -> None:
@@ -80,7 +89,9 @@ class ExemplarMethod(Method):
 
     @classmethod
     def unused_settings(cls, config: Any) -> set[str]:
-        return super().unused_settings(config) | ({"memory"} if config.per_class else set())
+        unused = {"memory"} if config.per_class else set()
+        unused = {"memory", "per_class"} if config.budget_mb is not None else unused
+        return super().unused_settings(config) | unused
 
     @property
     def memory_size(self) -> int:

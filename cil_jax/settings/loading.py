@@ -29,9 +29,9 @@ from cil_jax.settings.declaring import Value, check, flag, is_setting, kind, pla
 
 # Settings with a variant for the first task, such as first_epochs.
 WITH_FIRST_VARIANT = ("epochs", "rate_steps", "weight_decay")
-# Settings of methods with exemplars that take the place of `memory`, and their values if it is to
-# hold.
-INSTEAD_OF_MEMORY = {"per_class": 0}
+# How large the memory of exemplars is: each setting takes the place of those before it, unless it
+# has this value.
+SIZES_OF_MEMORY: Mapping[str, Value] = {"memory": 0, "per_class": 0, "budget_mb": None}
 DEFAULT_PRESETS = {"finetune": "seed"}  # of methods for which neither paper nor pycil is it
 
 # Fields of Config by their source. Later sources override earlier ones.
@@ -214,7 +214,7 @@ def over(settings: Mapping[str, Any], method: str) -> dict[str, Any]:
 
     A setting of all tasks, such as `epochs`, also resets the variant for the first task,
     `first_epochs`, to None, unless the settings give both. A list of `tasks` and their size
-    override each other, and a total number of exemplars overrides a number per class.
+    override each other, and so do the sizes of the memory: `memory`, `per_class` and `budget_mb`.
 
     Args:
       settings: values by the names of fields.
@@ -226,9 +226,11 @@ def over(settings: Mapping[str, Any], method: str) -> dict[str, Any]:
     reset: dict[str, Any] = {
         f"first_{name}": None for name in WITH_FIRST_VARIANT if name in settings
     }
-    if "memory" in settings:
+    sizes = list(SIZES_OF_MEMORY)
+    if given := [name for name in sizes if name in settings]:
         fields = {field.name for field in dataclasses.fields(type_of(method))}
-        reset |= {name: none for name, none in INSTEAD_OF_MEMORY.items() if name in fields}
+        above = sizes[sizes.index(given[0]) + 1 :]
+        reset |= {name: SIZES_OF_MEMORY[name] for name in above if name in fields}
     if settings.get("tasks") is not None:
         return {**reset, **settings, **task_sizes.settings_of(settings["tasks"])}
     if {"task_size", "first_task"} & settings.keys():
