@@ -25,7 +25,11 @@ from cil_jax.typing import Array, Key, Params
 class GDumb(ExemplarMethod):
     """Cross-entropy of a new network in each task, on the images that the memory keeps.
 
-    Images are mixed by CutMix (Yun et al. 2019, https://arxiv.org/abs/1905.04899) in some batches.
+    Images are mixed by CutMix (Yun et al. 2019, https://arxiv.org/abs/1905.04899) in some batches:
+
+        L = s * CE(z, y) + (1 - s) * CE(z, y')
+
+    where s is the share of an image that is its own, with the label y, and y' is that of the rest.
 
     Attributes:
       selection: as the images are selected before the training, none that needs their features.
