@@ -74,7 +74,7 @@ def nme(learner: Learner, features: Array) -> Array:
     """
     scores = nearest_class_mean(features, learner.means, learner.n_seen)
     has_mean = jnp.any(learner.means != 0.0, axis=1)
-    return jnp.where(has_mean, scores, FARTHEST)
+    return jnp.where(has_mean, scores, jnp.minimum(scores, FARTHEST))
 
 
 def balanced(learner: Learner, pool: Pool, key: Key) -> Array:
