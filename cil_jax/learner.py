@@ -137,14 +137,18 @@ def n_bytes(learner: Learner) -> dict[str, int]:
       the "exemplars" kept with all that is stored beside them, where empty slots do not count; and
       of the method's "own" arrays, if it has any.
     """
-    memory = learner.memory
     trees = {"parameters": learner.weights, "teacher": learner.teacher, "own": learner.own}
     sizes = {name: n_bytes_of(tree) for name, tree in trees.items()}
-    slot = n_bytes_of(memory.extras) // len(memory.labels)
-    n_exemplars = int((memory.labels >= 0).sum())
+    n_exemplars = int((learner.memory.labels >= 0).sum())
     if not sizes["own"]:
         del sizes["own"]
-    return {**sizes, "exemplars": n_exemplars * (math.prod(learner.image_shape) + slot)}
+    return {**sizes, "exemplars": n_exemplars * bytes_per_exemplar(learner)}
+
+
+def bytes_per_exemplar(learner: Learner) -> int:
+    """Returns the bytes of an exemplar: those of its pixels and of what is stored with it."""
+    memory = learner.memory
+    return math.prod(learner.image_shape) + n_bytes_of(memory.extras) // len(memory.labels)
 
 
 def n_bytes_of(tree: Any) -> int:

@@ -9,6 +9,8 @@ import numpy as np
 if TYPE_CHECKING:  # it imports JAX, which this module does not need
     from cil_jax.classifiers import Counts
 
+MB = 2**20  # bytes: the unit of memory budgets, as in the code of Zhou et al. 2023
+BYTES_PER_PARAMETER = 4
 USES_ALL_DATA = ("ncm",)  # classifiers that need more data than an incremental learner may keep
 
 
@@ -186,3 +188,37 @@ def calibration_error(confidence: np.ndarray, is_right: np.ndarray, n_bins: int 
     bins = np.searchsorted(edges, confidence, side="left")  # a bin includes its upper edge
     gaps = np.bincount(bins, np.asarray(confidence) - np.asarray(is_right, float), n_bins)
     return float(np.abs(gaps).sum() / len(bins))
+
+
+def size_in_mb(n_parameters: int, exemplar_bytes: int) -> float:
+    """Computes what a network and exemplars take together, in units of 2^20 bytes.
+
+    Zhou et al. 2023, https://arxiv.org/abs/2302.03648.
+
+    Args:
+      n_parameters: number of parameters in use, each a float32.
+      exemplar_bytes: bytes of all exemplars.
+    """
+    return (BYTES_PER_PARAMETER * n_parameters + exemplar_bytes) / MB
+
+
+def area_over_budgets(budgets: Sequence[float], accuracies: Sequence[float]) -> float:
+    """Computes the area under the accuracy over memory budgets, by the trapezoid rule.
+
+    With average incremental accuracies this is AUC-A of Zhou et al. 2023, section "memory-agnostic
+    measure" (https://arxiv.org/abs/2302.03648), with last accuracies AUC-L. Only areas over the
+    same range of budgets can be compared.
+
+    Args:
+      budgets: in MB, increasing; at least two.
+      accuracies: fractions in 0..1, one for each budget.
+
+    Returns:
+      The area, in MB.
+
+    Raises:
+      ValueError: if there are fewer than two budgets, or they do not increase.
+    """
+    if len(budgets) < 2 or any(b <= a for a, b in itertools.pairwise(budgets)):
+        raise ValueError(f"the budgets {list(budgets)} are not two or more that increase")
+    return float(np.trapezoid(accuracies, budgets))

@@ -1,4 +1,4 @@
-"""Selection of the exemplars of a class: herding and uniform sampling."""
+"""Selection of the exemplars of a class, and vectors of unit length, which most of it compares."""
 
 import chex
 import jax
@@ -90,6 +90,53 @@ def herding_of_classes(features: Array, count: int, masks: Array) -> Array:
     )
 
 
+def closest(features: Array, count: int, mask: Array | None = None) -> Array:
+    """Selects the rows that are closest to the mean of all rows, the closest first.
+
+    Castro et al., "End-to-End Incremental Learning" (2018), "Selection of new samples",
+    https://arxiv.org/abs/1807.09536. Distances are those of `herding`: rows are scaled to unit
+    length, and their mean is not scaled again. Of equally close rows, the first comes first.
+
+    Args:
+      features: float [n, d], of any scale.
+      count, mask: see `herding`.
+
+    Returns:
+      int32 [count]: row indices in the order of selection.
+
+    Raises:
+      ValueError: if count is not in 0..n.
+    """
+    chex.assert_rank(features, 2)
+    rows = unit(features.astype(jnp.float32))
+    valid = jnp.ones(len(rows), bool) if mask is None else mask
+    mean = jnp.sum(rows, axis=0, where=valid[:, None]) / jnp.maximum(valid.sum(), 1)
+    return _lowest(jnp.sum((rows - mean) ** 2, axis=1), count, valid)
+
+
+def highest_entropy(logits: Array, count: int, mask: Array | None = None) -> Array:
+    """Selects the rows of which a classifier is least sure, the least sure first.
+
+    Chaudhry et al., "Riemannian Walk for Incremental Learning" (2018),
+    https://arxiv.org/abs/1801.10112. The entropy is that of the softmax of the logits. Of equally
+    sure rows, the first comes first.
+
+    Args:
+      logits: float [n, classes].
+      count, mask: see `herding`.
+
+    Returns:
+      int32 [count]: row indices in the order of selection.
+
+    Raises:
+      ValueError: if count is not in 0..n.
+    """
+    chex.assert_rank(logits, 2)
+    valid = jnp.ones(len(logits), bool) if mask is None else mask
+    entropy = jax.scipy.special.entr(jax.nn.softmax(logits.astype(jnp.float32))).sum(axis=1)
+    return _lowest(-entropy, count, valid)
+
+
 def uniform(key: Key, n: int, count: int, mask: Array | None = None) -> Array:
     """Selects rows uniformly at random, without repeats.
 
@@ -110,6 +157,12 @@ def uniform(key: Key, n: int, count: int, mask: Array | None = None) -> Array:
     if mask is not None:
         order = order[jnp.argsort(~mask[order], stable=True)]
     return order[:count].astype(jnp.int32)
+
+
+def _lowest(values: Array, count: int, mask: Array) -> Array:
+    """Returns the rows with the lowest values [n] in increasing order; invalid rows come last."""
+    _check_count(count, len(values))
+    return jnp.argsort(jnp.where(mask, values, jnp.inf), stable=True)[:count].astype(jnp.int32)
 
 
 def _check_count(count: int, n: int) -> None:

@@ -45,6 +45,7 @@ def test_every_method_has_presets_that_can_be_read(method):
 
 RECIPE_GROUPS = ("data and augmentation", "network", "training")
 OF_THE_DATA = {"dataset", "image_size", "test_share", "split_seed", "validation", "pad", "mirror"}
+NOT_OF_A_RECIPE = {"budget_mb"}  # it takes the place of the recipe's number of exemplars
 AS_OTHER_TASKS = {"first_epochs", "first_rate_steps", "first_weight_decay"}  # where not said
 
 
@@ -60,7 +61,8 @@ def test_a_preset_says_all_that_decides_its_result(method):
     assert {"last_relu", "decay", "brightness", "outputs"} <= recipe
     assert method != "icarl" or {"objective", "temperature", "answer"} <= recipe
     for name in presets(method):
-        needed = recipe - OF_THE_DATA - AS_OTHER_TASKS - unused_settings(preset(method, name))
+        left_out = OF_THE_DATA | AS_OTHER_TASKS | NOT_OF_A_RECIPE
+        needed = recipe - left_out - unused_settings(preset(method, name))
         assert not needed - preset_values(method, name).keys(), name
 
 
@@ -75,7 +77,8 @@ def test_hybrids_differ_from_the_paper_in_what_they_are_named_for():
     mc = preset("lwf", "lwf-mc").decisive()
     without_exemplars = {key: paper[key] for key in mc if key in paper}
     assert mc == {**without_exemplars, "method": "lwf", "preset": "lwf-mc", "softmax_over": "open"}
-    assert paper.keys() - mc.keys() == {"memory", "selection", "mirror_means", "answer"}
+    of_exemplars = {"memory", "per_class", "budget_mb", "selection", "mirror_means", "answer"}
+    assert paper.keys() - mc.keys() == of_exemplars
 
 
 def test_an_unknown_preset_or_setting_is_named():
@@ -115,7 +118,10 @@ def test_the_sizes_of_tasks_have_one_form(tasks, sizes):
     """However they are given, and whatever a lower layer says."""
     for below in ({}, {"task_size": 7, "first_task": 3}, {"tasks": "4,6"}):
         config = loading.config_of(
-            {"preset": {"method": "icarl", **below}, "flag": loading.over({"tasks": tasks})}
+            {
+                "preset": {"method": "icarl", **below},
+                "flag": loading.over({"tasks": tasks}, "icarl"),
+            }
         )
         assert (config.tasks, config.first_task, config.task_size) == sizes
         assert config == preset("icarl", tasks=tasks)
@@ -124,7 +130,10 @@ def test_the_sizes_of_tasks_have_one_form(tasks, sizes):
 
 def test_a_size_of_tasks_overrides_a_list():
     for given in ({"task_size": 5}, {"first_task": 20}):
-        layers = {"preset": {"method": "icarl", "tasks": "60,40"}, "flag": loading.over(given)}
+        layers = {
+            "preset": {"method": "icarl", "tasks": "60,40"},
+            "flag": loading.over(given, "icarl"),
+        }
         assert loading.config_of(layers) == preset("icarl", **given)
 
 

@@ -51,3 +51,11 @@ def test_a_large_first_task_weighs_more_than_in_a_mean_over_tasks():
     mean_over_tasks = np.mean(summary["accuracy_matrix"][-1])
     assert mean_over_tasks == pytest.approx(0.6)
     assert f"**{mean_over_tasks:.3f}**".replace("0.", ".") in PAGE
+
+
+def test_the_area_over_budgets_as_in_the_worked_example():
+    area = metrics.area_over_budgets([2.0, 4.0, 10.0], [0.50, 0.60, 0.70])
+    assert f"**{area:.1f}** MB" in PAGE
+    network = 463_504 + 64 * 100 + 100
+    assert f"{metrics.size_in_mb(network, 2000 * 3072):.2f} MB here" in PAGE
+    assert metrics.size_in_mb(463_504, 2000 * 3072) == pytest.approx(7.6, abs=0.05)

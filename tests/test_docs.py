@@ -64,6 +64,27 @@ def test_departures_of_every_preset_are_in_the_page(hooks):
     assert all(f"::: cil_jax.methods.{name}" in reference for name in ("icarl", "lucir", "wa"))
 
 
+def test_the_entry_of_a_method_is_made_from_its_code(hooks):
+    """Its paper, kind, equation, file, settings, bytes, and published results beside ours."""
+    entry = hooks.entry("wa")
+    lines = entry.splitlines()
+    assert lines[0] == "### wa" and "(https://arxiv.org/abs/1911.07053)" in lines[2]
+    equation = "    L = (1 - n_old / n_seen) * CE(z, y) + n_old / n_seen * D_T(z, old z)"
+    assert equation in lines and "Attributes:" not in entry
+    assert "- *Kind:* exemplars, distillation" in lines
+    assert "(https://github.com/cil-jax/cil_jax/blob/main/cil_jax/methods/wa.py)" in entry
+    (kept,) = [line for line in lines if line.startswith("- *Keeps*")]
+    network = 4 * (463_504 + 64 * 100 + 100)
+    assert "(`pycil`)" in kept and f"2000 exemplars {2000 * 32 * 32 * 3:,}" in kept
+    statistics = 4 * 2 * (16 * 11 + 32 * 10 + 64 * 10)  # of the batch normalisations
+    assert f"network {network + statistics:,}, previous network {network + statistics:,}" in kept
+    options = hooks.loading.type_of("wa").__dataclass_fields__
+    (row,) = [line for line in lines if line.startswith("| --clip-weights |")]
+    assert row == f"| --clip-weights | no | {options['clip_weights'].metadata['help']} |"
+    assert "| --memory | 2000 |" in entry and "--epochs" not in entry
+    assert "| wa-pycil | 10 x 10 | linear | 67.09 / 52.3 | survey | not run | 0 |" in lines
+
+
 @pytest.mark.parametrize("page", PAGES)
 def test_links_to_our_own_pages_lead_somewhere(page):
     for url in re.findall(r"https://[^\s)>\"'`#]+", PAGES[page]):
@@ -170,5 +191,6 @@ def test_the_site_is_built_without_a_warning(tmp_path):
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     page = (site / "methods/index.html").read_text()
-    assert "cil-jax icarl" in page and "<!-- table" not in page
+    assert "cil-jax icarl" in page and "<!-- table" not in page and "<!-- entries" not in page
+    assert all(f'<h3 id="{name}">' in page for name in METHODS)
     assert "herding" in (site / "api/vocabulary/index.html").read_text()

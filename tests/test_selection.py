@@ -1,4 +1,4 @@
-"""Herding and uniform selection."""
+"""Herding, the closest rows, the highest entropy and uniform selection."""
 
 import chex
 import jax
@@ -90,6 +90,25 @@ def test_a_zero_row_does_no_harm():
     assert sorted(np.asarray(picks).tolist()) == [0, 1, 2]
 
 
+def test_the_rows_closest_to_the_mean_by_hand():
+    """Squared distances of the rows of FOUR to their mean: .085, .445, .925 and .205."""
+    picks = selection.closest(jnp.array(FOUR) * 3.0, 4)
+    chex.assert_trees_all_equal(picks, jnp.array([0, 3, 1, 2], jnp.int32))
+    # Without row 2, the mean is (.8, .47): row 3 is at .018, row 1 at .15 and row 0 at .26.
+    picks = selection.closest(jnp.array(FOUR), 3, jnp.array([True, True, False, True]))
+    chex.assert_trees_all_equal(picks, jnp.array([3, 1, 0], jnp.int32))
+
+
+def test_the_rows_of_highest_entropy_by_hand():
+    """Of two classes at even odds, at 3 to 1 and at 1 to 9; a closed third one does not count."""
+    odds = np.array([[1.0, 9.0], [3.0, 1.0], [5.0, 5.0], [1.0, 9.0]])
+    logits = np.concatenate([np.log(odds), np.full((4, 1), -1e9)], axis=1)
+    picks = selection.highest_entropy(jnp.array(logits), 4)
+    chex.assert_trees_all_equal(picks, jnp.array([2, 1, 0, 3], jnp.int32))
+    picks = selection.highest_entropy(jnp.array(logits), 2, jnp.array([True, True, False, True]))
+    chex.assert_trees_all_equal(picks, jnp.array([1, 0], jnp.int32))
+
+
 def test_uniform_is_uniform_and_without_repeats():
     keys = jax.random.split(jax.random.key(0), 2000)
     picks = np.asarray(jax.vmap(lambda k: selection.uniform(k, 6, 3))(keys))
@@ -105,3 +124,6 @@ def test_more_picks_than_rows_are_refused(count):
         selection.herding(jnp.array(FOUR), count)
     with pytest.raises(ValueError, match=f"cannot select {count} of 4"):
         selection.uniform(jax.random.key(0), 4, count)
+    for policy in (selection.closest, selection.highest_entropy):
+        with pytest.raises(ValueError, match=f"cannot select {count} of 4"):
+            policy(jnp.array(FOUR), count)

@@ -385,8 +385,8 @@ def layers(
         f"preset {method}/{preset}": (
             loading.preset_values(method, preset, dataset) if preset else {}
         ),
-        **{name: loading.over(values) for name, values in file_layers.items()},
-        "flag": loading.over(given),
+        **{name: loading.over(values, method) for name, values in file_layers.items()},
+        "flag": loading.over(given, method),
     }
     config = _with_folder(loading.config_of(all_layers))
     if not config.resume:

@@ -70,7 +70,7 @@ def short_help(parser: argparse.ArgumentParser, method: str, default_preset: str
         names = " ".join(action.option_strings[0] for action in own)
         lines += [
             "",
-            *textwrap.wrap(f"settings of {method}: {names}", WIDTH, subsequent_indent="  "),
+            *textwrap.wrap(f"settings of {method}: {names}", WIDTH, subsequent_indent="    "),
         ]
     n_others = len(actions.keys() - shown.keys() - {action.dest for action in own})
     lines += ["", f"--help-all explains these and {n_others} more flags."]

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from cil_jax.app.command_line import check_writable, command_parser, guarded
 from cil_jax.files import writing
-from cil_jax.report import comparison, escaping
+from cil_jax.report import budgets, comparison, escaping
 from cil_jax.report.groups import compare, published_lines
 
 FORMATS = {
@@ -54,6 +54,8 @@ def _compare(arguments: list[str]) -> None:
     console = escaping.console()
     console.width = max(console.width, 130)  # in a narrow terminal, wrap rows rather than cut cells
     console.print(comparison.table(found))
+    if curves := budgets.curves(found.groups):
+        console.print(budgets.table(curves))
     for path, reason in found.left_out:
         console.print(f"left out: {path} {reason}", soft_wrap=True, highlight=False, markup=False)
     for name, made in FORMATS.items():

@@ -27,6 +27,11 @@ from cil_jax.typing import Array, ImageShape, Key, Params
 class BiC(Rehearsal):
     """Cross-entropy and distillation, then a linear correction of the newest task's outputs.
 
+        L = (1 - n_old / n_seen) * CE(q, y) + n_old / n_seen * D_T(q, old q)
+
+    where q are the corrected outputs, scale * z + shift, and D_T distils the old ones. Then the
+    scale and shift of the newest task alone are trained by CE(q, y) on held-out images.
+
     The parameters "correction" have a "scale" and a "shift" for each task, float [n_tasks]: 1 and 0
     in the first task, fitted at the end of later ones, and then in force, also in the teacher.
 
@@ -113,7 +118,8 @@ class BiC(Rehearsal):
 
     def is_held_out(self, learner: Learner, pool: Pool, key: Key) -> Array:
         """Marks the images of the second training: equally many of each class, at random."""
-        n_held_out = jnp.floor(self.held_out * self.memory / learner.n_old).clip(min=1)
+        share = self.held_out * (self.per_class or self.memory)
+        n_held_out = jnp.floor(share if self.per_class else share / learner.n_old).clip(min=1)
         return (pool.labels >= 0) & (pool.random_ranks(key) < n_held_out)
 
     def is_not_held_out(self, learner: Learner, pool: Pool, key: Key) -> Array:

@@ -4,7 +4,6 @@ Hou et al. 2019 (LUCIR); PODNet (Douillard et al. 2020) takes these parts from i
 """
 
 import dataclasses
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,8 +11,8 @@ import jax.numpy as jnp
 from cil_jax import heads
 from cil_jax.classifiers import class_sums
 from cil_jax.learner import Learner
-from cil_jax.memory import Pool, Slots, equal_shares
 from cil_jax.methods.base import Batch, LossResult
+from cil_jax.methods.exemplars import per_class_setting
 from cil_jax.methods.plan import Fold, Keep, Plan, Train
 from cil_jax.methods.rehearsal import Rehearsal, balanced
 from cil_jax.network import Network
@@ -30,24 +29,15 @@ class CosineRehearsal(Rehearsal):
     features. Those of old classes are not trained, unless by the training of the head that follows.
 
     Attributes:
-      per_class: number of exemplars of each class; 0 to divide `memory` among the classes.
       finetune_epochs: epochs of the head's training on balanced images after each later task.
     """
 
-    per_class: int = setting(
-        20,
-        "exemplars per class; 0 to divide --memory equally among the classes seen",
-        bound=NOT_NEGATIVE,
-    )
+    per_class: int = per_class_setting(20)
     finetune_epochs: int = setting(
         0,
         "epochs of training the output layer on equally many images of each class, after a task",
         bound=NOT_NEGATIVE,
     )
-
-    @classmethod
-    def unused_settings(cls, config: Any) -> set[str]:
-        return {"memory"} if config.per_class else set()
 
     @property
     def head(self) -> heads.Cosine:
@@ -56,15 +46,6 @@ class CosineRehearsal(Rehearsal):
     @property
     def network(self) -> Network:
         return Network(self.backbone, self.head)
-
-    @property
-    def memory_size(self) -> int:
-        return self.per_class * self.n_classes if self.per_class else self.memory
-
-    def policy(self, learner: Learner, pool: Pool, features: Array | None, key: Key) -> Slots:
-        picks, n_available = self.picks(learner, pool, features, key)
-        share = self.per_class or None
-        return equal_shares(pool, picks, n_available, learner.n_old, learner.n_seen, share)
 
     def plan(self, is_first: bool) -> Plan:
         if is_first:

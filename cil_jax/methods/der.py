@@ -29,6 +29,8 @@ AUXILIARY = heads.Linear()  # one output for all old classes, and one for each n
 class DER(Rehearsal):
     """Cross-entropy over all classes, and over new classes and "old" by the newest features alone.
 
+        L = CE(z, y) + auxiliary_weight * CE(auxiliary z, y or "old")
+
     Attributes:
       auxiliary_weight: weight of the cross-entropy of the auxiliary head.
       ending: what corrects the head's preference for new classes: "align", PyCIL's weight aligning;
@@ -54,7 +56,8 @@ class DER(Rehearsal):
 
     @classmethod
     def unused_settings(cls, config: Any) -> set[str]:
-        return set() if config.ending == "retrain" else {"retrain_epochs", "temperature"}
+        unused = set() if config.ending == "retrain" else {"retrain_epochs", "temperature"}
+        return super().unused_settings(config) | unused
 
     @property
     def network(self) -> Network:

@@ -22,6 +22,9 @@ from cil_jax.typing import Array, Key, Params
 class DarkExperienceReplay(ReservoirReplay):
     """Cross-entropy on new images, and two terms on exemplars drawn at random beside them.
 
+        L = CE(new images) + alpha * mean of (z - stored z)^2 + beta * CE(exemplars)
+
+    where z are the logits of exemplars, and the mean is over outputs that were open at the time.
     Each term has its own draw, as large as a batch of new images. A term of weight 0 draws nothing:
     with beta 0 this is DER, with alpha 0 experience replay. For experience replay as it is usually
     run, see `cil_jax.methods.er`.

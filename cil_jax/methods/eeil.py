@@ -23,11 +23,13 @@ from cil_jax.typing import Array, Key, Params
 class EEIL(Rehearsal):
     """Cross-entropy over all classes plus a distillation loss for each task, in two stages.
 
-    The loss is L_C + sum over f of L_D,f (Castro et al., eq. 1 to 3): L_D,f is the cross-entropy
-    between the softmax of task f's outputs, divided by T, of a teacher and that of the network. In
-    the first stage, f runs over all old tasks, and the teacher is the network of the task before.
-    In balanced finetuning, f also includes the new task, and the teacher is the network after the
-    first stage. The first task has cross-entropy alone, and no finetuning.
+        L = L_C + sum over f of L_D,f
+
+    (Castro et al., eq. 1 to 3). L_C is the cross-entropy on the labels, and L_D,f that between the
+    softmax of task f's outputs, divided by T, of a teacher and that of the network. In the first
+    stage, f runs over all old tasks, and the teacher is the network of the task before. In balanced
+    finetuning, f also includes the new task, and the teacher is the network after the first stage.
+    The first task has cross-entropy alone, and no finetuning.
 
     `own` has the "teacher" of the balanced finetuning.
 

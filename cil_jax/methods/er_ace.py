@@ -21,6 +21,8 @@ from cil_jax.typing import Array, Key, Params
 class ERACE(ReservoirReplay):
     """Two cross-entropies, added: of new images over some outputs, of exemplars over all.
 
+        L = CE(new images; some outputs) + CE(exemplars; all open outputs)
+
     The outputs for new images are those of the classes in the batch and of classes not yet seen,
     which are open only if `outputs` is "fixed". The classes of a task count as seen from its first
     update on. In the first task, the loss is plain cross-entropy.

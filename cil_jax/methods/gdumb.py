@@ -13,26 +13,30 @@ import jax.numpy as jnp
 
 from cil_jax import losses
 from cil_jax.learner import Learner, Purpose
-from cil_jax.memory import Pool, Slots, class_balanced
-from cil_jax.methods.base import Batch, LossResult, Method
+from cil_jax.memory import Pool, Slots
+from cil_jax.methods.base import Batch, LossResult
+from cil_jax.methods.exemplars import AT_RANDOM, ExemplarMethod, selection_setting
 from cil_jax.methods.plan import Do, Keep, Plan, Train
-from cil_jax.methods.rehearsal import random_picks
-from cil_jax.settings.declaring import COUNT, PROBABILITY, setting
+from cil_jax.settings.declaring import PROBABILITY, setting
 from cil_jax.typing import Array, Key, Params
 
 
 @dataclasses.dataclass(frozen=True)
-class GDumb(Method):
+class GDumb(ExemplarMethod):
     """Cross-entropy of a new network in each task, on the images that the memory keeps.
 
-    Images are mixed by CutMix (Yun et al. 2019, https://arxiv.org/abs/1905.04899) in some batches.
+    Images are mixed by CutMix (Yun et al. 2019, https://arxiv.org/abs/1905.04899) in some batches:
+
+        L = s * CE(z, y) + (1 - s) * CE(z, y')
+
+    where s is the share of an image that is its own, with the label y, and y' is that of the rest.
 
     Attributes:
-      memory: number of exemplars over all classes.
+      selection: as the images are selected before the training, none that needs their features.
       cutmix: probability with which the images of a batch are mixed.
     """
 
-    memory: int = setting(2000, "total number of exemplars, over all classes", bound=COUNT)
+    selection: str = selection_setting("balanced-reservoir", AT_RANDOM)
     cutmix: float = setting(
         0.5,
         "probability with which a batch is mixed by CutMix: a rectangle of each image is replaced "
@@ -42,10 +46,6 @@ class GDumb(Method):
 
     parts: ClassVar[tuple[str, ...]] = ("classification",)
 
-    @property
-    def memory_size(self) -> int:
-        return self.memory
-
     def plan(self, is_first: bool) -> Plan:
         train = Train(rows=self.is_kept)
         return (train, Keep()) if is_first else (Do(self.begun_anew), train, Keep())
@@ -53,15 +53,13 @@ class GDumb(Method):
     def policy(
         self, learner: Learner, pool: Pool, features: Array | None = None, key: Key | None = None
     ) -> Slots:
-        """Keeps equally many images of each class, chosen at random.
+        """Keeps equally many images of each class, chosen at random, unless `selection` differs.
 
         It takes a key of its own, which is the same throughout the task, as the images are needed
         before they are kept.
         """
         del features, key
-        count = min(self.memory_size, pool.class_room)
-        picks = random_picks(learner, pool, count, learner.task_key(Purpose.SELECT))
-        return class_balanced(pool, *picks, learner.n_old, learner.n_seen)
+        return super().policy(learner, pool, None, learner.task_key(Purpose.SELECT))
 
     def is_kept(self, learner: Learner, pool: Pool, key: Key) -> Array:
         """Marks the rows of the pool that the memory will have at the end of the task."""

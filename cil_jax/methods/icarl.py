@@ -19,9 +19,14 @@ from cil_jax.typing import Key, Params
 class ICaRL(Rehearsal, Distillation):
     """Distillation on new images and exemplars, and their nearest-mean classifier.
 
-    objective "sigmoid" is the paper's; "softmax" is PyCIL's, cross-entropy over all open outputs
-    plus distillation at a temperature. distill "none" gives hybrid 2 (with answer "nme") and hybrid
-    3 (with answer "linear"); distillation with answer "linear" is hybrid 1.
+    objective "sigmoid" is the paper's: the sum over outputs of their binary cross-entropy,
+
+        L = 1 / divisor * (sum of BCE(z_c, s_c) over old c + sum of BCE(z_c, y_c) over new c),
+
+    where s_c is the sigmoid of the old network's output. "softmax" is PyCIL's, cross-entropy over
+    all open outputs plus lambda * distillation at a temperature. distill "none" gives hybrid 2
+    (with answer "nme") and hybrid 3 (with answer "linear"); distillation with answer "linear" is
+    hybrid 1.
     """
 
     def loss(

@@ -23,6 +23,11 @@ from cil_jax.typing import Array, Key, Params
 class LUCIR(CosineRehearsal):
     """Cosine head, less-forget constraint and margin ranking. It needs `last_relu` to be false.
 
+        L = CE(z, y) + lambda * sqrt(C_old / C_new) * (1 - cos(f, old f)) + margin_weight * R
+
+    where f are the features, and R is the mean of max(0, margin - cos_y + cos_r) over exemplars and
+    their rivals r, the new classes with the largest cosines.
+
     Attributes:
       lambda_: the less-forget constraint has the weight lambda sqrt(C_old / C_new) (section 3.3).
       margin: between the cosines to the right class and to a new one.

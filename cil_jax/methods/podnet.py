@@ -28,9 +28,12 @@ from cil_jax.typing import Array, Key, Params
 class PODNet(CosineRehearsal):
     """NCA loss of a cosine head with proxies, and two distillations of pooled outputs.
 
-    The loss is NCA + sqrt(C / C_new) * (a * POD_flat + b * POD_spatial), with C classes seen.
-    POD_flat is the cosine distance of the features; POD_spatial the mean of `pooled_distance` over
-    the stages of the network, before their last ReLU. It needs `last_relu` to be false.
+        L = NCA + sqrt(C / C_new) * (a * POD_flat + b * POD_spatial)
+
+    with C classes seen, and NCA the mean of max(0, -log(exp(z_y - margin) / sum of exp(z_c) over
+    all c except y)). POD_flat is the cosine distance of the features; POD_spatial the mean of
+    `pooled_distance` over the stages of the network, before their last ReLU. It needs `last_relu`
+    to be false.
 
     Attributes:
       proxies: number of weight vectors per class.

@@ -1,41 +1,35 @@
-"""What methods with exemplars share: the memory, its selection, and the nearest mean of exemplars.
+"""What methods share that classify by the nearest mean of exemplars, and balanced training on them.
 
-Rebuffi et al. 2017, https://arxiv.org/abs/1611.07725, Algorithms 1, 4 and 5.
+Rebuffi et al. 2017, https://arxiv.org/abs/1611.07725, Algorithm 1. `cil_jax.methods.exemplars` says
+which images are kept.
 """
 
 import dataclasses
 from collections.abc import Mapping
 
-import jax
 import jax.numpy as jnp
 
 from cil_jax.classifiers import COSINE, Scale, class_means, nearest_class_mean
 from cil_jax.learner import Learner, views
-from cil_jax.memory import Pool, Slots, equal_shares
-from cil_jax.methods.base import Classifier, Method
-from cil_jax.selection import herding_of_classes, uniform
-from cil_jax.settings.declaring import NOT_NEGATIVE, setting
+from cil_jax.memory import Pool
+from cil_jax.methods.base import Classifier
+from cil_jax.methods.exemplars import ExemplarMethod
+from cil_jax.settings.declaring import setting
 from cil_jax.typing import Array, Key
+
+FARTHEST = -4.0  # minus the squared distance of two opposite vectors of unit length
 
 
 @dataclasses.dataclass(frozen=True)
-class Rehearsal(Method):
+class Rehearsal(ExemplarMethod):
     """Keeps exemplars and trains on them together with the new images of each later task.
 
     Attributes:
-      memory: number of exemplars over all classes.
-      selection: "herding" or "random".
       mirror_means: whether the class means include mirror images of the exemplars. The setting is
         "auto", "yes" or "no", and the value follows from it and from the augmentation.
       answer: the classifier that counts as the method's prediction, "nme" or "linear".
     """
 
-    memory: int = setting(2000, "total number of exemplars, over all classes", bound=NOT_NEGATIVE)
-    selection: str = setting(
-        "herding",
-        "how the exemplars of a class are chosen: by herding or uniformly at random",
-        choices=("herding", "random"),
-    )
     mirror_means: bool = setting(
         "auto",
         "include horizontally flipped exemplars in the class means; auto: yes if --mirror flips "
@@ -52,34 +46,6 @@ class Rehearsal(Method):
     @property
     def headline(self) -> str:
         return self.answer
-
-    @property
-    def memory_size(self) -> int:
-        return self.memory
-
-    @property
-    def selects_by_features(self) -> bool:
-        return self.selection == "herding"
-
-    def policy(self, learner: Learner, pool: Pool, features: Array | None, key: Key) -> Slots:
-        """Drops exemplars of old classes and selects those of new ones (Algorithms 4 and 5)."""
-        picks, n_available = self.picks(learner, pool, features, key)
-        return equal_shares(pool, picks, n_available, learner.n_old, learner.n_seen)
-
-    def picks(
-        self, learner: Learner, pool: Pool, features: Array | None, key: Key
-    ) -> tuple[Array, Array]:
-        """Orders the images of each new class by how much they are wanted.
-
-        Returns:
-          Pool rows int [task_room, M], and how many of them are images, int [task_room].
-        """
-        count = min(self.memory_size, pool.class_room)
-        if features is None:
-            return random_picks(learner, pool, count, key)
-        rows, mask = pool.rows_of(learner.n_old + jnp.arange(pool.task_room))
-        picks = herding_of_classes(features[rows], count, mask)
-        return jnp.take_along_axis(rows, picks, axis=1), mask.sum(axis=1)
 
     def kept(self, learner: Learner) -> Learner:
         """Computes the class means of the exemplars with the current network."""
@@ -101,28 +67,14 @@ class Rehearsal(Method):
         return COSINE if classifier == "nme" else super().scale(classifier)
 
 
-def random_picks(learner: Learner, pool: Pool, count: int, key: Key) -> tuple[Array, Array]:
-    """Orders the images of each new class at random.
-
-    Args:
-      learner, pool, key: see `Method.policy`.
-      count: number of images of each class, at most `pool.class_room`.
-
-    Returns:
-      Pool rows int [task_room, count], and how many of a class are images, int [task_room].
-    """
-    rows, mask = pool.rows_of(learner.n_old + jnp.arange(pool.task_room))
-
-    def pick(class_key: Key, class_mask: Array) -> Array:
-        return uniform(class_key, pool.class_room, count, class_mask)
-
-    picks = jax.vmap(pick)(jax.random.split(key, pool.task_room), mask)
-    return jnp.take_along_axis(rows, picks, axis=1), mask.sum(axis=1)
-
-
 def nme(learner: Learner, features: Array) -> Array:
-    """Scores features by the nearest mean of exemplars, among unit-length features."""
-    return nearest_class_mean(features, learner.means, learner.n_seen)
+    """Scores features by the nearest mean of exemplars, among unit-length features.
+
+    A class without exemplars, as a reservoir may leave one, has no mean: it is never the nearest.
+    """
+    scores = nearest_class_mean(features, learner.means, learner.n_seen)
+    has_mean = jnp.any(learner.means != 0.0, axis=1)
+    return jnp.where(has_mean, scores, jnp.minimum(scores, FARTHEST))
 
 
 def balanced(learner: Learner, pool: Pool, key: Key) -> Array:

@@ -26,9 +26,11 @@ from cil_jax.typing import Array, Key, Params
 class SSIL(Rehearsal):
     """Separated softmax and task-wise distillation, on new images and exemplars beside them.
 
-    The loss is the mean cross-entropy of all images, of new ones over the new outputs and of
-    exemplars over the old ones, plus T^2 * the distillation of each old task with a softmax of its
-    own, summed over these tasks and averaged over all images.
+        L = CE(z, y) + T^2 * sum over old tasks t of D_T,t
+
+    The cross-entropy is the mean over all images, of new ones over the new outputs and of exemplars
+    over the old ones. D_T,t is the distillation of task t with a softmax of its own, averaged over
+    all images.
 
     Attributes:
       replay_batch_size: number of exemplars beside each batch of new images.

@@ -12,38 +12,30 @@ import jax
 import jax.numpy as jnp
 
 from cil_jax.learner import Learner
-from cil_jax.memory import Pool, Slots, reservoir
+from cil_jax.memory import Pool
 from cil_jax.methods.base import Batch, LossResult, Method
+from cil_jax.methods.exemplars import ExemplarMethod, memory_setting, selection_setting
 from cil_jax.methods.plan import Keep, Plan, Train
 from cil_jax.network import Output
-from cil_jax.settings.declaring import COUNT, setting
 from cil_jax.typing import Array, Key, Params
 
 
 @dataclasses.dataclass(frozen=True)
-class ReservoirReplay(Method):
+class ReservoirReplay(ExemplarMethod):
     """Keeps a uniform sample of all images, and draws exemplars at random beside each batch.
 
     Attributes:
-      memory: number of exemplars over all classes.
       batch_size: images per update, a common setting; a draw of exemplars is as large.
     """
 
-    memory: int = setting(500, "total number of exemplars, over all classes", bound=COUNT)
+    memory: int = memory_setting(500)
+    selection: str = selection_setting("reservoir")
     batch_size: int = dataclasses.field(default=1, kw_only=True)
-
-    @property
-    def memory_size(self) -> int:
-        return self.memory
 
     @property
     def n_draws(self) -> int:
         """Number of draws of exemplars beside each batch."""
         return 1
-
-    def policy(self, learner: Learner, pool: Pool, features: Array | None, key: Key) -> Slots:
-        del features
-        return reservoir(pool, learner.memory.n_offered, key)
 
     def plan(self, is_first: bool) -> Plan:
         if is_first or not self.n_draws:

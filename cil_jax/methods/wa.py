@@ -23,8 +23,10 @@ from cil_jax.typing import Array, Key, Params
 class WA(Rehearsal):
     """Cross-entropy and distillation on new images and exemplars, then weight aligning.
 
-    The distillation of the old outputs has the weight n_old / n_seen, the share of the old classes,
-    and the cross-entropy over all open outputs has the rest.
+        L = (1 - n_old / n_seen) * CE(z, y) + n_old / n_seen * D_T(z, old z)
+
+    D_T distils the old outputs, and its weight is the share of the old classes. Then the weight
+    vectors of new classes are multiplied by mean |w_old| / mean |w_new|.
 
     Attributes:
       temperature: of both softmaxes in the distillation.

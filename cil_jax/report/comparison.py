@@ -8,6 +8,7 @@ from typing import Any
 from rich.table import Table
 
 from cil_jax.files import writing
+from cil_jax.report import budgets
 from cil_jax.report.escaping import csv_table, latex, markdown
 from cil_jax.report.groups import Comparison, Group, published, published_lines, source_of
 from cil_jax.report.page import render
@@ -141,6 +142,7 @@ def write_comparison(comparison: Comparison, file: Path, arguments: Sequence[str
         is_text=TEXT,
         measures=list(CURVES),
         legend=_legend(comparison),
+        budgets=budgets.section(comparison.groups),
         left_out=[f"{path} {reason}" for path, reason in comparison.left_out],
         command=shlex.join(["cil-jax", "compare", *arguments]),
         differing=_differing_settings(comparison.groups),

@@ -31,6 +31,9 @@ from cil_jax.settings.declaring import Value, check, flag, is_setting, kind, pla
 
 # Settings with a variant for the first task, such as first_epochs.
 WITH_FIRST_VARIANT = ("epochs", "rate_steps", "weight_decay")
+# How large the memory of exemplars is: each setting takes the place of those before it, unless it
+# has this value.
+SIZES_OF_MEMORY: Mapping[str, Value] = {"memory": 0, "per_class": 0, "budget_mb": None}
 DEFAULT_PRESETS = {"finetune": "seed"}  # of methods for which neither paper nor pycil is it
 
 # Fields of Config by their source. Later sources override earlier ones.
@@ -142,7 +145,8 @@ def preset(method: str | type, name: str = "", **overrides: Any) -> Config:
     if "backbone" in overrides:
         overrides["backbone"] = code.BACKBONES.add(overrides["backbone"])
     values = preset_values(method, name, overrides.get("dataset")) if name else {}
-    return settings_type(**{**values, **over(overrides), "method": method, "preset": name})
+    own = over(overrides, method)
+    return settings_type(**{**values, **own, "method": method, "preset": name})
 
 
 def with_method(config: Config, method: str | type) -> Config:
@@ -224,12 +228,16 @@ def root_of(method: str, name: str) -> tuple[str, str]:
     return root_of(base_method, base_name)
 
 
-def over(settings: Mapping[str, Any]) -> dict[str, Any]:
+def over(settings: Mapping[str, Any], method: str) -> dict[str, Any]:
     """The fields of Config that settings override.
 
     A setting of all tasks, such as `epochs`, also resets the variant for the first task,
     `first_epochs`, to None, unless the settings give both. A list of `tasks` and their size
-    override each other.
+    override each other, and so do the sizes of the memory: `memory`, `per_class` and `budget_mb`.
+
+    Args:
+      settings: values by the names of fields.
+      method: the method that they are settings of.
 
     Raises:
       UserError: if `tasks` has a wrong value.
@@ -237,6 +245,11 @@ def over(settings: Mapping[str, Any]) -> dict[str, Any]:
     reset: dict[str, Any] = {
         f"first_{name}": None for name in WITH_FIRST_VARIANT if name in settings
     }
+    sizes = list(SIZES_OF_MEMORY)
+    if given := [name for name in sizes if name in settings]:
+        fields = {field.name for field in dataclasses.fields(type_of(method))}
+        above = sizes[sizes.index(given[0]) + 1 :]
+        reset |= {name: SIZES_OF_MEMORY[name] for name in above if name in fields}
     if settings.get("tasks") is not None:
         return {**reset, **settings, **task_sizes.settings_of(settings["tasks"])}
     if {"task_size", "first_task"} & settings.keys():
@@ -315,7 +328,7 @@ def command(config: Config) -> str | None:
         # A flag of all tasks may reset the preset's value for the first task: compare again.
         values = preset_values(config.method, name) if name else {}
         named = {"method": config.method, "preset": name}
-        reached = type(config)(**{**values, **over(given), **named})
+        reached = type(config)(**{**values, **over(given, config.method), **named})
         missing = [f.name for f in fields if getattr(reached, f.name) != getattr(config, f.name)]
         # No flag sets a first-task variant to None, but the flag of all tasks resets it.
         missing = [

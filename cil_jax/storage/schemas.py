@@ -191,6 +191,7 @@ class GroupSummary(TypedDict):
     headline: Text
     uses_all_data: list[Text]
     parameters: Count
+    memory_bytes: NotRequired[Count]
     orders: Annotated[list[Text], Meta(min_length=1)]
     over: Literal["seeds", "orders"]
     n: Annotated[int, Meta(ge=1, le=2**31)]

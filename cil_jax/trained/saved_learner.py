@@ -29,6 +29,7 @@ from cil_jax.storage import schemas
 from cil_jax.storage.checkpoint import Checkpoints
 from cil_jax.storage.run_folder import RunFolder
 from cil_jax.trained import forgetting, teaching
+from cil_jax.training.budget import within_budget
 from cil_jax.training.build import Room, engine_of, room_of
 from cil_jax.training.callbacks import Position
 from cil_jax.training.engine import Engine
@@ -318,6 +319,7 @@ def load(
     for change in code.changes(facts.code):
         warn(f"{path} was trained with other code: {change}")
     config = loading.config_of({str(path): facts.settings})
+    config = within_budget(config, None, facts.image_shape, facts.room)
     engine = engine_of(config, None, facts.room)
     if not (path / "checkpoints").is_dir():
         raise UserError(f"{path} has no checkpoints")

@@ -7,10 +7,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from cil_jax.learner import Learner, Normalizer, n_bytes_of
+from cil_jax.learner import Learner, Normalizer, bytes_per_exemplar, n_bytes_of
 from cil_jax.methods.base import Batch, Method
 from cil_jax.methods.plan import Do, Fold, Train
 from cil_jax.settings.config import Config
+from cil_jax.training.budget import within_budget
 from cil_jax.training.build import Room, engine_of
 from cil_jax.typing import ImageShape
 
@@ -65,19 +66,17 @@ def inventory(config: Config, image_shape: ImageShape, room: Room) -> Inventory:
       image_shape: (H, W, C).
       room: the classes and tasks of the run.
     """
-    engine = engine_of(config, None, room)
+    engine = engine_of(within_budget(config, None, image_shape, room), None, room)
     method = engine.method
     pixels: Any = jax.ShapeDtypeStruct((1, 1, image_shape[2]), jnp.float32)
     learner = engine.blank(image_shape, room.n_classes, Normalizer(pixels, pixels))
     n_exemplars = method.memory_size or 0
     has_means = n_exemplars > 0 and _changes_means(method, learner)
     has_teacher = "teacher" in _read_in_later_tasks(method, learner, config.batch_size)
-    n_slots = len(learner.memory.labels)
-    per_exemplar = n_bytes_of((learner.memory.images, learner.memory.extras)) // n_slots
     sizes = {
         "network": n_bytes_of(learner.weights),
         "teacher": has_teacher * n_bytes_of(learner.teacher),
-        "exemplars": n_exemplars * per_exemplar,
+        "exemplars": n_exemplars * bytes_per_exemplar(learner),
         "means": has_means * n_bytes_of(learner.means),
         "own": n_bytes_of(learner.own),
     }

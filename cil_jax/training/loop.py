@@ -28,6 +28,7 @@ from cil_jax.settings.config import Config
 from cil_jax.storage.checkpoint import Checkpoints
 from cil_jax.storage.run_folder import RunFolder, Unwritten
 from cil_jax.storage.schemas import Results, RunRecord, problem_of_record
+from cil_jax.training.budget import within_budget
 from cil_jax.training.build import (
     data_seed,
     dataset_of,
@@ -134,7 +135,9 @@ class Run:
         dataset = dataset_of(config)
         self.scenario = scenario_of(config, dataset)
         self.mesh = devices.mesh(config.devices, config.batch_size)
-        self.engine = engine_of(config, dataset, room_of(self.scenario.task_sizes))
+        room = room_of(self.scenario.task_sizes)
+        sized = within_budget(config, dataset, dataset.image_shape, room)
+        self.engine = engine_of(sized, dataset, room)
         # Several processes each read their own share of a batch.
         streams = config.stream or jax.process_count() > 1
         self._streamed = Streamed(self.engine, self.mesh) if streams else None
