@@ -81,6 +81,7 @@ class Results(TypedDict):
       method, preset, changed: the method, the preset, and the settings that differ from it.
       dataset, data_sha256, order, class_order, class_names, image_shape: the data and the order of
         its classes.
+      scenario: how their images arrive; missing if each class comes once, with all its images.
       augmentation: the augmentation of training images.
       backbone, parameters: the network and its number of weights.
       epochs, task_sizes: epochs and classes of each task; 0 epochs if a task has no training.
@@ -101,6 +102,7 @@ class Results(TypedDict):
     dataset: Text
     data_sha256: NotRequired[Text]
     order: Text
+    scenario: NotRequired[Text]
     backbone: Text
     epochs: Annotated[list[Count], Meta(min_length=1)]
     exemplars: Count
@@ -179,6 +181,7 @@ class GroupSummary(TypedDict):
     preset: Text
     changed: NotRequired[dict[str, Plain | list[Plain]]]
     dataset: Text
+    scenario: NotRequired[Text]
     backbone: Text
     epochs: Annotated[list[Count], Meta(min_length=1)]
     exemplars: Count

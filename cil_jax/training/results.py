@@ -20,7 +20,7 @@ from cil_jax.training.engine import Engine
 
 # Settings that have an entry of their own in results.json, or that do not change the method.
 NOT_CHANGES = (
-    *("dataset", "classes", "tasks", "task_size", "first_task", *replicates.SEEDS),
+    *("scenario", "dataset", "classes", "tasks", "task_size", "first_task", *replicates.SEEDS),
     *("backbone", "epochs", "first_epochs", "memory", "augmentation", *replicates.ONLY_REPORTED),
 )
 
@@ -66,7 +66,7 @@ def results_of(
     """
     method, n_seen, learner_bytes = engine.method, int(learner.n_seen), n_bytes(learner)
     n_images = [scenario.n_test_images(t) for t in range(len(scenario.task_sizes))]
-    return {
+    results: Results = {
         "method": config.method,
         "preset": config.preset,
         "changed": changed(config),
@@ -102,6 +102,9 @@ def results_of(
         "seconds": {kind: round(seconds, 3) for kind, seconds in history["seconds"].items()},
         "machine": environment.describe()["machine"],
     }
+    if about := str(scenario.stream):
+        results["scenario"] = about
+    return results
 
 
 def _epochs(config: Config, method: methods.Method, task: int) -> int:
