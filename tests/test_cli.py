@@ -36,6 +36,7 @@ COMMANDS = {  # that are no methods, and a flag of each
     "prepare": "--archive FILE",
     "reproduce": "--reduced",
     "compare": "--page FILE",
+    "scenario": "--figure FILE",
     "report": "runs/icarl",
     "predict": "--top N",
     "answers": "--no-all-data",

@@ -17,6 +17,7 @@ from cil_jax.settings.code import METHODS
 
 COMMANDS = {
     "prepare": "download CIFAR-100 and prepare it",
+    "scenario": "preview a scenario file: the images of each class by task",
     "train": "train a method by its name, or one of your own by its file",
     "compare": "compare runs in a table, on a page and in a figure",
     "report": "redraw the figures and the report page of runs",

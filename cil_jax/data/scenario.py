@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import functools
 from collections.abc import Sequence
 
 import numpy as np
@@ -9,6 +10,9 @@ import numpy as np
 from cil_jax.data.dataset import Dataset
 from cil_jax.errors import UserError
 from cil_jax.settings import orders, task_sizes
+from cil_jax.settings.streams import ONCE, Stream
+
+ROUNDING = 1e-9  # so that a share of 0.29 of 100 images is 29 of them
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,11 +49,13 @@ class Scenario:
       dataset: the source of the images.
       class_order: the data set's original labels, in the order in which they arrive.
       task_sizes: number of classes of each task.
+      stream: how many images of a class arrive, and whether some arrive later or again.
     """
 
     dataset: Dataset
     class_order: tuple[int, ...]
     task_sizes: tuple[int, ...]
+    stream: Stream = ONCE
 
     @property
     def bounds(self) -> tuple[int, ...]:
@@ -63,49 +69,86 @@ class Scenario:
 
     @property
     def largest_class(self) -> int:
-        """Number of training images of the class with the most images."""
-        return int(self._counts(self.dataset.train_labels).max())
+        """Number of training images of the class with the most images, over all tasks."""
+        return int(np.bincount(self._labels[self._rows_up_to(len(self.task_sizes) - 1)]).max())
 
     @property
     def largest_task(self) -> int:
         """Number of training images of the task with the most images."""
-        return max(self.n_images(t) for t in range(len(self.task_sizes)))
+        return max(map(len, self._rows))
 
     def n_images(self, task: int) -> int:
         """Returns the number of training images of a task."""
-        return self._n_images(self.dataset.train_labels, task)
+        return len(self._rows[task])
 
     def n_test_images(self, task: int) -> int:
         """Returns the number of test images of a task."""
-        return self._n_images(self.dataset.test_labels, task)
+        counts = np.bincount(self.dataset.test_labels, minlength=self.dataset.n_classes)
+        first, end = self.bounds[task : task + 2]
+        return int(counts[list(self.class_order)][first:end].sum())
 
     @property
     def n_all_images(self) -> int:
-        """Number of training images of all tasks."""
-        return int(self._counts(self.dataset.train_labels).sum())
+        """Number of different training images of all tasks."""
+        return len(self._rows_up_to(len(self.task_sizes) - 1))
 
-    def _n_images(self, labels: np.ndarray, task: int) -> int:
-        first, end = self.bounds[task : task + 2]
-        return int(self._counts(labels)[first:end].sum())
-
-    def _counts(self, labels: np.ndarray) -> np.ndarray:
-        """Returns the number of images of each class, in the class order."""
-        counts = np.bincount(labels, minlength=self.dataset.n_classes)
-        return counts[list(self.class_order)]
+    def counts(self) -> np.ndarray:
+        """Returns the number of training images of each class in each task, int [classes, T]."""
+        n_classes = len(self.class_order)
+        counts = [np.bincount(self._labels[rows], minlength=n_classes) for rows in self._rows]
+        return np.stack(counts, axis=1)
 
     def task(self, index: int) -> Task:
         """Returns the task with this index; its images keep the order of the data set."""
-        return self._task(index, self.bounds[index])
+        return self._task(index, self._rows[index])
+
+    def first_seen(self, index: int) -> Task:
+        """Returns the task with this index, without images that an earlier one had as well."""
+        rows = self._rows[index]
+        return self._task(index, np.setdiff1d(rows, self._rows_up_to(index - 1)))
 
     def up_to(self, index: int) -> Task:
         """Returns the task with this index, with the images of all earlier tasks as well."""
-        return self._task(index, 0)
+        return self._task(index, self._rows_up_to(index))
 
-    def _task(self, index: int, first: int) -> Task:
-        start, end = self.bounds[index : index + 2]
-        labels = self._positions()[self.dataset.train_labels]
-        rows = np.flatnonzero((labels >= first) & (labels < end))
-        return Task(index, end - start, self.dataset.train_images[rows], labels[rows])
+    def _task(self, index: int, rows: np.ndarray) -> Task:
+        size, images = self.task_sizes[index], self.dataset.train_images
+        return Task(index, size, images[rows], self._labels[rows])
+
+    @functools.cached_property
+    def _labels(self) -> np.ndarray:
+        """The position of each training image's class in the class order; -1 for none."""
+        return self._positions()[self.dataset.train_labels]
+
+    def _rows_up_to(self, index: int) -> np.ndarray:
+        """Returns the rows of the tasks up to this one, each once, in the order of the data set."""
+        return np.unique(np.concatenate([np.zeros(0, int), *self._rows[: index + 1]]))
+
+    @functools.cached_property
+    def _rows(self) -> tuple[np.ndarray, ...]:
+        """The rows of the training set that each task brings, in the order of the data set."""
+        n_classes, n_tasks = len(self.class_order), len(self.task_sizes)
+        rng = np.random.RandomState(self.stream.seed)
+        rank = np.arange(n_classes)  # by the number of images, from the largest class on
+        if self.stream.imbalance_order == "shuffled":
+            rank = rng.permutation(n_classes)
+        shares = self.stream.imbalance ** (-rank / max(n_classes - 1, 1))
+        task_of = np.repeat(np.arange(n_tasks), self.task_sizes)
+        rows: list[list[np.ndarray]] = [[] for _ in range(n_tasks)]
+        for c, (first, share) in enumerate(zip(task_of, shares, strict=True)):
+            images = rng.permutation(np.flatnonzero(self._labels == c))
+            images = images[: max(1, int(share * len(images) + ROUNDING))]
+            later = range(first + 1, n_tasks)
+            n_late = int(self.stream.blurry * len(images) + ROUNDING) if later else 0
+            own = images[: len(images) - n_late]
+            rows[first].append(own)
+            for t, late in zip(
+                later, np.array_split(images[len(own) :], max(len(later), 1)), strict=False
+            ):
+                rows[t].append(late)
+                if rng.random_sample() < self.stream.repeat:
+                    rows[t].append(own)
+        return tuple(np.sort(np.concatenate(parts)) for parts in rows)
 
     def test_set(self) -> tuple[np.ndarray, np.ndarray, tuple[int, ...]]:
         """Returns the test images of all tasks, sorted by their position in the class order.
@@ -259,6 +302,7 @@ def create(
     first_task: int | None = None,
     classes: int | None = None,
     tasks: str | None = None,
+    stream: Stream = ONCE,
 ) -> Scenario:
     """Divides a data set into tasks.
 
@@ -268,6 +312,7 @@ def create(
       task_size, first_task: see `split`.
       classes: use only this many classes, the first of the class order (default: all).
       tasks: the size of each task, such as "50,10,10,30", in place of task_size and first_task.
+      stream: see `Scenario`.
 
     Raises:
       UserError: if the data set has too few classes for these numbers, or the order does not fit.
@@ -284,4 +329,4 @@ def create(
         sizes = split(n_classes, task_size, first_task)
     else:
         sizes = split_as_listed(n_classes, task_sizes.sizes_of(task_sizes.normalized(tasks)))
-    return Scenario(dataset, tuple(ordered[:n_classes].tolist()), sizes)
+    return Scenario(dataset, tuple(ordered[:n_classes].tolist()), sizes, stream)

@@ -65,6 +65,7 @@ class Method:
       parts: the names of the parts of the loss.
       keeps_all_data: whether each task also trains on all images of all earlier tasks, as an upper
         bound does. An incremental learner must not.
+      takes_old_classes: whether the new images of a task may be of old classes, too.
     """
 
     backbone: Backbone
@@ -81,6 +82,7 @@ class Method:
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     parts: ClassVar[tuple[str, ...]] = ()
     keeps_all_data: ClassVar[bool] = False
+    takes_old_classes: ClassVar[bool] = True
 
     # What the learner consists of.
 

@@ -5,6 +5,7 @@ its task ends. Old outputs never change, but the features are never adapted to l
 """
 
 import dataclasses
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +23,8 @@ class FixedRepresentation(Finetune):
 
     With outputs "fixed", these include the outputs of classes that have not arrived yet.
     """
+
+    takes_old_classes: ClassVar[bool] = False
 
     def plan(self, is_first: bool) -> Plan:
         return (Train(),) if is_first else (Train(loss=self.loss_of_fixed_features),)

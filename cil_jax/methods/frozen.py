@@ -6,7 +6,7 @@ gradient, and without a change to what was learned before.
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -29,6 +29,8 @@ class Frozen(Classification):
     `Learner.own` has three parts: "classes", arrays with a row for each class; "total", sums over
     the images of all classes, which may be {}; and whatever else a method keeps.
     """
+
+    takes_old_classes: ClassVar[bool] = False
 
     def plan(self, is_first: bool) -> Plan:
         return (Train(), *self.passes()) if is_first else self.passes()

@@ -50,6 +50,7 @@ class Group:
             "data set": self.summary["dataset"],
             "data (SHA-256)": self.data and self.data[:12],
             "tasks": f"{len(sizes)} of {sizes_in_words(sizes)} classes",
+            "scenario": self.summary.get("scenario") or "each class once",
             "tasks learned": replicates.n_learned(self.summary),
             "class orders": self.summary["orders"],
         }

@@ -5,6 +5,7 @@ type can be chosen to fit. Names, title and colour bar lie outside, and `figure_
 them.
 """
 
+import textwrap
 from collections.abc import Mapping
 from typing import Any, cast
 
@@ -12,7 +13,7 @@ import numpy as np
 
 from cil_jax.confusion import Confusion
 from cil_jax.errors import needs_extra
-from cil_jax.report.figure_style import title
+from cil_jax.report.figure_style import TITLE_WIDTH, title
 from cil_jax.report.percentages import percentage
 from cil_jax.report.thinning import groups, n_tasks
 
@@ -91,6 +92,30 @@ def task_confusion(results: Mapping[str, Any], measured: Confusion) -> Figure:
     axes.set(xlabel="task of the predicted class", ylabel="task of the true class")
     axes.set_title(f"{title(results)}\nclassifier: {results['headline']}")
     return cast(Figure, axes.get_figure(root=True))
+
+
+def class_counts(counts: np.ndarray, about: str) -> Figure:
+    """How many images of each class each task has, as a heat map; white for none.
+
+    Args:
+      counts: int [classes, T], classes in the class order.
+      about: the title.
+    """
+    n_classes, n = counts.shape
+    height = min(LONGEST_SIDE, max(SHORTEST_SIDE, 0.07 * n_classes))
+    figure = Figure(figsize=(max(SHORTEST_SIDE, 0.36 * n), height))
+    axes = figure.add_axes((0, 0, 1, 1))
+    shown = np.ma.masked_equal(counts, 0)
+    image = axes.imshow(shown, vmin=0, cmap="viridis_r", aspect="auto", interpolation="nearest")
+    axes.grid(visible=False)
+    step = max(1, n // MOST_WITH_VALUES)
+    axes.set_xticks(range(0, n, step), [str(t + 1) for t in range(0, n, step)])
+    width = figure.get_figwidth()
+    bar = figure.add_axes((1 + 0.15 / width, 0.1, 0.15 / width, 0.8))
+    figure.colorbar(image, cax=bar, label="images")
+    axes.set(xlabel="task", ylabel="class, in class order")
+    axes.set_title(textwrap.fill(drawable(about), TITLE_WIDTH))
+    return figure
 
 
 def _matrix(values: np.ndarray, colors: str, label: str, inches_per_row: float) -> Axes:

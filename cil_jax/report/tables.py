@@ -125,6 +125,26 @@ def answers(rows: Sequence[AnswersResult], results: Mapping[str, Any]) -> Table:
     return table
 
 
+def class_counts(counts: np.ndarray, bounds: Sequence[int], about: str) -> Table:
+    """The images that each task has of its own classes and of those of earlier tasks.
+
+    Args:
+      counts: int [classes, T], classes in the class order.
+      bounds: T + 1 numbers of classes; see `cil_jax.data.scenario.Scenario.bounds`.
+      about: the title.
+    """
+    table = Table(title=about, title_justify="left")
+    for name in (
+        *("task", "new classes", "images", "smallest", "largest", "old classes", "images of these"),
+    ):
+        table.add_column(name, justify="right")
+    for t, (first, end) in enumerate(itertools.pairwise(bounds)):
+        new, old = counts[first:end, t], counts[:first, t]
+        numbers = (t + 1, end - first, new.sum(), new.min(), new.max(), (old > 0).sum(), old.sum())
+        table.add_row(*map(str, numbers))
+    return table
+
+
 def summary(results: Mapping[str, Any]) -> Table:
     """Accuracy after each task and the summary of a run, one column for each classifier.
 
@@ -231,7 +251,8 @@ def protocol(results: Mapping[str, Any]) -> str:
     tasks = f"{len(sizes)} task{plural} of {sizes_in_words(sizes)} classes"
     share = results.get("validation")
     tested = "" if share is None else f", tested on {percent(share)} of the training images"
-    return f"{results['dataset']}{tested}, {tasks}, order {orders}"
+    scenario = f", {results['scenario']}" if results.get("scenario") else ""
+    return f"{results['dataset']}{tested}, {tasks}, order {orders}{scenario}"
 
 
 def sizes_in_words(sizes: Sequence[int]) -> str:

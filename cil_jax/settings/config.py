@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from cil_jax.errors import UserError
-from cil_jax.settings import orders, task_sizes
+from cil_jax.settings import orders, streams, task_sizes
 from cil_jax.settings.code import record
 from cil_jax.settings.declaring import (
     BETWEEN_0_AND_1,
@@ -193,6 +193,13 @@ class Config:
         _SCENARIO,
         "use only the first N classes of the class order (default: all)",
         bound=COUNT,
+    )
+    scenario: str | None = _setting(
+        None,
+        _SCENARIO,
+        "YAML file that says how the images of a class arrive: imbalance, blurry and repeat, which "
+        "the documentation describes (default: each class once, with all its images)",
+        metavar="FILE",
     )
     order: str = _setting(
         "seeded",
@@ -397,7 +404,8 @@ class Config:
     def __post_init__(self):
         """Rejects values that are wrong for any data set, and makes some independent of files.
 
-        The path of the data becomes absolute, and the file of an order is replaced by its content.
+        The path of the data becomes absolute, and the file of an order or of a scenario is replaced
+        by its content.
         """
         for field in dataclasses.fields(self):
             check(field, getattr(self, field.name))
@@ -408,6 +416,8 @@ class Config:
             path = os.path.abspath(os.path.expanduser(path))
             object.__setattr__(self, "dataset", f"{kind}:{path}")
         object.__setattr__(self, "order", orders.normalized(self.order))
+        if self.scenario is not None:
+            object.__setattr__(self, "scenario", streams.normalized(self.scenario))
         if self.tasks is not None:
             for name, value in task_sizes.settings_of(self.tasks).items():
                 object.__setattr__(self, name, value)

@@ -223,6 +223,8 @@ def summarize(results: Sequence[schemas.Results]) -> schemas.GroupSummary:
     }
     if "augmentation" in first:  # missing in results of older versions
         summary["augmentation"] = first["augmentation"]
+    if "scenario" in first:
+        summary["scenario"] = first["scenario"]
     if "memory_bytes" in first:
         summary["memory_bytes"] = first["memory_bytes"]
     return summary

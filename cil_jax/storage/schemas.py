@@ -83,6 +83,7 @@ class Results(TypedDict):
         its classes.
       validation: the fraction of the training images that the run was tested on in place of the
         test images.
+      scenario: how their images arrive; missing if each class comes once, with all its images.
       augmentation: the augmentation of training images.
       backbone, parameters: the network and its number of weights.
       epochs, task_sizes: epochs and classes of each task; 0 epochs if a task has no training.
@@ -104,6 +105,7 @@ class Results(TypedDict):
     data_sha256: NotRequired[Text]
     validation: NotRequired[Fraction]
     order: Text
+    scenario: NotRequired[Text]
     backbone: Text
     epochs: Annotated[list[Count], Meta(min_length=1)]
     exemplars: Count
@@ -182,6 +184,7 @@ class GroupSummary(TypedDict):
     preset: Text
     changed: NotRequired[dict[str, Plain | list[Plain]]]
     dataset: Text
+    scenario: NotRequired[Text]
     backbone: Text
     epochs: Annotated[list[Count], Meta(min_length=1)]
     exemplars: Count

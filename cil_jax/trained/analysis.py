@@ -53,7 +53,7 @@ def selection_by_count(run: Run, counts: list[int], n_draws: int) -> list[Select
         raise UserError(f"{run.folder.path} stopped within a task: continue it with --resume")
     if n_draws < 1:
         raise UserError(f"--draws is {n_draws}; it must be at least 1")
-    tasks = [run.scenario.task(t) for t in range(n_tasks)]
+    tasks = [run.scenario.first_seen(t) for t in range(n_tasks)]
     images = np.concatenate([task.images for task in tasks])
     labels = np.concatenate([task.labels for task in tasks])
     smallest = int(np.bincount(labels, minlength=n_seen).min())

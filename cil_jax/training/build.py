@@ -13,6 +13,7 @@ from cil_jax.errors import UserError
 from cil_jax.methods.plan import problem_of
 from cil_jax.platform import environment
 from cil_jax.schedules import SGD, Schedule
+from cil_jax.settings import streams
 from cil_jax.settings.config import Config
 from cil_jax.training.engine import Engine
 
@@ -80,6 +81,7 @@ def scenario_of(config: Config, dataset: data.Dataset) -> data.Scenario:
         first_task=config.first_task,
         classes=config.classes,
         tasks=config.tasks,
+        stream=streams.parsed(config.scenario),
     )
 
 

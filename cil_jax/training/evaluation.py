@@ -113,6 +113,6 @@ class Evaluation:
         """
         sums = jnp.zeros_like(learner.means)
         for index in range(int(learner.task)):
-            images, labels = self._scenario.task(index).padded(self._scenario.largest_task)
+            images, labels = self._scenario.first_seen(index).padded(self._scenario.largest_task)
             sums += self._programs.feature_sums(learner, images, labels, mirrored=self._mirrored)
         return unit(sums)

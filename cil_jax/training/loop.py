@@ -138,6 +138,8 @@ class Run:
         room = room_of(self.scenario.task_sizes)
         sized = within_budget(config, dataset, dataset.image_shape, room)
         self.engine = engine_of(sized, dataset, room)
+        if self.scenario.stream.returns:
+            self._check_old_classes()
         # Several processes each read their own share of a batch.
         streams = config.stream or jax.process_count() > 1
         self._streamed = Streamed(self.engine, self.mesh) if streams else None
@@ -165,6 +167,25 @@ class Run:
         self._saved_at = time.perf_counter()
         self._saving_seconds = 0.0  # of the last save
         self._last_save = "there is no checkpoint yet"
+
+    def _check_old_classes(self) -> None:
+        """Checks that the method can learn from new images of old classes.
+
+        Raises:
+          UserError: if it can't.
+        """
+        method, config = self.engine.method, self.config
+        if not method.takes_old_classes:
+            raise UserError(
+                f"{config.method} can't learn from new images of old classes, which --scenario "
+                f"{self.scenario.stream} brings: take a scenario without blurry and repeat"
+            )
+        is_softmax = getattr(config, "objective", "softmax") == "softmax"
+        if is_softmax and getattr(config, "softmax_over", "open") == "new":
+            raise UserError(
+                f"--softmax-over new has no outputs for old classes, which --scenario "
+                f"{self.scenario.stream} brings: add --softmax-over open"
+            )
 
     def go(self) -> Results:
         """Trains from the current position to the end; returns the contents of results.json."""

@@ -20,7 +20,8 @@ from cil_jax.training.engine import Engine
 
 # Settings that have an entry of their own in results.json, or that do not change the method.
 NOT_CHANGES = (
-    *("dataset", "validation", "classes", "tasks", "task_size", "first_task", *replicates.SEEDS),
+    *("dataset", "scenario", "validation", "classes", "tasks", "task_size", "first_task"),
+    *replicates.SEEDS,
     *("backbone", "epochs", "first_epochs", "memory", "augmentation", *replicates.ONLY_REPORTED),
 )
 
@@ -104,6 +105,8 @@ def results_of(
     }
     if config.validation is not None:
         results["validation"] = config.validation
+    if about := str(scenario.stream):
+        results["scenario"] = about
     return results
 
 
