@@ -124,7 +124,7 @@ def test_runs_that_differ_in_their_budget_form_a_curve(tmp_path):
     write(tmp_path / "b", 0.2)
     write(tmp_path / "c", 0.4, 2.5)
     write(tmp_path / "other", 0.4, 9.0, divisor=50.0)  # with other settings: no curve
-    (curve,) = budgets.curves(compared(sorted(tmp_path.iterdir())).groups)
+    (curve,) = budgets.curves(compared(sorted(tmp_path.iterdir()))[0].groups)
     assert (curve.name, curve.classifier) == ("icarl (paper)", "nme")
     assert curve.budgets == (1.5, 2.5, 3.5)
     assert curve.last == pytest.approx((0.2, 0.4, 0.6))
@@ -136,15 +136,15 @@ def test_runs_that_differ_in_their_budget_form_a_curve(tmp_path):
 def test_networks_of_other_sizes_are_on_one_curve_if_each_has_a_budget(tmp_path):
     write(tmp_path / "a", 0.6, 2.0, backbone="tiny")
     write(tmp_path / "b", 0.2, 3.0, backbone="two-stage")
-    curves = budgets.curves(compared(sorted(tmp_path.iterdir())).groups)
+    curves = budgets.curves(compared(sorted(tmp_path.iterdir()))[0].groups)
     assert [curve.budgets for curve in curves] == [(2.0, 3.0)]
     write(tmp_path / "c", 0.2, 4.0, backbone="tiny")
     write(tmp_path / "d", 0.2, 4.0, backbone="two-stage")
-    curves = budgets.curves(compared(sorted(tmp_path.iterdir())).groups)
+    curves = budgets.curves(compared(sorted(tmp_path.iterdir()))[0].groups)
     assert [curve.budgets for curve in curves] == [(2.0, 4.0), (3.0, 4.0)]
     write(tmp_path / "e" / "one", 0.2, backbone="tiny")
     write(tmp_path / "e" / "two", 0.2, backbone="two-stage")
-    assert not budgets.curves(compared([tmp_path / "e" / "one", tmp_path / "e" / "two"]).groups)
+    assert not budgets.curves(compared([tmp_path / "e" / "one", tmp_path / "e" / "two"])[0].groups)
 
 
 def test_compare_shows_the_areas_and_says_if_ranges_differ(tmp_path, capsys):

@@ -134,7 +134,7 @@ def test_runs_of_other_machines_are_of_one_group(tmp_path):
         stored = yaml.safe_load(folder.config_file.read_text())
         stored["machine"]["cores"], stored["options"]["XLA_FLAGS"] = seed, f"--number={seed}"
         folder.config_file.write_text(yaml.safe_dump(stored))
-    (group,) = compare([tmp_path / "0", tmp_path / "1"]).groups
+    (group,) = compare([tmp_path / "0", tmp_path / "1"])[0].groups
     assert group.summary["n"] == 2
 
 

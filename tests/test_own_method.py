@@ -284,7 +284,7 @@ def test_runs_of_two_files_are_two_rows(ran, folder, tmp_path):
     (both / "two/config.yaml").write_text(yaml.safe_dump(recorded))
     from cil_jax.report import groups
 
-    assert len(groups.compare([both / "one", both / "two"]).groups) == 2
+    assert len(groups.compare([both / "one", both / "two"])[0].groups) == 2
 
 
 def test_the_flags_of_a_run_are_those_of_its_method(said, folder):

@@ -281,7 +281,7 @@ def test_a_percentage_is_the_same_in_tables_figures_and_pages(
     assert {cell.get_text() for cell in cells} == {whole}
     summary = replicates.summarize([results])
     group = Group("a run", summary, {}, None, ())
-    assert f"| {one_decimal} |" in comparison.as_markdown(Comparison((group,), ()))
+    assert f"| {one_decimal} |" in comparison.as_markdown([Comparison((group,), ())])
     axes = figures.seen_accuracy_of_groups({"a run": summary}).axes[0]
     assert f"average {one_decimal}" in axes.get_legend().texts[0].get_text()
     run = write_run(tmp_path, sizes=(2, 2), matrix=[[fraction], [fraction] * 2])

@@ -91,13 +91,13 @@ def test_commands_of_published_rows_are_quoted():
 
 
 def test_tables_in_files_hold_names_that_nothing_interprets(named):
-    found = compare([named.path])
-    rows = list(csv.reader(io.StringIO(comparison.as_csv(found))))
+    (found,) = compare([named.path])
+    rows = list(csv.reader(io.StringIO(comparison.as_csv([found]))))
     place = rows[0].index("preset")
     assert {row[place] for row in rows[1:]} == {"'=cmd()|$x_{$ [red]"}
-    markdown = comparison.as_markdown(found)
+    markdown = comparison.as_markdown([found])
     assert r"=cmd()\|\$x\_{\$ \[red\]" in markdown
-    assert r"\$x\_\{\$" in comparison.as_latex(found)
+    assert r"\$x\_\{\$" in comparison.as_latex([found])
 
 
 @pytest.mark.parametrize(

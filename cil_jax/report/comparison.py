@@ -1,5 +1,7 @@
 """A comparison of groups as a table for the terminal, CSV, LaTeX and Markdown, and as a page."""
 
+import dataclasses
+import itertools
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -15,6 +17,8 @@ from cil_jax.report.page import render
 from cil_jax.report.percentages import in_percent, percentage
 from cil_jax.report.published_results import Row, sources
 from cil_jax.report.tables import column_name, published_pair, sample, training
+from cil_jax.settings.config import Config
+from cil_jax.settings.declaring import flag
 
 NUMBERS = {
     "average": "average_incremental_accuracy",
@@ -31,6 +35,13 @@ CURVES = {
 GROUP_COLUMNS = ("run", "trained", "n")  # the same for all classifiers of a group
 COLUMNS = (*GROUP_COLUMNS, "classifier", *NUMBERS)
 TEXT = ("run", "trained", "classifier", "published")
+# Settings by which a comparison of methods can be unfair.
+RECIPE = (
+    *("normalization", "pad", "mirror", "augmentation", "padding", "brightness"),
+    *("backbone", "last_relu", "precision", "epochs", "first_epochs", "batch_size", "rate"),
+    *("rate_steps", "first_rate_steps", "rate_factor", "rate_shape", "momentum", "weight_decay"),
+    *("first_weight_decay", "decay"),
+)
 
 
 def table(comparison: Comparison) -> Table:
@@ -44,14 +55,14 @@ def table(comparison: Comparison) -> Table:
     return made
 
 
-def as_csv(comparison: Comparison) -> str:
+def as_csv(comparisons: Sequence[Comparison]) -> str:
     """One line for each classifier of each group, with all cells; percentages have 4 decimals."""
     statistics = [(key, statistic) for key in NUMBERS.values() for statistic in ("mean", "std")]
     group_head = ("run", "method", "preset", "dataset", "tasks", "orders", "trained", "n", "over")
     published_head = ("published_average", "published_last", "published_source")
     number_head = [f"{key}_{statistic}" for key, statistic in statistics]
     lines: list[list[Any]] = [[*group_head, "classifier", "own", *number_head, *published_head]]
-    for group in comparison.groups:
+    for group in itertools.chain(*(comparison.groups for comparison in comparisons)):
         summary = group.summary
         group_cells = [
             *(group.name, summary["method"], summary["preset"], summary["dataset"]),
@@ -71,25 +82,33 @@ def as_csv(comparison: Comparison) -> str:
     return csv_table(lines)
 
 
-def as_markdown(comparison: Comparison) -> str:
-    """The table, preceded by its protocol and followed by the sources of published values."""
+def as_markdown(comparisons: Sequence[Comparison]) -> str:
+    """The tables, each preceded by its protocol and followed by the sources of published values."""
+    return "\n".join(map(_as_markdown, comparisons))
+
+
+def _as_markdown(comparison: Comparison) -> str:
     head, rows = _cells(comparison)
     lines = [list(head), ["---" if name in TEXT else "---:" for name in head]]
     lines += [[markdown(cell) for cell in row] for row, _ in rows]
     text = [f"Accuracy in percent; {markdown(comparison.protocol)}.", ""]
     text += ["| " + " | ".join(line) + " |" for line in lines]
-    legend = _legend(comparison)
+    legend = [*map(markdown, filter(None, [differing(comparison)])), *_legend(comparison)]
     return "\n".join([*text, *([""] if legend else []), *(f"- {line}" for line in legend)]) + "\n"
 
 
-def as_latex(comparison: Comparison) -> str:
-    """The table in LaTeX, for the booktabs package."""
+def as_latex(comparisons: Sequence[Comparison]) -> str:
+    """The tables in LaTeX, for the booktabs package."""
+    return "\n".join([r"% needs \usepackage{booktabs}", *map(_as_latex, comparisons)])
 
+
+def _as_latex(comparison: Comparison) -> str:
     def line(cells: Iterable[str]) -> str:
         return "    " + " & ".join(map(latex, cells)) + r" \\"
 
     head, rows = _cells(comparison)
-    caption = ". ".join([f"Accuracy in percent; {comparison.protocol}", *_legend(comparison)])
+    notes = [*filter(None, [differing(comparison)]), *_legend(comparison)]
+    caption = ". ".join([f"Accuracy in percent; {comparison.protocol}", *notes])
     body: list[str] = []
     for row, is_first in rows:
         if is_first and body:
@@ -97,7 +116,6 @@ def as_latex(comparison: Comparison) -> str:
         body.append(line(row if is_first else _without_group(row)))
     return "\n".join(
         [
-            r"% needs \usepackage{booktabs}",
             r"\begin{table}",
             r"  \centering",
             rf"  \caption{{{latex(caption)}.}}",
@@ -114,19 +132,35 @@ def as_latex(comparison: Comparison) -> str:
     )
 
 
-def write_comparison(comparison: Comparison, file: Path, arguments: Sequence[str]) -> None:
-    """Writes the page of a comparison.
+def write_comparisons(
+    comparisons: Sequence[Comparison], file: Path, arguments: Sequence[str]
+) -> None:
+    """Writes the page of comparisons, with a section for each.
 
     Args:
-      comparison: the groups to show.
+      comparisons: the groups to show, by their protocols; at least one.
       file: the file to write.
       arguments: the arguments of the command that writes the page, to be shown on it.
     """
-    head, rows = _cells(comparison)
     page = render(
         "compare.html",
-        protocol=comparison.protocol,
-        groups=[
+        sections=[_section(comparison) for comparison in comparisons],
+        n_group_columns=len(GROUP_COLUMNS),
+        is_text=TEXT,
+        measures=list(CURVES),
+        left_out=[f"{path} {reason}" for path, reason in comparisons[0].left_out],
+        command=shlex.join(["cil-jax", "compare", *arguments]),
+        data=[_data(comparison) for comparison in comparisons],
+    )
+    writing.replace_text(Path(file), page)
+
+
+def _section(comparison: Comparison) -> dict[str, Any]:
+    """What the page shows of a comparison, but for its figure."""
+    head, rows = _cells(comparison)
+    return {
+        "protocol": comparison.protocol,
+        "groups": [
             {
                 "name": group.name,
                 "trained": training(group.summary),
@@ -136,19 +170,38 @@ def write_comparison(comparison: Comparison, file: Path, arguments: Sequence[str
             }
             for group in comparison.groups
         ],
-        head=head,
-        rows=rows,
-        n_group_columns=len(GROUP_COLUMNS),
-        is_text=TEXT,
-        measures=list(CURVES),
-        legend=_legend(comparison),
-        budgets=budgets.section(comparison.groups),
-        left_out=[f"{path} {reason}" for path, reason in comparison.left_out],
-        command=shlex.join(["cil-jax", "compare", *arguments]),
-        differing=_differing_settings(comparison.groups),
-        data=_data(comparison),
-    )
-    writing.replace_text(Path(file), page)
+        "head": head,
+        "rows": rows,
+        "legend": _legend(comparison),
+        "note": differing(comparison),
+        "budgets": budgets.section(comparison.groups),
+        "differing": _differing_settings(comparison.groups),
+    }
+
+
+def differing(comparison: Comparison) -> str:
+    """A sentence about settings in which runs of different methods differ; "" if there are none.
+
+    Only settings of the recipe that both methods have count: others belong to the method.
+    """
+    known = [group for group in comparison.groups if group.settings]
+    methods = {group.summary["method"] for group in known}
+    if len(methods) < 2:
+        return ""
+    parts = []
+    for name in (field.name for field in dataclasses.fields(Config)):
+        values: dict[str, list[str]] = {}
+        for group in known:
+            if name in RECIPE and name in group.settings:
+                values.setdefault(str(group.settings[name]), []).append(group.summary["method"])
+        if len(values) > 1:
+            parts.append(
+                f"{flag(name).removeprefix('--')} "
+                + ", ".join(f"{v} ({', '.join(dict.fromkeys(m))})" for v, m in values.items())
+            )
+    if not parts:
+        return ""
+    return f"These runs differ in more than their method: {'; '.join(parts)}"
 
 
 def _cells(comparison: Comparison) -> tuple[tuple[str, ...], list[tuple[list[str], bool]]]:

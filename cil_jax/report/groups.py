@@ -3,11 +3,12 @@
 import dataclasses
 import functools
 import glob
+import itertools
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -20,6 +21,7 @@ from cil_jax.storage.replicates import ONLY_REPORTED, SEEDS
 from cil_jax.storage.run_folder import RunFolder
 from cil_jax.storage.schemas import Results
 
+Item = TypeVar("Item")
 LeftOut = list[tuple[Path, str]]  # folders that are not compared, each with the reason
 
 
@@ -44,7 +46,7 @@ class Group:
 
     @property
     def protocol(self) -> dict[str, Any]:
-        """What compared groups must share, under the names that error messages use."""
+        """What compared groups must share; a value is None if it is unknown."""
         sizes = self.summary["task_sizes"]
         return {
             "data set": self.summary["dataset"],
@@ -62,7 +64,7 @@ class Comparison:
 
     Attributes:
       groups: in the order in which their runs were given.
-      left_out: folders that are not in any group, each with the reason.
+      left_out: folders that are in no group of any protocol, each with the reason.
     """
 
     groups: tuple[Group, ...]
@@ -113,29 +115,43 @@ class _Run:
         return replicates.is_same_member(self.results, other.results)
 
 
-def compare(paths: Sequence[str | os.PathLike[str]], common_orders: bool = False) -> Comparison:
-    """Groups runs that differ only in their seeds, and checks that all follow one protocol.
+def compare(
+    paths: Sequence[str | os.PathLike[str]], common_orders: bool = False
+) -> list[Comparison]:
+    """Groups runs that differ only in their seeds, and groups that follow one protocol.
 
     Args:
       paths: run folders, folders of groups, patterns such as 'runs/*', or names of recorded results
         such as 'reference:full/icarl-paper'; see `cil_jax.report.reference`.
-      common_orders: whether to leave out runs whose class order does not occur in every group.
+      common_orders: whether to leave out runs whose class order does not occur in every group of
+        their protocol.
+
+    Returns:
+      One comparison for each protocol, those of most runs first.
 
     Raises:
-      UserError: if a path does not exist, nothing is left to compare, or the protocols differ.
+      UserError: if a path does not exist, or nothing is left to compare.
     """
     runs, summaries, left_out = _read(paths)
     members = _grouped(_without_incomplete(runs, left_out), left_out)
-    if common_orders and members:
+    if common_orders:
         members = _with_common_orders(members, left_out)
-    if not members and not summaries:
-        reasons = [f"{path} {reason}" for path, reason in left_out]
-        raise UserError("nothing to compare:", reasons or ["no run was given"])
     groups = [_group(runs_of_group) for runs_of_group in members]
     groups += [Group("", summary, {}, None, (folder,)) for folder, summary in summaries]
-    groups = _named(groups)
-    _check_protocols(groups)
-    return Comparison(tuple(groups), tuple(left_out))
+    if not groups:
+        reasons = [f"{path} {reason}" for path, reason in left_out]
+        raise UserError("nothing to compare:", reasons or ["no run was given"])
+    of_protocols = _divided(groups, lambda group: group.protocol)
+    of_protocols.sort(key=lambda found: -sum(group.summary["n"] for group in found))
+    return [Comparison(tuple(_named(found)), tuple(left_out)) for found in of_protocols]
+
+
+def differ_in_orders(comparisons: Sequence[Comparison]) -> bool:
+    """Whether the protocols of two comparisons differ in their class orders only."""
+    protocols = [
+        {**comparison.groups[0].protocol, "class orders": None} for comparison in comparisons
+    ]
+    return any(_agree(one, other) for one, other in itertools.combinations(protocols, 2))
 
 
 def results_of(paths: Sequence[str | os.PathLike[str]]) -> list[tuple[Path, Results]]:
@@ -271,21 +287,27 @@ def _grouped(runs: Sequence[_Run], left_out: LeftOut) -> list[list[_Run]]:
     return list(by_key.values())
 
 
-def _with_common_orders(groups: Sequence[list[_Run]], left_out: LeftOut) -> list[list[_Run]]:
-    """Leaves out runs whose class order does not occur in every group.
+def _with_common_orders(members: Sequence[list[_Run]], left_out: LeftOut) -> list[list[_Run]]:
+    """Leaves out runs whose class order does not occur in every group of their protocol.
 
     Raises:
-      UserError: if no class order occurs in every group.
+      UserError: if no class order occurs in every group of a protocol.
     """
-    common = set.intersection(*({run.results["order"] for run in group} for group in groups))
-    if not common:
-        raise UserError("--common-orders: no class order occurs in every group")
-    for group in groups:
-        for run in group:
+
+    def but_for_orders(runs: Sequence[_Run]) -> dict[str, Any]:
+        return {**_group(runs).protocol, "class orders": None}
+
+    kept = []
+    for groups in _divided(members, but_for_orders):
+        common = set.intersection(*({run.results["order"] for run in group} for group in groups))
+        if not common:
+            raise UserError("--common-orders: no class order occurs in every group")
+        for run in itertools.chain(*groups):
             if (order := run.results["order"]) not in common:
                 reason = f"has class order {order}, which is not in every group"
                 left_out.append((run.folder.path, reason))
-    return [[run for run in group if run.results["order"] in common] for group in groups]
+        kept += [[run for run in group if run.results["order"] in common] for group in groups]
+    return kept
 
 
 def _group(runs: Sequence[_Run]) -> Group:
@@ -320,33 +342,22 @@ def _named(groups: Sequence[Group]) -> list[Group]:
     return named
 
 
-def _check_protocols(groups: Sequence[Group]) -> None:
-    """Checks that all groups follow one protocol.
-
-    Raises:
-      UserError: if they do not, with a line for each group that says where it differs.
-    """
-    protocols = [group.protocol for group in groups]
-    differing = [
-        key
-        for key in protocols[0]
-        # An unknown value does not count as a difference.
-        if len({json.dumps(p[key]) for p in protocols if p[key] is not None}) > 1
-    ]
-    if not differing:
-        return
-    lines = []
-    for group, group_protocol in zip(groups, protocols, strict=True):
-        values = "; ".join(f"{key} {_as_text(group_protocol[key])}" for key in differing)
-        folders = ", ".join(map(str, group.folders[:3])) + (", ..." if group.folders[3:] else "")
-        lines.append(f"{group.name} in {folders}: {values}")
-    hint = ", or add --common-orders" if differing == ["class orders"] else ""
-    raise UserError(
-        "these runs follow different protocols and cannot be compared: give runs of a single "
-        f"protocol{hint}",
-        lines,
-    )
+def _divided(
+    items: Iterable[Item], protocol_of: Callable[[Item], Mapping[str, Any]]
+) -> list[list[Item]]:
+    """Divides items by their protocols, in which an unknown value (None) agrees with any."""
+    divided: list[tuple[list[Mapping[str, Any]], list[Item]]] = []
+    for item in items:
+        wanted = protocol_of(item)
+        for protocols, of_one in divided:
+            if all(_agree(wanted, protocol) for protocol in protocols):
+                protocols.append(wanted)
+                of_one.append(item)
+                break
+        else:
+            divided.append(([wanted], [item]))
+    return [of_one for _, of_one in divided]
 
 
-def _as_text(value: Any) -> str:
-    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+def _agree(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    return all(None in (one[key], other[key]) or one[key] == other[key] for key in one)

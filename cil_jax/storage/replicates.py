@@ -225,6 +225,8 @@ def summarize(results: Sequence[schemas.Results]) -> schemas.GroupSummary:
         summary["augmentation"] = first["augmentation"]
     if "scenario" in first:
         summary["scenario"] = first["scenario"]
+    if "validation" in first:
+        summary["validation"] = first["validation"]
     if "memory_bytes" in first:
         summary["memory_bytes"] = first["memory_bytes"]
     return summary

@@ -184,6 +184,7 @@ class GroupSummary(TypedDict):
     preset: Text
     changed: NotRequired[dict[str, Plain | list[Plain]]]
     dataset: Text
+    validation: NotRequired[Fraction]
     scenario: NotRequired[Text]
     backbone: Text
     epochs: Annotated[list[Count], Meta(min_length=1)]
