@@ -99,7 +99,8 @@ def test_a_run_prints_its_course_its_table_and_where_the_figures_are(a_run):
         assert word in out, word
     figures = {f.name for f in (cwd / "runs/one/figures").iterdir()}
     assert figures == {
-        f"{n}.png" for n in ("seen_accuracy", "accuracy_matrix", "curves", "confusion")
+        *("seen_accuracy.png", "accuracy_matrix.png", "forgetting.png", "curves.png"),
+        *("confusion.png", "task_confusion.png", "class_accuracy.png"),
     }
     assert "figures: runs/one/figures (" in out and all(name in out for name in figures)
 

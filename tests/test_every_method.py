@@ -16,14 +16,13 @@ import numpy as np
 import pytest
 from conftest import small_config
 from jax import export as jax_export
-from test_method_contract import engine_of
+from test_method_contract import COVERING, some
 from test_run import final_learner, resumed
 
 import cil_jax
 from cil_jax import data
 from cil_jax.errors import UserError
 from cil_jax.methods import METHODS
-from cil_jax.methods.base import Method
 from cil_jax.methods.plan import Train
 from cil_jax.storage.run_folder import RunFolder
 from cil_jax.trained.export import export
@@ -58,36 +57,6 @@ def assert_same(config, other):
     *other_files, other_learner = left(other)
     assert files == other_files
     chex.assert_trees_all_equal(learner, other_learner)
-
-
-HOOKS = ("network", "initial_weights", "own", "extras", "updated", "policy", "keeps_all_data")
-
-
-def parts_of(name):
-    """What the engine sees of a method: the hooks that it has of its own, and its steps."""
-    method = engine_of(name).method
-    hooks = {hook for hook in HOOKS if getattr(type(method), hook) is not getattr(Method, hook)}
-    steps = [step for first in (True, False) for step in method.plan(first)]
-    return hooks | {(type(step), getattr(step, "beside", 0) > 0) for step in steps}
-
-
-def covering():
-    """A few methods that have all hooks and steps among them."""
-    parts, chosen, covered = {name: parts_of(name) for name in sorted(METHODS)}, [], set()
-    while set().union(*parts.values()) - covered:
-        chosen.append(max(parts, key=lambda name: len(parts[name] - covered)))
-        covered |= parts[chosen[-1]]
-    return chosen
-
-
-COVERING = covering()
-
-
-def some(names):
-    """Parameters of a test: methods, of which those that are not in `COVERING` are slow."""
-    return [
-        pytest.param(name, marks=() if name in COVERING else pytest.mark.slow) for name in names
-    ]
 
 
 # `test_every_other_method.py` has the others, so that two workers share them.

@@ -76,7 +76,7 @@ def test_it_ends_the_same_where_images_stay_on_the_host(adjusted, tmp_path):
 
 
 def test_the_gradient_of_a_map_in_the_guide_is_that_of_its_mean():
-    """The features are the mean of the last map, so each pixel has a share of their gradient."""
+    """The features are the mean of the last map: each pixel above 0 has a share of the gradient."""
     page = (DOCS / "your_own_method.md").read_text()
     names = {"jax": jax, "jnp": jnp, "nn": nn, "losses": losses}
     for part in page.split("```"):
@@ -97,8 +97,10 @@ def test_the_gradient_of_a_map_in_the_guide_is_that_of_its_mean():
     batch = SimpleNamespace(images=images, labels=labels)
     squares = names["add_squares"](method, learner, jnp.zeros(64), batch)
 
-    features = network(weights, images[:2], 3).features
+    output = network(weights, images[:2], 3, maps=True)
+    features = output.features
     probabilities = jax.nn.softmax(features @ head["kernel"] + head["bias"])
     gradients = (probabilities - jax.nn.one_hot(labels[:2], 3)) @ head["kernel"].T
-    n_pixels = 2 * 2
-    chex.assert_trees_all_close(squares, jnp.sum(gradients**2, axis=0) / n_pixels, rtol=1e-4)
+    shares = (output.maps["stage2_before_relu"] > 0) / 4  # of 2 x 2 pixels
+    of_pixels = gradients[:, None, None] * shares
+    chex.assert_trees_all_close(squares, jnp.sum(of_pixels**2, axis=(0, 1, 2)), rtol=1e-4)

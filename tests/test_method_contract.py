@@ -15,6 +15,7 @@ from cil_jax import heads, models, schedules
 from cil_jax.data.augment import Augmentation
 from cil_jax.learner import Normalizer, widened
 from cil_jax.methods import METHODS, Batch, build
+from cil_jax.methods.base import Method
 from cil_jax.methods.plan import Do, Fold, Keep, Train, problem_of
 from cil_jax.settings.loading import preset
 from cil_jax.training.engine import Engine
@@ -32,6 +33,36 @@ def engine_of(method_name, room=ROOM, **settings):
     facts = {"n_classes": room, "n_tasks": 4, "task_room": max(SIZES), "mirror_means": False}
     method = build(config, models.build("tiny"), **facts)
     return Engine(method, schedules.SGD(), Augmentation(0, False), batch_size=4)
+
+
+HOOKS = ("network", "initial_weights", "own", "extras", "updated", "policy", "keeps_all_data")
+
+
+def parts_of(name):
+    """What the engine sees of a method: the hooks that it has of its own, and its steps."""
+    method = engine_of(name).method
+    hooks = {hook for hook in HOOKS if getattr(type(method), hook) is not getattr(Method, hook)}
+    steps = [step for first in (True, False) for step in method.plan(first)]
+    return hooks | {(type(step), getattr(step, "beside", 0) > 0) for step in steps}
+
+
+def covering():
+    """A few methods that have all hooks and steps among them."""
+    parts, chosen, covered = {name: parts_of(name) for name in sorted(METHODS)}, [], set()
+    while set().union(*parts.values()) - covered:
+        chosen.append(max(parts, key=lambda name: len(parts[name] - covered)))
+        covered |= parts[chosen[-1]]
+    return chosen
+
+
+COVERING = covering()
+
+
+def some(names):
+    """Parameters of a test: methods, of which those that are not in `COVERING` are slow."""
+    return [
+        pytest.param(name, marks=() if name in COVERING else pytest.mark.slow) for name in names
+    ]
 
 
 @pytest.fixture(params=sorted(METHODS))
@@ -316,6 +347,7 @@ def test_memory_holds_exemplars_of_seen_classes_only_if_the_method_keeps_any(eng
         assert int(memory.n_offered) == 5 * PER_CLASS
 
 
+@pytest.mark.parametrize("engine", some(sorted(METHODS)), indirect=True)
 def test_a_task_is_the_same_where_its_images_stay_on_the_host(engine):
     """Every leaf of the state, after each step of the plan has been taken."""
     streamed = Streamed(engine)

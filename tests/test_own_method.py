@@ -325,7 +325,6 @@ REFUSALS = [
     ("{}/broken.py:Mine", ["broken.py can't be imported: line 2: ModuleNotFoundError"]),
     ("{}/syntax.py:Mine", ["syntax.py can't be imported: line 1: SyntaxError"]),
     ("{}/ends.py:Mine", ["ends.py can't be imported: line 1: SystemExit"]),
-    ("{}/mine.py:Mine --memory 3", ["unrecognized arguments: --memory 3"]),
     ("{}/mine.py:Mine --strength -1", ["--strength is -1.0; it must be finite and not negative"]),
     ("{}/mine.py:Mine --preset weak", ["--preset", "'weak'", "strong"]),
     ("{}/mine.py:Mine --backbone {}/net.py:Nte", ["net.py has no class 'Nte'"]),
@@ -333,8 +332,6 @@ REFUSALS = [
     ("{}/mine.py:Mine --backbone {}/net.py:Maps", ["Maps must return one array [B, n_features]"]),
     ("{}/mine.py:Mine --backbone {}/net.py:Untrained", ["must take the arguments (images, train)"]),
     ("{}/mine.py:Mine --backbone {}/net.py:Needs", ["Needs has a field without a default: width"]),
-    ("{}/mine.py:Mine --backbone {}/net.py:Plain --precision bfloat16", ["no effect on Mine"]),
-    ("replay --distill all", ["unrecognized arguments: --distill all"]),
 ]
 
 
@@ -350,6 +347,15 @@ def test_what_cannot_be_used_gets_one_line(said, folder, tmp_path, monkeypatch, 
     assert error.startswith("error: ") and error.count("\n") == 1, error
     for word in words:
         assert word in error, error
+
+
+def test_a_flag_without_effect_on_ones_own_code_is_said(said, folder):
+    own = ("--method", f"{folder / 'mine.py'}:Mine", *FLAGS, "--print-config")
+    status, _, error = said(*own, "--memory", "3")
+    assert status == 0 and error.startswith("warning: --memory has no effect on Mine, which has")
+    plain = ("--backbone", f"{folder / 'net.py'}:Plain", "--precision", "bfloat16")
+    status, _, error = said(*own, *plain)
+    assert status == 0 and error.startswith("warning: --precision has no effect on Mine with")
 
 
 def test_a_run_is_resumed_once_its_code_is_named(said, folder, ran):

@@ -7,10 +7,10 @@ import pytest
 from conftest import small_config
 
 from cil_jax import data
+from cil_jax.app.search import Trial, chosen, trials
 from cil_jax.commands import search as command
 from cil_jax.errors import UserError
 from cil_jax.training.build import dataset_of
-from cil_jax.training.search import Trial, chosen, trials
 
 DIGITS = data.load("digits")
 FINETUNED = {0.5: 0.7, 0.1: 0.9, 0.01: 0.4}

@@ -33,7 +33,7 @@ def test_figures_show_names_as_they_are_and_say_which_no_font_has(named):
     said = []
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # matplotlib warns of each character without a font
-        assert len(draw(named, said.append)) == 4
+        assert len(draw(named, said.append)) == 7
     has_font = not fonts.families("\u65e5\u672c")[1]
     assert said == [] if has_font else len(said) == 1 and "\u65e5\u672c" in said[0]
     labels = matrix_figures.confusion(named.results(), named.confusions(named.results())["nme"])

@@ -76,7 +76,10 @@ def test_tensorboard_reads_what_is_logged(watched):
     for name, one in folder.results()["classifiers"].items():
         expected = zip([2, 4, 5], map(pytest.approx, one["seen_accuracy"]), strict=True)
         assert shown[f"seen_accuracy/{name}"] == list(expected)
-    assert set(tags["images"]) == {"seen_accuracy", "accuracy_matrix", "confusion"}
+    assert set(tags["images"]) == {
+        *("seen_accuracy", "accuracy_matrix", "forgetting"),
+        *("confusion", "task_confusion", "class_accuracy"),
+    }
 
 
 @pytest.mark.skipif(browser.executable() is None, reason="no Chromium on this machine")
@@ -86,5 +89,5 @@ def test_the_page_of_a_real_run_loads(watched, tmp_path):
         page.open(RunFolder(config.folder()).report_file, width=390)
         assert page.errors == []
         assert all(url.startswith(("file:", "data:")) for url in page.requests)
-        assert page.run("document.querySelectorAll('figure svg').length") == 6
+        assert page.run("document.querySelectorAll('figure svg').length") == 7
         assert page.run("document.documentElement.scrollWidth <= window.innerWidth")

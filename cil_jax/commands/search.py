@@ -63,9 +63,9 @@ def _search(arguments: list[str] | None) -> None:
     folder = Path(flags.out or f"runs/search-{config.label()}")
     start_accelerator(config.accelerator)
 
+    from cil_jax.app.search import Trial, chosen, trials
     from cil_jax.report import escaping
     from cil_jax.report.trials import line, result, table
-    from cil_jax.training.search import Trial, chosen, trials
 
     console = escaping.console()
 

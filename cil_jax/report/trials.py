@@ -10,7 +10,7 @@ from cil_jax.settings.declaring import flag
 
 
 class TrialResult(Protocol):
-    """Two tasks that were learned; see `cil_jax.training.search.Trial`."""
+    """Two tasks that were learned; see `cil_jax.app.search.Trial`."""
 
     @property
     def method(self) -> str: ...
@@ -27,7 +27,7 @@ class TrialResult(Protocol):
 
 
 class ChoiceResult(Protocol):
-    """What a search has chosen; see `cil_jax.training.search.Choice`."""
+    """What a search has chosen; see `cil_jax.app.search.Choice`."""
 
     @property
     def rate(self) -> float: ...
