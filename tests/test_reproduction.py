@@ -390,17 +390,3 @@ def test_the_reduced_table_over_seeds_is_one_command(tmp_path, monkeypatch, caps
     out = capsys.readouterr().out
     (line,) = [line for line in out.splitlines() if line.strip().startswith("finetune-pycil ")]
     assert "3 seeds" in line and line.count("±") == 2 and "0, 1, 2" in line
-
-
-def test_rows_of_a_family_have_one_recipe_but_for_what_their_method_needs():
-    """Apart from epochs and milestones, PyCIL's rows have the settings of its finetuning."""
-    shared = ("rate", "momentum", "decay", "batch_size", "normalization", "brightness", "last_relu")
-    rows = published_results.rows((), "full", "pycil")
-    assert {"finetune", "replay", "icarl", "wa", "bic", "der"} <= {row.method for row in rows}
-    for row in rows:
-        config, finetuning = preset(row.method, row.preset), preset("finetune", "pycil")
-        for name in shared:
-            assert getattr(config, name) == getattr(finetuning, name), (row.run, name)
-    paper = {row.run for row in published_results.rows((), "full", "paper")}
-    assert {"icarl-paper", "icarl-hybrid2", "lwf-lwf-mc", "joint-paper", "fixed-paper"} <= paper
-    assert not paper & {row.run for row in rows}

@@ -3,7 +3,6 @@
   cil-jax reproduce                      # show the tables, run nothing
   cil-jax reproduce --reduced            # run small: 1 to 2 hours on two CPU cores
   cil-jax reproduce --reduced --seeds 0,1,2 --fast    # mean and standard deviation
-  cil-jax reproduce --full --preset-family pycil      # rows that differ in the method alone
   cil-jax reproduce icarl-paper --full   # run one row as published, on an accelerator
   cil-jax reproduce --markdown           # write docs/results.md, run nothing
 
@@ -59,12 +58,6 @@ def _parser() -> Parser:
             const=protocol,
             help=f"run {about}",
         )
-    parser.add_argument(
-        "--preset-family",
-        choices=published_results.FAMILIES,
-        help="only rows with the recipe of the paper of iCaRL, or of PyCIL, so that they differ in "
-        "the method alone (default: all rows)",
-    )
     add_member_flags(parser)
     parser.add_argument(
         "--folder",
@@ -112,10 +105,7 @@ def _reproduce(arguments: list[str] | None) -> None:
     check_writable(flags.markdown)
     check_several(flags.parallel_members, bool(flags.seeds or flags.orders))
     protocols = [flags.protocol] if flags.protocol else list(published_results.PROTOCOLS)
-    rows = {
-        protocol: published_results.rows(flags.rows, protocol, flags.preset_family)
-        for protocol in protocols
-    }
+    rows = {protocol: published_results.rows(flags.rows, protocol) for protocol in protocols}
     if flags.protocol:
         _run(rows[flags.protocol], flags)
     texts = _show({protocol: rows[protocol] for protocol in protocols if rows[protocol]}, flags)

@@ -29,8 +29,6 @@ ABOUT = {
     "learning rate divided after 6 and 8, the same recipe in the first task, and no colour jitter; "
     "not comparable with the published numbers",
 }
-# Presets whose recipe is that of one paper or program, by the preset that they all extend.
-FAMILIES = {"paper": ("icarl", "paper"), "pycil": ("finetune", "pycil")}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,13 +101,12 @@ class Outcome:
     learned: tuple[tuple[str, int], ...] = ()
 
 
-def rows(names: Sequence[str] = (), protocol: str = "full", family: str | None = None) -> list[Row]:
+def rows(names: Sequence[str] = (), protocol: str = "full") -> list[Row]:
     """The published rows of a protocol.
 
     Args:
       names: the names of their runs (default: all).
       protocol: "full" or "reduced".
-      family: a key of `FAMILIES`, for the rows with one recipe that can be run (default: all).
 
     Raises:
       UserError: if there is no run of that name.
@@ -120,13 +117,6 @@ def rows(names: Sequence[str] = (), protocol: str = "full", family: str | None =
         if name not in known:
             raise UserError(f"unknown row {name!r}{nearest_name(name, known)}")
     named = [row for row in published if not names or row.run in names]
-    if family is not None:
-        root = FAMILIES[family]
-        named = [
-            row
-            for row in named
-            if row.can_be_run and loading.root_of(row.method, row.preset) == root
-        ]
     return [row for row in named if protocol == "full" or (row.can_be_run and not row.variant)]
 
 

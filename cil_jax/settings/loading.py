@@ -215,19 +215,6 @@ def _preset_values(method: str, name: str) -> dict[str, Any]:
     return {key: value for key, value in base.items() if key in names} | values
 
 
-def root_of(method: str, name: str) -> tuple[str, str]:
-    """The method and preset at the end of the chain of presets that a preset extends.
-
-    Presets with one root have the same recipe but for what their method needs.
-    """
-    text = (resources.files("cil_jax.settings") / "presets" / method / f"{name}.yaml").read_text()
-    extended = yaml.safe_load(text).get("extends")
-    if extended is None:
-        return method, name
-    _, base_method, base_name = extended.split("/")
-    return root_of(base_method, base_name)
-
-
 def over(settings: Mapping[str, Any], method: str) -> dict[str, Any]:
     """The fields of Config that settings override.
 
