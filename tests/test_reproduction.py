@@ -1,11 +1,12 @@
 """The table of published results: what it claims, and how ours are set beside them."""
 
+import dataclasses
 import fnmatch
 import tomllib
 from pathlib import Path
 
 import pytest
-from conftest import results_of
+from conftest import results_of, write_run
 
 from cil_jax.app import command_line
 from cil_jax.commands import reproduce
@@ -13,6 +14,7 @@ from cil_jax.data.scenario import split
 from cil_jax.errors import UserError
 from cil_jax.methods import METHODS
 from cil_jax.report import published_results, reference, results_page
+from cil_jax.settings.config import Config
 from cil_jax.settings.loading import preset, presets
 from cil_jax.storage.run_folder import RunFolder
 
@@ -390,3 +392,37 @@ def test_the_reduced_table_over_seeds_is_one_command(tmp_path, monkeypatch, caps
     out = capsys.readouterr().out
     (line,) = [line for line in out.splitlines() if line.strip().startswith("finetune-pycil ")]
     assert "3 seeds" in line and line.count("±") == 2 and "0, 1, 2" in line
+
+
+@pytest.mark.parametrize("family", published_results.FAMILIES)
+def test_runs_of_a_preset_family_differ_in_the_method_alone(family, tmp_path):
+    configs = published_results.family_configs(family, [], tmp_path)
+    assert len({config.method for config in configs}) > 3
+    assert published_results.FAMILIES[family] in {Path(c.folder()).name for c in configs}
+    shared = {field.name for field in dataclasses.fields(Config)} - {"method", "preset", "out"}
+    for config in configs:
+        for name in shared - {"ncm"}:
+            assert getattr(config, name) == getattr(configs[0], name), (config.method, name)
+    with pytest.raises(UserError, match=f"is not of the preset family {family}"):
+        other = {"paper": "wa-pycil", "pycil": "fixed-paper"}[family]
+        published_results.family_configs(family, [other], tmp_path)
+
+
+def test_the_runs_of_a_family_are_compared(tmp_path, monkeypatch, capsys):
+    made = []
+
+    def run(config, seeds, orders, n_at_once):
+        made.append((config, seeds))
+        sizes, matrix = (10,) * 10, [[0.5] * (t + 1) for t in range(10)]
+        results = {"method": config.method, "preset": config.preset, "dataset": "cifar100"}
+        write_run(config.folder(), config=config, sizes=sizes, matrix=matrix, epochs=1, **results)
+
+    monkeypatch.setattr(reproduce, "run_members", run)
+    words = ["wa-pycil", "icarl-pycil", "--full", "--preset-family", "pycil", "--seeds", "0"]
+    assert reproduce.main([*words, "--folder", str(tmp_path)]) == 0
+    out = capsys.readouterr().out
+    assert {config.method for config, _ in made} == {"wa", "icarl"} and "wa (pycil" in out
+    assert {config.epochs for config, _ in made} == {170} and made[0][1] == [0]
+    for flags, said in ((["--reduced"], "needs --full"), ([], "needs --full")):
+        assert reproduce.main([*flags, "--preset-family", "paper"]) == 2
+        assert said in capsys.readouterr().err

@@ -4,6 +4,7 @@
   cil-jax reproduce --reduced            # run small: 1 to 2 hours on two CPU cores
   cil-jax reproduce --reduced --seeds 0,1,2 --fast    # mean and standard deviation
   cil-jax reproduce icarl-paper --full   # run one row as published, on an accelerator
+  cil-jax reproduce --full --preset-family pycil    # runs that differ in the method alone
   cil-jax reproduce --markdown           # write docs/results.md, run nothing
 
 Runs are saved in runs/reproduce/full and runs/reproduce/reduced. Finished runs are not repeated,
@@ -13,7 +14,7 @@ ours, which count as well; --record FOLDER adds those of a run.
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cil_jax.app.command_line import (
     Parser,
@@ -58,6 +59,13 @@ def _parser() -> Parser:
             const=protocol,
             help=f"run {about}",
         )
+    parser.add_argument(
+        "--preset-family",
+        choices=published_results.FAMILIES,
+        help="with --full: run the methods whose presets share the recipe of iCaRL's paper or "
+        "of PyCIL with equal settings, so that they differ in the method alone; the table is that "
+        "of cil-jax compare",
+    )
     add_member_flags(parser)
     parser.add_argument(
         "--folder",
@@ -92,8 +100,12 @@ def _reproduce(arguments: list[str] | None) -> None:
 
     flags = _parser().parse_args(arguments)
     if flags.record:
+        if flags.preset_family:
+            raise UserError("--record is for runs of one row: leave out --preset-family")
         _record(flags)
         return
+    if flags.preset_family and flags.protocol != "full":
+        raise UserError("--preset-family needs --full")
     if flags.markdown == "" and not flags.protocol:
         _write_page(Path(PAGE))
         return
@@ -104,6 +116,9 @@ def _reproduce(arguments: list[str] | None) -> None:
         raise UserError("--markdown without a FILE runs nothing: leave out --full and --reduced")
     check_writable(flags.markdown)
     check_several(flags.parallel_members, bool(flags.seeds or flags.orders))
+    if flags.preset_family:
+        _run_family(flags)
+        return
     protocols = [flags.protocol] if flags.protocol else list(published_results.PROTOCOLS)
     rows = {protocol: published_results.rows(flags.rows, protocol) for protocol in protocols}
     if flags.protocol:
@@ -149,14 +164,38 @@ def _run(rows: list["Row"], flags: argparse.Namespace) -> None:
     rows = [row for row in rows if row.can_be_run]
     if missing := sorted({*flags.rows} - {row.run for row in rows}):
         raise UserError(f"{missing[0]} can't be run: there is no such method or preset yet")
-    overrides = {
+    overrides = _overrides(flags)
+    for row in published_results.one_per_run(rows):
+        config = published_results.config(row, flags.protocol, flags.folder, **overrides)
+        run_members(config, flags.seeds, flags.orders, flags.parallel_members or 1)
+
+
+def _overrides(flags: argparse.Namespace) -> dict[str, Any]:
+    """The settings of all runs that flags give."""
+    return {
         "data_dir": flags.data_dir,
         "accelerator": flags.accelerator or "auto",
         "fast": bool(flags.fast),
     }
-    for row in published_results.one_per_run(rows):
-        config = published_results.config(row, flags.protocol, flags.folder, **overrides)
+
+
+def _run_family(flags: argparse.Namespace) -> None:
+    """Runs the methods of a preset family, and compares them in a table."""
+    from cil_jax.report import comparison, escaping, groups, published_results
+
+    configs = published_results.family_configs(
+        flags.preset_family, flags.rows, flags.folder, **_overrides(flags)
+    )
+    for config in configs:
         run_members(config, flags.seeds, flags.orders, flags.parallel_members or 1)
+    comparisons = groups.compare([config.folder() for config in configs])
+    console = escaping.console()
+    console.width = max(console.width, 130)
+    for found in comparisons:
+        console.print(comparison.table(found))
+    if flags.markdown:
+        with writing.writing(flags.markdown):
+            writing.replace_text(Path(flags.markdown), comparison.as_markdown(comparisons))
 
 
 def _show(rows: dict[str, list["Row"]], flags: argparse.Namespace) -> list[str]:

@@ -22,6 +22,13 @@ from cil_jax.storage import replicates, schemas
 N_CLASSES = 100  # of CIFAR-100
 TASK_SIZE = 10  # unless a row says otherwise
 PROTOCOLS: dict[str, dict[str, Any]] = {"full": {}, "reduced": protocol_values("reduced")}
+# Recipes that several methods share, each with the run whose settings stand for it.
+FAMILIES = {"paper": "icarl-paper", "pycil": "icarl-pycil"}
+# Presets that agree in these are of one family; epochs and milestones often differ within one.
+_OF_RECIPE = (
+    *("order", "normalization", "padding", "brightness", "last_relu", "batch_size"),
+    *("rate", "rate_factor", "rate_shape", "momentum", "decay"),
+)
 ABOUT = {
     "full": "as published: ResNet-32, the epochs and the class order of the preset, and 10 tasks "
     "of 10 classes unless the row names others",
@@ -166,6 +173,42 @@ def config(row: Row, protocol: str, folder: str | os.PathLike[str], **overrides:
     """
     out = str(Path(folder) / protocol / row.run)
     return preset(row.method, row.preset, **{**settings(row, protocol), "out": out, **overrides})
+
+
+def family_configs(
+    family: str, names: Sequence[str], folder: str | os.PathLike[str], **overrides: Any
+) -> list[Config]:
+    """The settings of runs of the full protocol that differ in their method alone.
+
+    These are the rows whose presets share the recipe of the family's own run; the settings that all
+    methods have are those of this run, epochs and milestones included.
+
+    Args:
+      family: a key of `FAMILIES`.
+      names: the names of the runs (default: all of the family).
+      folder: the folder of all runs.
+      **overrides: fields of Config that take precedence.
+
+    Raises:
+      UserError: if there is no run of that name, or it is not of the family.
+    """
+    all_rows = [row for row in one_per_run(rows(names)) if row.can_be_run and not row.variant]
+    (own,) = one_per_run(rows([FAMILIES[family]]))
+    model = config(own, "full", folder)
+    shared = {
+        field.name: getattr(model, field.name)
+        for field in dataclasses.fields(Config)
+        if field.metadata.get("decides", True) and field.name not in ("method", "preset", "ncm")
+    }
+    configs = []
+    for row in all_rows:
+        of_row = config(row, "full", folder)
+        if all(getattr(of_row, name) == getattr(model, name) for name in _OF_RECIPE):
+            out = str(Path(folder) / f"full-{family}" / row.run)
+            configs.append(config(row, "full", folder, **{**shared, "out": out, **overrides}))
+    if others := {*names} - {Path(made.folder()).name for made in configs}:
+        raise UserError(f"{min(others)} is not of the preset family {family}")
+    return configs
 
 
 def command(row: Row, protocol: str, folder: str | os.PathLike[str]) -> str:
