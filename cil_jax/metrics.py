@@ -170,6 +170,30 @@ def linear_cka(features: np.ndarray, others: np.ndarray) -> float:
     return float(np.linalg.norm(x.T @ y) ** 2 / norm) if norm else 0.0
 
 
+def mean_drift(
+    then: np.ndarray, now: np.ndarray, labels: np.ndarray, classes: Sequence[int]
+) -> float:
+    """Computes how far the mean features of classes have turned.
+
+    Args:
+      then: float [N, D], features of images by an earlier network. Components that are 0 for all of
+        them are left out of both: a growing network did not have them then.
+      now: float [N, D], of the same images by a later network.
+      labels: int [N].
+      classes: the classes, each with at least one image.
+
+    Returns:
+      The angle between the means then and now in degrees, averaged over the classes.
+    """
+    in_use = np.any(then != 0, axis=0)
+    angles = []
+    for label in classes:
+        one, other = (x[labels == label][:, in_use].mean(axis=0) for x in (then, now))
+        lengths = np.linalg.norm(one) * np.linalg.norm(other)
+        angles.append(np.arccos(np.clip(one @ other / max(lengths, 1e-12), -1, 1)))
+    return float(np.degrees(np.mean(angles)))
+
+
 def calibration_error(confidence: np.ndarray, is_right: np.ndarray, n_bins: int = 15) -> float:
     """Computes the expected calibration error.
 

@@ -272,6 +272,7 @@ def test_the_real_cifar100(real_data_dir):
 
 
 @pytest.mark.real
+@pytest.mark.slow
 def test_real_tasks_have_5000_images(real_data_dir):
     tasks = data.scenario.create(data.load("cifar100", real_data_dir))
     assert [tasks.n_images(t) for t in range(10)] == [5000] * 10

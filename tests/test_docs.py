@@ -182,6 +182,7 @@ def test_the_table_of_the_page_on_comparing_can_be_made(tmp_path, monkeypatch, c
     assert "finetune" in capsys.readouterr().out
 
 
+@pytest.mark.slow  # `make docs` builds it, too
 def test_the_site_is_built_without_a_warning(tmp_path):
     """Each link and anchor within the site is checked by mkdocs; `make docs` installs it."""
     pytest.importorskip("mkdocs")

@@ -128,6 +128,7 @@ def test_stopped_in_each_step_of_its_plan_it_ends_the_same(config, tmp_path, mon
     assert_same(again, config)
 
 
+@pytest.mark.slow
 def test_together_with_another_seed_it_is_the_same(config, tmp_path):
     members = [config_of(config.method, tmp_path / str(seed), seed=seed) for seed in (0, 1)]
     lockstep.go([Run(m, RunFolder(m.folder()), Callback()) for m in members])

@@ -266,6 +266,7 @@ def test_a_padded_head_is_a_resized_head_in_loss_and_gradient(engine, engine_of_
     chex.assert_trees_all_close(corner(grads, padded), grads, rtol=1e-5, atol=1e-7)
 
 
+@pytest.mark.parametrize("engine", some(sorted(METHODS)), indirect=True)
 def test_more_room_changes_nothing_and_opens_with_its_classes(engine, engine_of_room):
     """Where all outputs are open from the start, which those of the new room are not."""
     fixed, larger = (engine_of_room(room, outputs="fixed") for room in (ROOM, 9))

@@ -32,6 +32,15 @@ def test_similarity_by_hand():
     assert metrics.linear_cka(x, z) == 0
 
 
+def test_drift_by_hand():
+    """Class 0 turns from (1, 0) to (1, 1), 45 degrees; class 1 stays. A new feature counts not."""
+    then = np.array([[2.0, 0, 0], [0, 1, 0], [0, 3, 0]])
+    now = np.array([[1.0, 1, 7], [0, 2, 9], [0, 2, 9]])
+    labels = np.array([0, 1, 1])
+    np.testing.assert_allclose(metrics.mean_drift(then, now, labels, [0]), 45)
+    np.testing.assert_allclose(metrics.mean_drift(then, now, labels, [0, 1]), 22.5)
+
+
 def test_calibration_error_by_hand():
     """Two bins: confidence .9, .7 with one right; .4 and right. Gaps .8 - .5 and .4 - 1."""
     error = metrics.calibration_error(
@@ -106,6 +115,18 @@ def test_features_are_drawn_once_for_each_task(run, projection):
         np.testing.assert_allclose(plane.mean(axis=0), 0, atol=1e-5)
         x, y = plane.T
         assert abs(np.corrcoef(x, y)[0, 1]) < 1e-5 and x.var() >= y.var() > 0
+
+
+def test_the_drift_of_each_task_is_drawn_from_its_own_on(run, tmp_path, capsys):
+    assert command.main([str(run.path), "--figure", str(tmp_path / "x.png")]) == 0
+    assert {file.name for file in tmp_path.iterdir()} == {"x.png", "x-drift.png"}
+    saved = [run.features(task) for task in range(3)]
+    (axes,) = feature_figures.drift(saved, run.results()).axes
+    assert [line.get_xdata()[0] for line in axes.lines] == [1, 2, 3]
+    assert all(line.get_ydata()[0] == pytest.approx(0, abs=0.1) for line in axes.lines)
+    tasks = found(run, capsys)["tasks"]
+    ends = [line.get_ydata()[-1] for line in axes.lines]
+    assert ends == pytest.approx([task["mean_drift"] for task in tasks])
 
 
 def test_no_sentence_about_earlier_tasks_after_the_first():

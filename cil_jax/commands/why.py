@@ -8,6 +8,7 @@ each task was learned. The result is saved as why.json in the run folder and sho
 """
 
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cil_jax.app.accelerator import start_accelerator
@@ -38,7 +39,8 @@ def _why(arguments: list[str] | None) -> None:
     parser.add_argument("--json", action="store_true", help="print why.json instead of a table")
     parser.add_argument(
         "--figure", metavar="FILE",
-        help="also draw the saved features in two dimensions, a picture for each task, to FILE",
+        help="also draw the saved features in two dimensions, a picture for each task, to FILE, "
+        "such as x.png, and how far the class means drift to x-drift.png",
     )  # fmt: skip
     parser.add_argument(
         "--projection", choices=("pca", "tsne"), default="pca",
@@ -97,3 +99,6 @@ def _draw(folder: "RunFolder", file: str, projection: str) -> None:
         raise UserError(f"{folder.path} has no features of all tasks: train with --features 1000")
     with styled(""):
         write(feature_figures.features(present, results, projection), file)
+        path = Path(file)
+        drift_file = path.with_stem(f"{path.stem}-drift")
+        write(feature_figures.drift(present, results), str(drift_file))

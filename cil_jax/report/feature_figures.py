@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from cil_jax.errors import needs_extra
+from cil_jax.metrics import mean_drift
 from cil_jax.report.percentages import percentage
 from cil_jax.report.thinning import spread
 
@@ -14,6 +15,7 @@ with needs_extra("plots", "figures"):
     import matplotlib
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
+    from matplotlib.ticker import MaxNLocator
 
     from cil_jax.report.figure_style import title
 
@@ -57,6 +59,33 @@ def features(saved: Sequence[Saved], results: Mapping[str, Any], projection: str
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=6, fontsize=8)
     figure.suptitle(f"{title(results)}\n{note}", fontsize=8, x=0.01, ha="left")
+    return figure
+
+
+def drift(saved: Sequence[Saved], results: Mapping[str, Any]) -> Figure:
+    """Draws how far the mean features of each task's classes have turned since it was learned.
+
+    Args:
+      saved: features and labels after each task, see `RunFolder.features`.
+      results: the contents of results.json of the run.
+    """
+    bounds = np.cumsum([0, *results["task_sizes"]]).tolist()
+    figure = Figure(figsize=(5.6, 3.8))
+    axes = figure.subplots()
+    shown = spread(len(saved), MOST_PICTURES)
+    colors = matplotlib.colormaps["viridis"](np.linspace(0, 0.95, len(shown)))
+    for color, task in zip(colors, shown, strict=True):
+        then, labels = saved[task]
+        classes = range(bounds[task], bounds[task + 1])
+        angles = [mean_drift(then, now[: len(then)], labels, classes) for now, _ in saved[task:]]
+        x = range(task + 1, len(saved) + 1)
+        axes.plot(x, angles, "o-", ms=3, lw=1, color=color, label=f"task {task + 1}")
+    axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1), fontsize=8)
+    axes.set(xlabel="after task", ylabel="drift of the class means (degrees)", ylim=(0, None))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    axes.set_title(
+        f"{title(results)}\nangle between the mean features of a class after its task and later"
+    )
     return figure
 
 

@@ -109,21 +109,10 @@ def _drifts(run: Run, bounds: list[int]) -> list[Drift] | None:
     ):
         if not np.array_equal(labels, last_labels[: len(labels)]):
             return None  # saved with another number of images, before and after resuming
-        in_use = np.any(then != 0, axis=0)  # the features that a growing network had then
         now = last[: len(labels)]
-        angles = [
-            _degrees(then[labels == c].mean(axis=0), now[labels == c].mean(axis=0), in_use)
-            for c in range(start, stop)
-        ]
-        drifts.append(Drift(float(np.mean(angles)), metrics.linear_cka(then, now)))
+        turned = metrics.mean_drift(then, now, labels, range(start, stop))
+        drifts.append(Drift(turned, metrics.linear_cka(then, now)))
     return drifts
-
-
-def _degrees(one: np.ndarray, other: np.ndarray, in_use: np.ndarray) -> float:
-    """The angle between two vectors in degrees, by their components in use, bool [D]."""
-    one, other = one[in_use], other[in_use]
-    lengths = np.linalg.norm(one) * np.linalg.norm(other)
-    return float(np.degrees(np.arccos(np.clip(one @ other / max(lengths, 1e-12), -1, 1))))
 
 
 def _calibration(run: Run, learner: Learner) -> tuple[float | None, float | None, float | None]:
