@@ -124,6 +124,7 @@ def test_the_drift_of_each_task_is_drawn_from_its_own_on(run, tmp_path, capsys):
     (axes,) = feature_figures.drift(saved, run.results()).axes
     assert [line.get_xdata()[0] for line in axes.lines] == [1, 2, 3]
     assert all(line.get_ydata()[0] == pytest.approx(0, abs=0.1) for line in axes.lines)
+    capsys.readouterr()
     tasks = found(run, capsys)["tasks"]
     ends = [line.get_ydata()[-1] for line in axes.lines]
     assert ends == pytest.approx([task["mean_drift"] for task in tasks])
