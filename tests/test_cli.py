@@ -337,6 +337,22 @@ def test_a_loop_over_methods_may_give_all_of_them_the_same_flags(flags, warning,
     assert capsys.readouterr().err.startswith(f"warning: {warning}")
 
 
+def test_a_loop_over_methods_may_give_all_of_them_the_same_file(tmp_path, capsys, refusal):
+    file = tmp_path / "mine.yaml"
+    file.write_text("memory: 50\nepochs: 3\nlambda: 2.0\n")
+    assert run(["finetune", "--config", str(file), "--print-config"]) == 0
+    printed = capsys.readouterr()
+    assert printed.err.splitlines() == [
+        f"warning: {name} in {file} has no effect on finetune, which has no such setting"
+        for name in ("memory", "lambda")
+    ]
+    assert "epochs: 3 " in printed.out and "memory" not in printed.out
+    file.write_text("memry: 50\n")
+    assert "unknown setting 'memry' of icarl: did you mean 'memory'?" in refusal(
+        "icarl", "--config", str(file)
+    )
+
+
 def test_a_flag_that_no_method_has_is_refused(refusal):
     error = refusal("finetune", "--memry", "50")
     assert "unrecognized arguments: --memry 50; did you mean --memory?" in error

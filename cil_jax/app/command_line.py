@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 from cil_jax.app import accelerator, launch, output
 from cil_jax.app.help import HelpAction, short_help
 from cil_jax.errors import UserError, nearest_name
+from cil_jax.files import reading
 from cil_jax.settings import code, loading, orders
 from cil_jax.settings.config import Config
 from cil_jax.settings.declaring import flag, kind
@@ -361,7 +362,8 @@ def layers(
 
     These are the defaults, the preset, the file and the flags. With --resume, the settings of the
     run take the place of the defaults and the preset, so that you need not repeat them; those that
-    a file or a flag repeats must agree.
+    a file or a flag repeats must agree. A setting of the file that only other methods have is left
+    out, with a warning.
 
     Args:
       method: name of the method, a key of `cil_jax.methods.METHODS`.
@@ -376,6 +378,8 @@ def layers(
     if file_settings.get("method", method) != method:
         other = file_settings["method"]
         raise UserError(f"{file} is for {other}, not for {method}: cil-jax {other}")
+    for name in loading.of_other_methods(reading.read_yaml(Path(file)), method) if file else ():
+        warn(f"{name} in {file} has no effect on {method}, which has no such setting")
     preset = _preset_name(method, default_preset, given.get("preset"), file_settings, file)
     file_layers = {str(file): file_settings} if file else {}
     dataset = given.get("dataset", file_settings.get("dataset"))

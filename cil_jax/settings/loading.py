@@ -401,7 +401,8 @@ def read(file: str | os.PathLike, method: str = "") -> dict[str, Any]:
 def recorded(values: Mapping[str, Any], source: str, method: str = "") -> dict[str, Any]:
     """Fields of Config from the content of a config.yaml or of a file in its format.
 
-    Runs of older versions also recorded the settings of other methods, which are left out.
+    Settings that only other methods of the package have are left out; see `of_other_methods`. Runs
+    of older versions recorded them, too.
 
     Args:
       values: the content of the file.
@@ -413,13 +414,28 @@ def recorded(values: Mapping[str, Any], source: str, method: str = "") -> dict[s
         has not named it.
     """
     code.check_known(values.get("code"), source)
-    settings = without_others(values)
-    named = values.get("method")
-    if "versions" in values and named in list(code.METHODS):  # written by a run
-        known = {field.name.rstrip("_") for field in dataclasses.fields(type_of(str(named)))}
-        of_others = _settings_of_all_methods() - known
-        settings = {name: value for name, value in settings.items() if name not in of_others}
+    foreign = of_other_methods(values, method)
+    settings = {k: v for k, v in without_others(values).items() if k not in foreign}
     return from_plain(settings, source, method)
+
+
+def of_other_methods(values: Mapping[str, Any], method: str = "") -> list[str]:
+    """The settings in the content of a file that only other methods of the package have.
+
+    Args:
+      values: the content of the file.
+      method: the method that they are meant for, if they do not name it; "" for none.
+
+    Returns:
+      Their names, in the order of the file; none if there is no such method.
+    """
+    named = values.get("method", method)
+    if named not in list(code.METHODS):
+        return []
+    unknown = set(values) - {field.name.rstrip("_") for field in dataclasses.fields(type_of(named))}
+    # Asks the other methods only where it must, as to import them takes a while.
+    foreign = unknown & _settings_of_all_methods() if unknown - set(NOT_SETTINGS) else set()
+    return [name for name in values if name in foreign]
 
 
 def decisive_of(values: Mapping[str, Any]) -> dict[str, Any]:
