@@ -13,7 +13,7 @@ from cil_jax.commands import reproduce
 from cil_jax.data.scenario import split
 from cil_jax.errors import UserError
 from cil_jax.methods import METHODS
-from cil_jax.report import published_results, reference, results_page
+from cil_jax.report import published_results, reference, results_page, tables
 from cil_jax.settings.config import Config
 from cil_jax.settings.loading import preset, presets
 from cil_jax.storage.run_folder import RunFolder
@@ -129,6 +129,30 @@ def test_the_reduced_protocol_is_the_same_recipe_of_time_for_all():
         assert config.first_epochs is config.first_rate_steps is config.first_weight_decay is None
         published = preset(one.method, one.preset)
         assert config.weight_decay == published.weight_decay and config.rate == published.rate
+
+
+def test_the_reduced_protocol_compares_all_methods_with_tasks_of_ten_and_with_fifty_classes_first():
+    found = published_results.rows(protocol="reduced")
+    by_tasks = {tasks: set() for tasks in ("1 x 100", "10 x 10", "50 + 5 x 10")}
+    for one in found:
+        by_tasks[published_results.tasks(one)].add(one.method)
+        config = published_results.config(one, "reduced", "runs")
+        sizes = split(100, config.task_size, config.first_task)
+        assert list(sizes) == published_results.task_sizes(one)
+    assert by_tasks["1 x 100"] == {"joint"}  # no tasks, and so no second row
+    assert by_tasks["10 x 10"] == by_tasks["50 + 5 x 10"] == set(METHODS) - {"joint"}
+    assert len({(one.run, one.classifier) for one in found}) == len(found)
+
+
+def test_a_method_without_a_published_value_of_its_preset_is_shown_with_that_of_another():
+    reduced = {one.run: one for one in published_results.rows(protocol="reduced")}
+    podnet = reduced["podnet-paper"]
+    assert (podnet.average, podnet.last, podnet.source) == (55.22, 36.78, "survey")
+    assert podnet.note == "published for pycil"
+    slda = reduced["slda-avalanche-b50-tasks-of-10"]
+    assert (slda.average, slda.last, slda.source, slda.classifier) == (None, None, "-", "lda")
+    cells = tables.reproduction_cells(slda, published_results.Outcome(0), None)
+    assert cells[3:5] == ["- / -", "-"]
 
 
 def test_the_reduced_protocol_is_a_file_of_settings_for_any_method(package):

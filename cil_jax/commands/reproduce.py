@@ -1,8 +1,8 @@
 """Compare published results with ours, and reproduce them.
 
   cil-jax reproduce                      # show the tables, run nothing
-  cil-jax reproduce --reduced            # run small: 1 to 2 hours on two CPU cores
-  cil-jax reproduce --reduced --seeds 0,1,2 --fast    # mean and standard deviation
+  cil-jax reproduce icarl-pycil finetune-pycil --reduced    # run two rows small
+  cil-jax reproduce --reduced --seeds 0,1,2 --fast    # every method, with standard deviations
   cil-jax reproduce icarl-paper --full   # run one row as published, on an accelerator
   cil-jax reproduce --full --preset-family pycil    # runs that differ in the method alone
   cil-jax reproduce --markdown           # write docs/results.md, run nothing

@@ -31,10 +31,14 @@ def changed(config: Config) -> dict[str, Any]:
 
     A run without a preset is compared with the defaults. Settings in `NOT_CHANGES`, and settings
     that the method does not use, are left out. Settings of the reduced protocol are named together,
-    as protocol "reduced", if the run has all of them.
+    as protocol "reduced", if the run has all of them; its tasks may have another size.
     """
     of_protocol = loading.protocol_values("reduced")
-    reduced = all(getattr(config, name) == value for name, value in of_protocol.items())
+    reduced = all(
+        getattr(config, name) == value
+        for name, value in of_protocol.items()
+        if name not in NOT_CHANGES
+    )
     overrides = of_protocol if reduced else {}
     try:
         named = loading.preset(config.method, config.preset, **overrides) if config.preset else None
