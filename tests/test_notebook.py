@@ -44,6 +44,8 @@ def test_its_cells_run_and_show_what_they_say(tmp_path, monkeypatch):
     assert list(names["wide"].columns) == ["finetune", "icarl"] and len(names["wide"]) == 2
     assert len(names["answers"].names) == 8
     assert repr(names["answers"]) == "Answers(8 images, 4 classes, by nme)"
-    assert repr(names["learner"]).startswith("SavedLearner(4 classes, Config(method='icarl'")
+    taught = names["learner"]
+    assert repr(taught).startswith("SavedLearner(7 classes, Config(method='icarl'")
+    assert taught.class_names[4:] == ("A", "B", "C")
     assert (tmp_path / "runs/anchored/results.json").exists()
     mpl.pyplot.close("all")
