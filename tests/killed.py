@@ -28,7 +28,7 @@ import cil_jax
 from cil_jax import report
 from cil_jax.storage.checkpoint import Checkpoints
 from cil_jax.storage.run_folder import RunFolder
-from cil_jax.training import loop
+from cil_jax.training import loop, saving
 from cil_jax.training.engine import Engine
 from cil_jax.training.evaluation import Evaluation
 
@@ -89,7 +89,7 @@ def go(folder, phase=None, n=0, wait=0.0):
     jax.config.update("jax_compilation_cache_dir", str(folder.parent / "programs"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
     # Calls of one step, and saving about as often as every few of them.
-    loop.SECONDS_A_CALL, loop.SECONDS_UNSAVED, loop.SAVING_SHARE = 0.0, 0.3, np.inf
+    loop.SECONDS_A_CALL, saving.SECONDS_UNSAVED, saving.SAVING_SHARE = 0.0, 0.3, np.inf
     killer = Killer(n, wait)
     if phase == "files":
         killer.files(folder)

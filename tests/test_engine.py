@@ -113,7 +113,10 @@ def test_an_epoch_leaves_out_a_rest_and_has_one_update_at_least(run):
 def test_the_updates_of_a_task_are_those_of_its_images_and_a_full_memory(run):
     first, _, last = (run.scenario.n_images(task) for task in range(3))
     assert last // 32 != (last + 20) // 32  # so that the memory shows
-    assert (run.n_updates(0), run.n_updates(2)) == (2 * (first // 32), 2 * ((last + 20) // 32))
+    assert (run.course.n_updates(0), run.course.n_updates(2)) == (
+        2 * (first // 32),
+        2 * ((last + 20) // 32),
+    )
 
 
 def test_the_seeds_are_separate(run, tmp_path):

@@ -18,7 +18,7 @@ import cil_jax
 from cil_jax import data
 from cil_jax.storage.checkpoint import Checkpoints
 from cil_jax.storage.run_folder import RunFolder
-from cil_jax.training import loop
+from cil_jax.training import saving
 from cil_jax.training.callbacks import Callback
 from cil_jax.training.evaluation import Evaluation
 from cil_jax.training.loop import Run
@@ -138,8 +138,8 @@ def test_means_are_of_plain_exemplars_in_evaluation_mode(finished):
 def test_the_memory_never_holds_more_than_it_says(tmp_path, monkeypatch):
     """Whenever it is saved, whatever the number of classes; and no class has more than another."""
     kept = []
-    monkeypatch.setattr(loop, "SECONDS_UNSAVED", 0.0)
-    monkeypatch.setattr(loop, "SAVING_SHARE", float("inf"))  # however long a save takes
+    monkeypatch.setattr(saving, "SECONDS_UNSAVED", 0.0)
+    monkeypatch.setattr(saving, "SAVING_SHARE", float("inf"))  # however long a save takes
     monkeypatch.setattr(Checkpoints, "save", lambda _, learner, record: kept.append(learner))
     cil_jax.run(small_config("replay", tmp_path / "run", memory=MEMORY, epochs=1))
     seen = [(int(learner.task), learner.memory.counts(5).tolist()) for learner in kept]

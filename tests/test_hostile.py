@@ -24,6 +24,7 @@ from cil_jax.storage.run_folder import RunFolder
 from cil_jax.trained import saved_learner
 from cil_jax.training.callbacks import Callback
 from cil_jax.training.loop import Run
+from cil_jax.training.saving import Saver
 
 WRONG = (-1, 10**400, 0.5, float("nan"), "text", [], [None], {"a": 1})
 DELETED = object()
@@ -333,7 +334,8 @@ def test_a_checkpoint_whose_sums_were_made_to_fit_is_refused_in_a_line(folder):
         make_sums_fit(there)
 
     def restore():
-        with Checkpoints(run.folder.checkpoints) as run._checkpoints:
+        with Checkpoints(run.folder.checkpoints) as checkpoints:
+            run._saver = Saver(checkpoints, run.folder)
             run._restored(learner)
 
     few = {**about, "schema": {}}

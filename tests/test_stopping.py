@@ -30,7 +30,7 @@ from cil_jax.errors import UserError
 from cil_jax.storage import checkpoint
 from cil_jax.storage.checkpoint import Checkpoints
 from cil_jax.storage.run_folder import RunFolder
-from cil_jax.training import loop, signals, streaming
+from cil_jax.training import loop, saving, signals, streaming
 from cil_jax.training.callbacks import Callback
 from cil_jax.training.loop import Run
 
@@ -62,7 +62,7 @@ def finished(tmp_path_factory):
     """The folder of a run of two tasks, its results, and an untaught learner of its shapes."""
     config = small(tmp_path_factory.mktemp("stopping") / "run")
     with pytest.MonkeyPatch.context() as patch:  # a checkpoint for each task, however long it takes
-        patch.setattr(loop, "SECONDS_UNSAVED", np.inf)
+        patch.setattr(saving, "SECONDS_UNSAVED", np.inf)
         results = cil_jax.run(config)
     run = Run(config, RunFolder(config.folder()), Callback())
     return Path(config.folder()), results, run.new_learner()
@@ -333,12 +333,12 @@ def test_it_is_saved_when_it_is_time(tmp_path, monkeypatch):
 
     def places(name, seconds):
         saved.clear()
-        monkeypatch.setattr(loop, "SECONDS_UNSAVED", seconds)
+        monkeypatch.setattr(saving, "SECONDS_UNSAVED", seconds)
         cil_jax.run(small(tmp_path / name))
-        return [loop.place(learner) for learner in saved]
+        return [saving.place(learner) for learner in saved]
 
     assert places("seldom", 1000.0) == ["after task 1", "after task 2"]
-    monkeypatch.setattr(loop, "SAVING_SHARE", np.inf)
+    monkeypatch.setattr(saving, "SAVING_SHARE", np.inf)
     often = places("often", 0.0)
     in_task = [f"in task 2, after epoch 0 and step {s}" for s in range(1, 10)]
     assert [p for p in often if p in in_task] == in_task
@@ -626,7 +626,8 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_what_is_good(tmp_path
 
     class Accelerator(Callback):
         def task_done(self, run, line):
-            run.config = dataclasses.replace(run.config, rate=1e30)
+            config = dataclasses.replace(run.config, rate=1e30)
+            run.course = dataclasses.replace(run.course, config=config)
 
     with pytest.raises(UserError) as stopped:
         cil_jax.run(small(tmp_path / "run"), Accelerator())
@@ -643,8 +644,11 @@ def test_a_network_that_is_not_finite_is_never_saved(tmp_path):
     run = Run(config, RunFolder(config.folder()), Callback())
     learner = run.new_learner()
     learner.weights.params["head"]["bias"] = jnp.full(4, np.inf)
-    with pytest.raises(UserError, match="the network is no longer finite after task 0"):
-        run._save(learner)
+    with (
+        Checkpoints(run.folder.checkpoints) as checkpoints,
+        pytest.raises(UserError, match="the network is no longer finite after task 0"),
+    ):
+        saving.Saver(checkpoints, run.folder).save(learner, {})
     assert not (tmp_path / "run/checkpoints").exists()
 
 

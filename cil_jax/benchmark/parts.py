@@ -191,7 +191,7 @@ class Bench:
 
         run = Run(config, RunFolder("unused"), Callback())  # writes nothing until it starts
         sizes = run.scenario.task_sizes
-        n_updates = sum(run.n_updates(t) for t in range(len(sizes)))
+        n_updates = sum(run.course.n_updates(t) for t in range(len(sizes)))
         update_flop = step_flop(run.engine, run.new_learner())
         times = self._rounds("run", {OURS: ours, **self._pytorch.whole_run(run, accuracy)})
         what = f"run, {n_updates:,} updates"
@@ -209,7 +209,7 @@ class Bench:
         curves: dict[str, list[float]] = {}
         run = Run(config, RunFolder("unused"), Callback())  # writes nothing until it starts
         sizes = run.scenario.task_sizes
-        n_updates = sum(run.n_updates(t) for t in range(len(sizes)))
+        n_updates = sum(run.course.n_updates(t) for t in range(len(sizes)))
 
         def ours() -> None:
             curves[OURS] = small_run(config)["classifiers"]["nme"]["seen_accuracy"]

@@ -136,12 +136,13 @@ class Terminal(Callback):
         if task == len(sizes):
             self.say("this run is complete")
             return
-        epochs, epoch = list(map(run.n_epochs, range(len(sizes)))), run.epochs_done(learner)
+        epochs = list(map(run.course.n_epochs, range(len(sizes))))
+        epoch = run.course.epochs_done(learner)
         if task or epoch or step:
             within = f" and step {step}" if step else ""
             self.say(f"continuing in task {task + 1} after epoch {epoch}{within}")
         self._epochs, self._n_tasks = epochs, len(sizes)
-        n_updates = [run.n_updates(t) for t in range(len(sizes))]
+        n_updates = [run.course.n_updates(t) for t in range(len(sizes))]
         n_seen = np.cumsum(sizes).tolist()
         self._time_left = TimeLeft(n_updates, epochs, n_seen, machine.working_time)
         self._time_left.begin(task, epoch, step)
@@ -156,7 +157,7 @@ class Terminal(Callback):
     def _describe(self, run: RunView) -> None:
         """Prints the method, the scenario, the training and the folder of a run."""
         config, sizes = run.config, run.scenario.task_sizes
-        epochs = list(map(run.n_epochs, range(len(sizes))))
+        epochs = list(map(run.course.n_epochs, range(len(sizes))))
         order = orders.describe(config.order, config.order_seed)
         seed = seeds({"seeds": {"init": config.seed, "data": data_seed(config)}})
         name = {"method": config.method, "preset": config.preset, "changed": changed(config)}

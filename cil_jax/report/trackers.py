@@ -108,10 +108,10 @@ class Log(Callback, abc.ABC):
 
     def started(self, run: RunView, learner: Learner) -> None:
         folder, task = RunFolder(run.folder.path), int(learner.task)
-        self._epochs = list(map(run.n_epochs, range(len(run.scenario.task_sizes))))
+        self._epochs = list(map(run.course.n_epochs, range(len(run.scenario.task_sizes))))
         self._in_training = run.engine.method.classifier_in_training
         n_seen = run.scenario.bounds[task]
-        n_epochs = sum(self._epochs[:task]) + run.epochs_done(learner)
+        n_epochs = sum(self._epochs[:task]) + run.course.epochs_done(learner)
         self._later(lambda: self.open(folder, run.config, n_epochs, n_seen, n_epochs + task))
 
     def epoch_done(self, run: RunView, line: dict[str, Any]) -> None:

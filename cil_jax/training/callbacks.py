@@ -10,6 +10,7 @@ from cil_jax.data.scenario import Scenario
 from cil_jax.learner import Learner
 from cil_jax.settings.config import Config
 from cil_jax.storage.run_folder import RunFolder
+from cil_jax.training.course import Course
 from cil_jax.training.engine import Engine
 from cil_jax.training.evaluation import Evaluation
 
@@ -38,13 +39,10 @@ class RunView(Protocol):
     @property
     def history(self) -> dict[str, Any]: ...
 
+    @property
+    def course(self) -> Course: ...
+
     stop_asked: Callable[[], int]
-
-    def n_updates(self, task: int) -> int: ...
-
-    def n_epochs(self, task: int) -> int: ...
-
-    def epochs_done(self, learner: Learner) -> int: ...
 
 
 @dataclasses.dataclass(frozen=True)

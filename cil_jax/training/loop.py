@@ -4,8 +4,6 @@ Run(config, RunFolder(config.folder()), Callback()).go()
 """
 
 import contextlib
-import dataclasses
-import math
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
 from typing import Any, NamedTuple
@@ -20,9 +18,8 @@ from cil_jax.errors import UserError
 from cil_jax.files import reading
 from cil_jax.learner import Learner, Normalizer, root_keys, with_whole_tasks
 from cil_jax.memory import Chunk, Pool, exemplars
-from cil_jax.methods.plan import Do, Keep, Plan, Step, Train
+from cil_jax.methods.plan import Do, Keep, Step, Train
 from cil_jax.platform import devices, environment, machine
-from cil_jax.schedules import Schedule
 from cil_jax.settings import code
 from cil_jax.settings.config import Config
 from cil_jax.storage.checkpoint import Checkpoints
@@ -35,22 +32,18 @@ from cil_jax.training.build import (
     engine_of,
     room_of,
     scenario_of,
-    schedule_of,
 )
-from cil_jax.training.callbacks import Callback, Position
+from cil_jax.training.callbacks import Callback
+from cil_jax.training.course import Course
 from cil_jax.training.engine import Sums, TrainRequest
+from cil_jax.training.epoch import Epoch
 from cil_jax.training.evaluation import Evaluation
 from cil_jax.training.results import results_of
+from cil_jax.training.saving import Saver, place
 from cil_jax.training.signals import Stopped
 from cil_jax.training.streaming import HostPool, Streamed
 
 SECONDS_A_CALL = 1.0  # of training between two reports of progress
-# A kill loses about so many seconds of work. To save a ResNet-32 and 2000 exemplars takes half a
-# second on two busy cores, where an epoch takes a minute; on an accelerator an epoch may take no
-# longer than saving. So saving is scheduled by time, not by epochs, and limited to a twentieth of
-# the time.
-SECONDS_UNSAVED = 30.0
-SAVING_SHARE = 1 / 20
 
 
 class Trained(NamedTuple):
@@ -68,40 +61,6 @@ Steps = Generator[TrainRequest, Trained, Results]
 LearnerSteps = Generator[TrainRequest, Trained, Learner]
 
 
-@dataclasses.dataclass
-class _Epoch:
-    """An epoch in training.
-
-    Attributes:
-      task, number: the task and the epoch of this training, from 0.
-      number_in_task: the epoch, counted over all trainings of the task.
-      training: which training of the task's plan it belongs to.
-      kind: the number of its programs, see `Engine.kind`.
-      n_steps: number of updates of the epoch.
-      rate: learning rate, per update.
-      weight_decay: L2 weight-decay coefficient.
-      step: number of updates done.
-      totals: the sums over these updates, see `Engine.train`.
-      seconds: time of these updates, including that of reading their images.
-    """
-
-    task: int
-    number: int
-    number_in_task: int
-    training: Train
-    kind: int
-    n_steps: int
-    rate: float
-    weight_decay: float
-    step: int = 0
-    totals: dict[str, float] = dataclasses.field(default_factory=dict)
-    seconds: float = 0.0
-
-    def so_far(self) -> dict[str, Any]:
-        """Returns the entry `epoch_so_far` of a checkpoint within the epoch."""
-        return {"sums": self.totals, "seconds": self.seconds}
-
-
 class Run:
     """A run in progress.
 
@@ -110,6 +69,7 @@ class Run:
       scenario: the tasks.
       mesh: the devices, or None for a single one.
       engine: the compiled programs.
+      course: the plan of each task, its epochs and updates.
       evaluation: the test set and the classifiers to evaluate.
       folder: where the run is recorded.
       history: accuracies, times and the last confusions so far, saved with every checkpoint.
@@ -138,6 +98,7 @@ class Run:
         room = room_of(self.scenario.task_sizes)
         sized = within_budget(config, dataset, dataset.image_shape, room)
         self.engine = engine_of(sized, dataset, room)
+        self.course = Course(config, self.scenario, self.engine)
         if self.scenario.stream.returns:
             self._check_old_classes()
         # Several processes each read their own share of a batch.
@@ -164,9 +125,6 @@ class Run:
         self.stop_asked: Callable[[], int] = lambda: 0
         self._stride = 1  # number of updates per call of Engine.train
         self._epoch_so_far: dict[str, Any] = {}  # of the epoch within which the run is resumed
-        self._saved_at = time.perf_counter()
-        self._saving_seconds = 0.0  # of the last save
-        self._last_save = "there is no checkpoint yet"
 
     def _check_old_classes(self) -> None:
         """Checks that the method can learn from new images of old classes.
@@ -213,52 +171,15 @@ class Run:
     def _steps_from(self, learner: Learner) -> Steps:
         with (
             self.folder.locked(),
-            Checkpoints(self.folder.checkpoints) as self._checkpoints,
+            Checkpoints(self.folder.checkpoints) as checkpoints,
         ):
+            self._saver = Saver(checkpoints, self.folder)
             learner = self._start_or_resume(devices.copy_to_all(learner))
-            self._checkpoints.sweep()
-            self._saved_at = time.perf_counter()
+            checkpoints.sweep()
             self.callback.started(self, learner)
             for index in range(int(learner.task), len(self.scenario.task_sizes)):
-                learner = yield from self._learn(learner, self.task(index))
+                learner = yield from self._learn(learner, self.course.task(index))
         return self._results(learner)
-
-    def task(self, index: int) -> Task:
-        """Returns the training images of a task; all images so far if the method keeps all data."""
-        if self.engine.method.keeps_all_data:
-            return self.scenario.up_to(index)
-        return self.scenario.task(index)
-
-    def n_updates(self, task: int) -> int:
-        """Returns the number of updates of a task; an estimate until its images are known."""
-        memory_size = self.engine.method.memory_size or 0
-        first = 0 if self.engine.method.keeps_all_data else task
-        n_images = sum(self.scenario.n_images(t) for t in range(first, task + 1))
-        n_images += memory_size if task else 0
-        return self.n_epochs(task) * self.engine.n_steps(n_images)
-
-    def n_epochs(self, task: int) -> int:
-        """Returns the number of epochs of all trainings of a task."""
-        return self._epochs_before(task, len(self.plan(task)))
-
-    def epochs_done(self, learner: Learner) -> int:
-        """Returns the number of epochs of the current task that are done, over all trainings."""
-        task, at = int(learner.task), int(learner.place)
-        is_training = isinstance(self.plan(task)[at], Train)
-        return self._epochs_before(task, at) + (int(learner.epoch) if is_training else 0)
-
-    def _epochs_before(self, task: int, at: int) -> int:
-        """Returns the number of epochs of the trainings before a place in the plan of a task."""
-        trainings = [step for step in self.plan(task)[:at] if isinstance(step, Train)]
-        return sum(self.schedule(task, training).epochs for training in trainings)
-
-    def plan(self, task: int) -> Plan:
-        """Returns the steps of a task."""
-        return self.engine.method.plan(is_first=task == 0)
-
-    def schedule(self, task: int, training: Train) -> Schedule:
-        """Returns the schedule of a training of a task."""
-        return training.schedule or schedule_of(self.config, task)
 
     def new_learner(self) -> Learner:
         """Returns a learner that has seen no class."""
@@ -298,7 +219,7 @@ class Run:
 
     def _restored(self, learner: Learner) -> Learner:
         """Returns the learner as last saved, or the given one if none was saved."""
-        restored = self._checkpoints.restore(learner, self._warn)
+        restored = self._saver.restore(learner, self._warn)
         if restored is None:
             if self.folder.results_file.exists():  # results are written after a checkpoint
                 raise UserError(
@@ -311,7 +232,6 @@ class Run:
         learner, record = restored
         self._check_restored(learner, record)
         self._take_over(record)
-        self._last_save = f"the checkpoint {place(learner)} is kept"
         self._warn_after_restoring(learner)
         self._rewrite_files(learner)
         return learner
@@ -323,7 +243,7 @@ class Run:
           UserError: what does not match.
         """
         task, epoch, step = int(learner.task), int(learner.epoch), int(learner.step)
-        bounds, plan, at = self.scenario.bounds, self.plan(task), int(learner.place)
+        bounds, plan, at = self.scenario.bounds, self.course.plan(task), int(learner.place)
         is_possible = 0 <= task < len(bounds) and min(epoch, step) >= 0 and 0 <= at < len(plan)
         is_within_epoch = is_possible and step > 0
         if not is_possible or (is_within_epoch and not isinstance(plan[at], Train)):
@@ -401,9 +321,8 @@ class Run:
         Raises:
           Stopped: if the run is asked to stop.
         """
-        interval = max(SECONDS_UNSAVED, self._saving_seconds / SAVING_SHARE)
-        is_due = time.perf_counter() - self._saved_at >= interval
-        signal_number, is_due = devices.max_over_processes(self.stop_asked(), int(is_due))
+        is_due = int(self._saver.is_due())
+        signal_number, is_due = devices.max_over_processes(self.stop_asked(), is_due)
         if (signal_number or is_due) and not is_saved:
             self._save(learner, epoch_so_far)
         if signal_number:
@@ -419,22 +338,9 @@ class Run:
         Raises:
           UserError: if the checkpoint can't be written, or the network is not finite.
         """
-        start = time.perf_counter()
-        weights = jax.tree.leaves(jax.device_get(learner.weights))
-        if not all(np.isfinite(leaf).all() for leaf in weights):
-            raise self._diverged(f"the network is no longer finite {place(learner)}")
         n_lines = self.folder.n_lines
         record = {"history": self.history, "epoch_so_far": epoch_so_far, "n_lines": n_lines}
-        with self.folder.writing():
-            self._checkpoints.save(learner, record)
-        self._saved_at = time.perf_counter()
-        self._saving_seconds = self._saved_at - start
-        self._last_save = f"the checkpoint {place(learner)} is kept"
-
-    def _diverged(self, problem: str) -> UserError:
-        return UserError(
-            f"{problem}; {self._last_save}: start again with a lower --rate, in another --out"
-        )
+        self._saver.save(learner, record)
 
     # A task.
 
@@ -442,7 +348,7 @@ class Run:
         """Learns a task, or the rest of it."""
         if int(learner.place) == int(learner.epoch) == int(learner.step) == 0:
             learner = self.engine.begin_task(learner, jnp.int32(task.n_classes))
-        pool, plan = self.pool(learner, task), self.plan(task.index)
+        pool, plan = self.pool(learner, task), self.course.plan(task.index)
         for number in range(int(learner.place), len(plan)):
             if number > int(learner.place):
                 is_training = isinstance(plan[number], Train)
@@ -476,7 +382,7 @@ class Run:
         """Takes a training step of a plan, or the rest of it."""
         pool = self._programs.restrict(learner, pool, kind=self.engine.kind(training))
         n_steps = self.engine.n_steps(int(pool.count()))
-        for number in range(int(learner.epoch), self.schedule(task, training).epochs):
+        for number in range(int(learner.epoch), self.course.schedule(task, training).epochs):
             learner = yield from self._learn_epoch(learner, pool, task, training, number, n_steps)
         return learner
 
@@ -527,7 +433,9 @@ class Run:
         epoch = self._begin_epoch(learner, task, training, number, n_steps)
         learner = yield from self._train_epoch(learner, pool, epoch)
         self.history["seconds"]["train"] += epoch.seconds
-        line = self._epoch_line(learner, epoch)
+        with self._clock("evaluate"):
+            test_accuracy, test_loss = self.evaluation.of_task(learner, epoch.task)
+        line = epoch.line(self.engine.parts(epoch.kind), test_accuracy, test_loss)
         self.folder.append(line)
         self.callback.epoch_done(self, line)
         self._save_or_stop(learner)
@@ -535,16 +443,18 @@ class Run:
 
     def _begin_epoch(
         self, learner: Learner, task: int, training: Train, number: int, n_steps: int
-    ) -> _Epoch:
+    ) -> Epoch:
         """Returns an epoch at its start or, in a resumed run, at the step of the checkpoint."""
-        schedule, at, step = self.schedule(task, training), int(learner.place), int(learner.step)
-        epoch = _Epoch(
+        schedule = self.course.schedule(task, training)
+        at, step = int(learner.place), int(learner.step)
+        epoch = Epoch(
             task=task,
             number=number,
-            number_in_task=self._epochs_before(task, at) + number,
+            number_in_task=self.course.epochs_before(task, at) + number,
             training=training,
             kind=self.engine.kind(training),
             n_steps=n_steps,
+            batch_size=self.config.batch_size,
             rate=schedule.rate_at(number),
             weight_decay=schedule.weight_decay,
         )
@@ -554,7 +464,7 @@ class Run:
             epoch.seconds = self._epoch_so_far["seconds"]
         return epoch
 
-    def _train_epoch(self, learner: Learner, pool: Pool | HostPool, epoch: _Epoch) -> LearnerSteps:
+    def _train_epoch(self, learner: Learner, pool: Pool | HostPool, epoch: Epoch) -> LearnerSteps:
         """Makes the updates of an epoch that are left, and keeps `epoch` up to date."""
         sums = self.engine.no_sums(epoch.kind)
         if epoch.step:
@@ -572,14 +482,15 @@ class Run:
             epoch.seconds += seconds
             self._stride = max(1, round((stop - epoch.step) * SECONDS_A_CALL / seconds))
             epoch.step = stop
-            self._check_loss(epoch)
-            self._report_progress(epoch)
+            if problem := epoch.problem():
+                raise self._saver.diverged(problem)
+            self.callback.trained(self, epoch.position(self.engine.parts(epoch.kind)))
             self._save_or_stop(learner, epoch.so_far())
             start = time.perf_counter()
         return learner.replace(epoch=jnp.int32(epoch.number + 1), step=jnp.int32(0))
 
     def _pieces(
-        self, learner: Learner, pool: Pool | HostPool, epoch: _Epoch
+        self, learner: Learner, pool: Pool | HostPool, epoch: Epoch
     ) -> Iterator[tuple[Pool | Chunk, int]]:
         """Yields the images of each call of `Engine.train`, and the step before which it stops."""
         if isinstance(pool, HostPool):
@@ -590,54 +501,6 @@ class Run:
         while stop < epoch.n_steps:
             stop = min(stop + self._stride, epoch.n_steps)
             yield pool, stop
-
-    def _check_loss(self, epoch: _Epoch) -> None:
-        """Checks that the loss is finite.
-
-        Raises:
-          UserError: the first step at which it is not.
-        """
-        if not math.isfinite(epoch.totals["loss"]):
-            raise self._diverged(
-                f"the loss is no longer finite in task {epoch.task + 1}, epoch "
-                f"{epoch.number + 1}, step {int(epoch.totals['steps']) + 1}, at learning rate "
-                f"{epoch.rate:g} and a largest gradient of {epoch.totals['largest_gradient']:g}"
-            )
-
-    def _report_progress(self, epoch: _Epoch) -> None:
-        """Reports the means over the epoch so far to the callback."""
-        position = Position(
-            task=epoch.task,
-            epoch=epoch.number_in_task,
-            step=epoch.step,
-            n_steps=epoch.n_steps,
-            loss=epoch.totals["loss"] / epoch.step,
-            images_per_second=epoch.step * self.config.batch_size / epoch.seconds,
-            rate=epoch.rate,
-            parts={name: epoch.totals[name] / epoch.step for name in self.engine.parts(epoch.kind)},
-            training=epoch.training.name,
-        )
-        self.callback.trained(self, position)
-
-    def _epoch_line(self, learner: Learner, epoch: _Epoch) -> dict[str, Any]:
-        """Evaluates the learner on the task's test images; returns a line of metrics.jsonl."""
-        with self._clock("evaluate"):
-            test_accuracy, test_loss = self.evaluation.of_task(learner, epoch.task)
-        means = {name: total / epoch.n_steps for name, total in epoch.totals.items()}
-        n_images = epoch.n_steps * self.config.batch_size
-        return {
-            "kind": "epoch",
-            "task": epoch.task,
-            "epoch": epoch.number_in_task,
-            "rate": epoch.rate,
-            "train_loss": means["loss"],
-            "train_accuracy": means["n_new_right"] / max(means["n_new"], 1e-9),
-            "test_loss": test_loss,
-            "test_accuracy": test_accuracy,
-            "parts": {name: means[name] for name in self.engine.parts(epoch.kind)},
-            "images_per_second": round(n_images / epoch.seconds, 1),
-            **({} if epoch.training.name == "main" else {"training": epoch.training.name}),
-        }
 
     # Evaluation and files.
 
@@ -683,11 +546,3 @@ class Run:
         start = time.perf_counter()
         yield
         self.history["seconds"][name] += time.perf_counter() - start
-
-
-def place(learner: Learner) -> str:
-    """Returns a learner's position, such as 'after task 2' or 'in task 3, after epoch 4'."""
-    task, epoch, step = int(learner.task), int(learner.epoch), int(learner.step)
-    if epoch == step == 0:
-        return f"after task {task}"
-    return f"in task {task + 1}, after epoch {epoch}" + (f" and step {step}" if step else "")
