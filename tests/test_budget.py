@@ -152,10 +152,17 @@ def test_compare_shows_the_areas_and_says_if_ranges_differ(tmp_path, capsys):
         write(tmp_path / name, last, budget)
     page = tmp_path / "page.html"
     runs = [str(tmp_path / name) for name in "ab"]
-    assert compare.main([*runs, "--page", str(page)]) == 0
+    markdown, latex = tmp_path / "table.md", tmp_path / "table.tex"
+    files = ["--page", str(page), "--markdown", str(markdown), "--latex", str(latex)]
+    assert compare.main([*runs, *files]) == 0
     out = capsys.readouterr().out
     assert "AUC-A" in out and "2, 3" in out and budgets.OTHER_RANGES not in out
     assert "Accuracy over memory budgets" in page.read_text()
+    # A trapezoid from 0.7 to 0.5 over a MB, and one from 0.6 to 0.2.
+    areas = ["icarl (paper)", "nme", "1", "2, 3", "0.6", "0.4"]
+    assert f"| {' | '.join(areas)} |" in markdown.read_text()
+    assert rf"    {' & '.join(areas)} \\" in latex.read_text()
+    assert latex.read_text().count(r"\end{tabular}") == 2
     write(tmp_path / "c", 0.2, 5.0)
     write(tmp_path / "d", 0.2, 2.0, "replay")
     write(tmp_path / "e", 0.2, 3.0, "replay")

@@ -83,18 +83,32 @@ def as_csv(comparisons: Sequence[Comparison]) -> str:
 
 
 def as_markdown(comparisons: Sequence[Comparison]) -> str:
-    """The tables, each preceded by its protocol and followed by the sources of published values."""
+    """The tables, each preceded by its protocol and followed by the sources of published values.
+
+    Areas over memory budgets, if there are any, have a table of their own.
+    """
     return "\n".join(map(_as_markdown, comparisons))
 
 
 def _as_markdown(comparison: Comparison) -> str:
     head, rows = _cells(comparison)
-    lines = [list(head), ["---" if name in TEXT else "---:" for name in head]]
-    lines += [[markdown(cell) for cell in row] for row, _ in rows]
     text = [f"Accuracy in percent; {markdown(comparison.protocol)}.", ""]
-    text += ["| " + " | ".join(line) + " |" for line in lines]
+    text += _markdown_lines(head, TEXT, [row for row, _ in rows])
     legend = [*map(markdown, filter(None, [differing(comparison)])), *_legend(comparison)]
-    return "\n".join([*text, *([""] if legend else []), *(f"- {line}" for line in legend)]) + "\n"
+    text += [*([""] if legend else []), *(f"- {line}" for line in legend)]
+    if curves := budgets.curves(comparison.groups):
+        text += ["", f"{markdown('. '.join(budgets.about(curves)))}.", ""]
+        text += _markdown_lines(budgets.COLUMNS, budgets.TEXT, budgets.cells(curves))
+    return "\n".join(text) + "\n"
+
+
+def _markdown_lines(
+    head: Sequence[str], texts: Iterable[str], rows: Iterable[Sequence[str]]
+) -> list[str]:
+    """The lines of a table in Markdown; columns that are no text are aligned to the right."""
+    lines = [list(head), ["---" if name in texts else "---:" for name in head]]
+    lines += [[markdown(cell) for cell in row] for row in rows]
+    return ["| " + " | ".join(line) + " |" for line in lines]
 
 
 def as_latex(comparisons: Sequence[Comparison]) -> str:
@@ -103,9 +117,6 @@ def as_latex(comparisons: Sequence[Comparison]) -> str:
 
 
 def _as_latex(comparison: Comparison) -> str:
-    def line(cells: Iterable[str]) -> str:
-        return "    " + " & ".join(map(latex, cells)) + r" \\"
-
     head, rows = _cells(comparison)
     notes = [*filter(None, [differing(comparison)]), *_legend(comparison)]
     caption = ". ".join([f"Accuracy in percent; {comparison.protocol}", *notes])
@@ -113,15 +124,32 @@ def _as_latex(comparison: Comparison) -> str:
     for row, is_first in rows:
         if is_first and body:
             body.append(r"    \addlinespace")
-        body.append(line(row if is_first else _without_group(row)))
+        body.append(_latex_line(row if is_first else _without_group(row)))
+    tables = [_latex_table(caption, head, TEXT, body)]
+    if curves := budgets.curves(comparison.groups):
+        body = [_latex_line(row) for row in budgets.cells(curves)]
+        about = ". ".join(budgets.about(curves))
+        tables.append(_latex_table(about, budgets.COLUMNS, budgets.TEXT, body))
+    return "\n".join(tables)
+
+
+def _latex_line(cells: Iterable[str]) -> str:
+    """A row of a table."""
+    return "    " + " & ".join(map(latex, cells)) + r" \\"
+
+
+def _latex_table(
+    caption: str, head: Sequence[str], texts: Iterable[str], body: Iterable[str]
+) -> str:
+    """A table with the given lines; columns that are no text are aligned to the right."""
     return "\n".join(
         [
             r"\begin{table}",
             r"  \centering",
             rf"  \caption{{{latex(caption)}.}}",
-            rf"  \begin{{tabular}}{{{''.join('l' if name in TEXT else 'r' for name in head)}}}",
+            rf"  \begin{{tabular}}{{{''.join('l' if name in texts else 'r' for name in head)}}}",
             r"    \toprule",
-            line(head),
+            _latex_line(head),
             r"    \midrule",
             *body,
             r"    \bottomrule",
