@@ -60,7 +60,7 @@ def test_every_row_of_ours_names_a_preset_and_a_classifier_that_there_are():
     ours = [one for one in published_results.rows() if one.can_be_run]
     # These were published in other protocols: with other networks, data, first tasks or averages.
     replay = {"derpp", "er", "er_ace", "ssil", "eeil", "il2m"}
-    others = {"lwm", "mas", "si", "acil", "dsal", "fecam", "ranpac", "simplecil", "slda"}
+    others = {"lwm", "mas", "si", "acil", "fecam", "ranpac", "simplecil", "slda"}
     assert {one.method for one in ours} == set(METHODS) - replay - others
     for one in ours:
         assert one.preset in presets(one.method)
