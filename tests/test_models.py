@@ -36,6 +36,24 @@ def test_parameter_counts_are_the_published_ones(name, count):
     assert n_parameters(name, 100) == count + 6_500
 
 
+def test_imagenets_network_has_its_published_size_and_the_other_stem_a_smaller_kernel():
+    assert n_parameters("resnet18-imagenet", 1000) == 11_689_512  # as torchvision's resnet18
+    assert n_parameters("resnet18-imagenet") - n_parameters("resnet18") == 3 * 64 * (49 - 9)
+
+
+@pytest.mark.parametrize(("name", "sides"), [("resnet18", (64, 8)), ("resnet18-imagenet", (16, 2))])
+def test_the_stem_says_how_large_the_maps_are(name, sides):
+    """Of images of 64 x 64 pixels: three stages halve them, and ImageNet's stem divides by 4."""
+    module, images = models.build(name), jnp.zeros((1, 64, 64, 3))
+
+    def recorded(key):
+        variables = module.init(key, images)
+        return module.apply(variables, images, mutable=["intermediates"])[1]["intermediates"]
+
+    maps = jax.eval_shape(recorded, jax.random.key(0))
+    assert [maps[stage][0].shape[1] for stage in ("stage0", "stage3")] == list(sides)
+
+
 @pytest.mark.parametrize(
     ("name", "layers"),
     [
@@ -45,6 +63,7 @@ def test_parameter_counts_are_the_published_ones(name, count):
         ("resnet64", 64),
         ("resnet110", 110),
         ("resnet29-bottleneck", 29),
+        ("resnet18", 18 + 3),  # and the projections of three shortcuts
     ],
 )
 def test_a_network_has_the_layers_of_its_name(name, layers):

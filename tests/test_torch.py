@@ -403,3 +403,38 @@ def test_a_loop_with_a_loader_learns_what_can_be_told_apart():
     accuracies = process.do("shipped_run", "colours")
     process.close()
     assert len(accuracies) == 2 and accuracies[0] > 0.7 and accuracies[1] > 0.5
+
+
+def test_projections_and_imagenets_stem_are_pytorchs():
+    """The forward pass of a small network with them, with random weights and statistics."""
+    small = dict(block=models.BasicBlock, stage_sizes=(1, 1), widths=(4, 6))
+    module = models.ResNet(**small, projects=True, stem="imagenet")
+    rng = np.random.RandomState(3)
+    images = rng.randn(BATCH, 20, 20, 3).astype(np.float32)
+    shapes = jax.eval_shape(module.init, jax.random.key(0), images)
+    weights = {
+        name: jax.tree.map(lambda x: rng.uniform(0.5, 1.5, x.shape).astype(np.float32), tree)
+        for name, tree in shapes.items()
+        if name != "intermediates"
+    }
+    ours = module.apply(weights, images)
+
+    def layer(x, place, number, stride, padding):
+        """A convolution and its normalization."""
+        params, stats = (weights[name] for name in ("params", "batch_stats"))
+        for key in place:
+            params, stats = params[key], stats[key]
+        kernel = torch.tensor(params[f"Conv_{number}"]["kernel"].transpose(3, 2, 0, 1))
+        norm, moments = params[f"BatchNorm_{number}"], stats[f"BatchNorm_{number}"]
+        x = F.conv2d(x, kernel, stride=stride, padding=padding)
+        order = (moments["mean"], moments["var"], norm["scale"], norm["bias"])
+        return F.batch_norm(x, *map(torch.tensor, order), eps=1e-5)
+
+    def block(x, number, stride):
+        place = (f"BasicBlock_{number}",)
+        y = layer(F.relu(layer(x, place, 0, stride, 1)), place, 1, 1, 1)
+        return F.relu(y + (layer(x, place, 2, stride, 0) if number else x))
+
+    x = F.relu(layer(torch.tensor(images.transpose(0, 3, 1, 2)), (), 0, 2, 3))
+    x = block(block(F.max_pool2d(x, 3, 2, 1), 0, 1), 1, 2)
+    np.testing.assert_allclose(ours, x.mean(dim=(2, 3)).numpy(), rtol=1e-5)

@@ -31,6 +31,11 @@ __all__ = [
 _WIDTHS = (16, 32, 64)
 _SETTING_OF = {"last_relu": "last_relu", "dtype": "precision"}  # by the field of a backbone
 
+# ImageNet's ResNet-18. For small images its first convolution is 3x3, and nothing is pooled.
+_RESNET18: dict[str, Any] = dict(
+    block=BasicBlock, stage_sizes=(2, 2, 2, 2), widths=(64, 128, 256, 512), projects=True
+)
+
 # With n basic blocks per stage a network has 6n + 2 layers. No n gives 64 layers, so the stages of
 # resnet64 have 10, 11 and 10 blocks. The bottleneck network has 9n + 2 layers.
 BACKBONES: dict[str, dict[str, Any]] = {
@@ -42,6 +47,8 @@ BACKBONES: dict[str, dict[str, Any]] = {
     "resnet64": dict(block=BasicBlock, stage_sizes=(10, 11, 10), widths=_WIDTHS),
     "resnet110": dict(block=BasicBlock, stage_sizes=(18, 18, 18), widths=_WIDTHS),
     "resnet29-bottleneck": dict(block=BottleneckBlock, stage_sizes=(3, 3, 3), widths=_WIDTHS),
+    "resnet18": _RESNET18,
+    "resnet18-imagenet": {**_RESNET18, "stem": "imagenet"},
 }
 
 

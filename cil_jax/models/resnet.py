@@ -1,6 +1,6 @@
-"""Residual networks for small images.
+"""Residual networks.
 
-He et al. 2016, section 4.2, https://arxiv.org/abs/1512.03385.
+He et al. 2016, https://arxiv.org/abs/1512.03385: section 4.2 for small images, 4.1 for ImageNet's.
 
 A network is described by its block, stage sizes and widths. It returns features; the head is a
 separate part, see `cil_jax.heads`.
@@ -46,13 +46,34 @@ def shortcut(x: Array, n_channels: int, stride: int) -> Array:
     return jnp.pad(x, ((0, 0), (0, 0), (0, 0), (missing // 2, missing - missing // 2)))
 
 
+def projection(
+    x: Array,
+    n_channels: int,
+    stride: int,
+    conv: Callable[..., nn.Module],
+    norm: Callable[..., nn.Module],
+) -> Array:
+    """Option B: a normalised 1x1 convolution where the shape changes, or else the identity."""
+    if stride == 1 and x.shape[-1] == n_channels:
+        return x
+    return norm()(conv(n_channels, (1, 1), strides=stride)(x))
+
+
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions with a shortcut, without the ReLU that follows."""
+    """Two 3x3 convolutions with a shortcut, without the ReLU that follows.
+
+    Attributes:
+      width: number of channels.
+      stride: of the first convolution.
+      conv, norm: make a convolution and a normalization.
+      projects: whether the shortcut is option B rather than A.
+    """
 
     width: int
     stride: int
     conv: Callable[..., nn.Module]
     norm: Callable[..., nn.Module]
+    projects: bool = False
     expansion: ClassVar[int] = 1
 
     @nn.compact
@@ -60,27 +81,33 @@ class BasicBlock(nn.Module):
         y = self.conv(self.width, (3, 3), strides=self.stride)(x)
         y = nn.relu(self.norm()(y))
         y = self.norm()(self.conv(self.width, (3, 3))(y))
+        if self.projects:
+            return y + projection(x, self.width, self.stride, self.conv, self.norm)
         return y + shortcut(x, self.width, self.stride)
 
 
 class BottleneckBlock(nn.Module):
     """A 3x3 convolution between two 1x1 convolutions, with a shortcut; 4 x `width` channels.
 
-    The ReLU that follows is not part of it.
+    The ReLU that follows is not part of it. For the attributes see `BasicBlock`.
     """
 
     width: int
     stride: int
     conv: Callable[..., nn.Module]
     norm: Callable[..., nn.Module]
+    projects: bool = False
     expansion: ClassVar[int] = 4
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
         y = nn.relu(self.norm()(self.conv(self.width, (1, 1))(x)))
         y = nn.relu(self.norm()(self.conv(self.width, (3, 3), strides=self.stride)(y)))
-        y = self.norm()(self.conv(self.width * self.expansion, (1, 1))(y))
-        return y + shortcut(x, self.width * self.expansion, self.stride)
+        n_channels = self.width * self.expansion
+        y = self.norm()(self.conv(n_channels, (1, 1))(y))
+        if self.projects:
+            return y + projection(x, n_channels, self.stride, self.conv, self.norm)
+        return y + shortcut(x, n_channels, self.stride)
 
 
 class ResNet(nn.Module):
@@ -90,6 +117,10 @@ class ResNet(nn.Module):
       block: BasicBlock or BottleneckBlock.
       stage_sizes: number of blocks in each stage; every stage after the first halves the image.
       widths: channels of each stage, before a block's expansion.
+      projects: whether shortcuts that change the shape are 1x1 convolutions (option B), as in
+        networks for ImageNet, rather than strides and zeros (option A).
+      stem: what comes before the first stage: "small", a 3x3 convolution; or "imagenet", a 7x7
+        convolution and a 3x3 maximum, each of which halves the image.
       last_relu: whether the last block ends with a ReLU. In iCaRL's network it does not, so that
         features can have negative entries.
       layers: implementations of the layers; see `cil_jax.models.layers_for`.
@@ -100,6 +131,8 @@ class ResNet(nn.Module):
     block: type[BasicBlock] | type[BottleneckBlock]
     stage_sizes: tuple[int, ...]
     widths: tuple[int, ...]
+    projects: bool = False
+    stem: str = "small"
     last_relu: bool = True
     layers: Layers = Layers()
     dtype: DType = jnp.float32
@@ -131,14 +164,20 @@ class ResNet(nn.Module):
             epsilon=1e-5,
             dtype=self.dtype,
         )
-        x = nn.relu(norm()(conv(self.widths[0], (3, 3))(images)))
+        if self.stem == "imagenet":
+            x = nn.relu(norm()(conv(self.widths[0], (7, 7), strides=2)(images)))
+            x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+        else:
+            x = nn.relu(norm()(conv(self.widths[0], (3, 3))(images)))
         n_stages = len(self.stage_sizes)
         for stage, (size, width) in enumerate(zip(self.stage_sizes, self.widths, strict=True)):
             before_relu = x
             for i in range(size):
                 is_last = stage == n_stages - 1 and i == size - 1
                 stride = 2 if stage > 0 and i == 0 else 1
-                before_relu = self.block(width=width, stride=stride, conv=conv, norm=norm)(x)
+                before_relu = self.block(
+                    width=width, stride=stride, conv=conv, norm=norm, projects=self.projects
+                )(x)
                 x = nn.relu(before_relu) if self.last_relu or not is_last else before_relu
                 x = self.layers.between_blocks(x)
             self.sow("intermediates", f"stage{stage}_before_relu", before_relu)

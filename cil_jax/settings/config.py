@@ -228,7 +228,8 @@ class Config:
         "resnet32",
         _NETWORK,
         "feature extractor: resnet8, resnet20, resnet32, resnet44, resnet56, resnet64, resnet110, "
-        "resnet29-bottleneck, or path.py:Class for a Linen module of your own",
+        "resnet29-bottleneck; for larger images resnet18 (3x3 stem) and resnet18-imagenet; or "
+        "path.py:Class for a Linen module of your own",
     )
     last_relu: bool = _setting(
         True, _NETWORK, "end the last residual block with a ReLU, so that no feature is negative"
