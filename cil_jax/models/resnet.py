@@ -166,7 +166,8 @@ class ResNet(nn.Module):
         )
         if self.stem == "imagenet":
             x = nn.relu(norm()(conv(self.widths[0], (7, 7), strides=2)(images)))
-            x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+            sides, no_pixel = ((0, 0), (1, 1), (1, 1), (0, 0)), -jnp.inf
+            x = lax.reduce_window(x, no_pixel, lax.max, (1, 3, 3, 1), (1, 2, 2, 1), sides)
         else:
             x = nn.relu(norm()(conv(self.widths[0], (3, 3))(images)))
         n_stages = len(self.stage_sizes)
