@@ -121,7 +121,7 @@ def test_stopped_in_each_step_of_its_plan_it_ends_the_same(config, tmp_path, mon
                 break
             except Stopped:
                 again = resumed(again)
-    plan = Run(again, RunFolder(again.folder()), Callback()).plan(1)
+    plan = Run(again, RunFolder(again.folder()), Callback()).course.plan(1)
     assert {place for _, place, _, _ in stops.stopped_at} == set(range(len(plan)))
     within = {place for _, place, step, _ in stops.stopped_at if step}
     assert within == {place for place, step in enumerate(plan) if isinstance(step, Train)}

@@ -303,6 +303,18 @@ class Method:
         return self.network.head.logits(learner.weights.params["head"], features, learner.n_seen)
 
 
+def with_head(learner: Learner, head: Params) -> Learner:
+    """Returns the learner with another head."""
+    params = {**learner.weights.params, "head": head}
+    return learner.replace(weights=learner.weights.replace(params=params))
+
+
+def head_alone(learner: Learner) -> Params:
+    """Returns the factors of a training of the head alone, for a `Train` step."""
+    nothing = jax.tree.map(lambda _: jnp.zeros(()), learner.weights.params)
+    return {**nothing, "head": jax.tree.map(jnp.ones_like, nothing["head"])}
+
+
 def zero_in_first_task(learner: Learner, value: Array) -> Array:
     """Returns the value, or zero in the first task, in which there is no teacher."""
     return jnp.where(learner.n_old > 0, value, 0.0)

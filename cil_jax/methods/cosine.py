@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from cil_jax import heads
 from cil_jax.classifiers import class_sums
 from cil_jax.learner import Learner
-from cil_jax.methods.base import Batch, LossResult
+from cil_jax.methods.base import Batch, LossResult, with_head
 from cil_jax.methods.exemplars import per_class_setting
 from cil_jax.methods.plan import Fold, Keep, Plan, Train
 from cil_jax.methods.rehearsal import Rehearsal, balanced
@@ -54,7 +54,7 @@ class CosineRehearsal(Rehearsal):
             return (*self.imprinting(), Train(), Keep())
         schedule = self.finetune_schedule
         finetune = Train(
-            "head", self.loss_of_head, rows=balanced, trainable=self.head_alone, schedule=schedule
+            "head", self.loss_of_head, rows=balanced, trainable=self.kernel_alone, schedule=schedule
         )
         return (*self.imprinting(), Train(), finetune, Keep())
 
@@ -85,7 +85,7 @@ class CosineRehearsal(Rehearsal):
         """Returns the learner with new columns of these directions; see `heads.Cosine.imprint`."""
         params, n_new = learner.weights.params, learner.n_seen - learner.n_old
         head = self.head.imprint(params["head"], directions, learner.n_old, n_new)
-        return learner.replace(weights=learner.weights.replace(params={**params, "head": head}))
+        return with_head(learner, head)
 
     # Balanced finetuning of the head.
 
@@ -99,7 +99,7 @@ class CosineRehearsal(Rehearsal):
         del train  # the backbone stays in evaluation mode
         return self.loss(params, learner, batch, key, train=False)
 
-    def head_alone(self, learner: Learner) -> Params:
+    def kernel_alone(self, learner: Learner) -> Params:
         """Trains the weight vectors of all classes and nothing else, not even the scale."""
         nothing = jax.tree.map(lambda _: jnp.zeros(()), learner.weights.params)
         return {**nothing, "head": {**nothing["head"], "kernel": jnp.ones(())}}

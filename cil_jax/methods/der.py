@@ -13,7 +13,7 @@ from jax import lax
 
 from cil_jax import heads, losses
 from cil_jax.learner import Learner
-from cil_jax.methods.base import Batch, LossResult, zero_in_first_task
+from cil_jax.methods.base import Batch, LossResult, head_alone, with_head, zero_in_first_task
 from cil_jax.methods.plan import Do, Keep, Plan, Train
 from cil_jax.methods.rehearsal import Rehearsal, balanced
 from cil_jax.methods.wa import aligned
@@ -101,7 +101,7 @@ class DER(Rehearsal):
             return (Train(), Do(self.align), Keep())
         schedule = Schedule(self.retrain_epochs, 0.1, (0.5,), 10.0, 5e-4)
         retrain = Train(
-            "head", self.loss_of_head, rows=balanced, trainable=self.head_alone, schedule=schedule
+            "head", self.loss_of_head, rows=balanced, trainable=head_alone, schedule=schedule
         )
         return (Train(), Do(self.with_new_head), retrain, Keep())
 
@@ -120,11 +120,11 @@ class DER(Rehearsal):
     def align(self, learner: Learner, key: Key) -> Learner:
         del key
         head = aligned(learner.weights.params["head"], learner.n_old, learner.n_seen)
-        return _with_head(learner, head)
+        return with_head(learner, head)
 
     def with_new_head(self, learner: Learner, key: Key) -> Learner:
         head = self.grown(learner.weights, jnp.int32(0), self.n_open(learner), key)
-        return _with_head(learner, head)
+        return with_head(learner, head)
 
     def loss_of_head(
         self, params: Params, learner: Learner, batch: Batch, key: Key, train: bool = True
@@ -133,12 +133,3 @@ class DER(Rehearsal):
         output = self.student(params, learner, batch, train=False)
         loss = losses.cross_entropy(output.logits / self.temperature, batch.labels)
         return loss, ({"classification": loss, "auxiliary": jnp.zeros(())}, output)
-
-    def head_alone(self, learner: Learner) -> Params:
-        nothing = jax.tree.map(lambda _: jnp.zeros(()), learner.weights.params)
-        return {**nothing, "head": jax.tree.map(jnp.ones_like, nothing["head"])}
-
-
-def _with_head(learner: Learner, head: Params) -> Learner:
-    params = {**learner.weights.params, "head": head}
-    return learner.replace(weights=learner.weights.replace(params=params))

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from cil_jax import losses
 from cil_jax.learner import Learner
-from cil_jax.methods.base import Batch, LossResult
+from cil_jax.methods.base import Batch, LossResult, with_head
 from cil_jax.methods.plan import Do, Keep, Plan, Train
 from cil_jax.methods.rehearsal import Rehearsal
 from cil_jax.settings.declaring import POSITIVE, setting
@@ -58,12 +58,12 @@ class WA(Rehearsal):
         if not self.clip_weights:
             return learner
         head = learner.weights.params["head"]
-        return _with_head(learner, {**head, "kernel": jnp.maximum(head["kernel"], 0.0)})
+        return with_head(learner, {**head, "kernel": jnp.maximum(head["kernel"], 0.0)})
 
     def align(self, learner: Learner, key: Key) -> Learner:
         """Aligns the weights of the new classes; see `aligned`."""
         head = learner.weights.params["head"]
-        return _with_head(learner, aligned(head, learner.n_old, learner.n_seen))
+        return with_head(learner, aligned(head, learner.n_old, learner.n_seen))
 
 
 def aligned(head: Params, n_old: int | Array, n_seen: int | Array) -> Params:
@@ -81,8 +81,3 @@ def aligned(head: Params, n_old: int | Array, n_seen: int | Array) -> Params:
     lengths = jnp.linalg.norm(kernel, axis=0)
     ratio = lengths.mean(where=is_old) / lengths.mean(where=is_new)
     return {**head, "kernel": jnp.where(is_new, ratio * kernel, kernel)}
-
-
-def _with_head(learner: Learner, head: Params) -> Learner:
-    params = {**learner.weights.params, "head": head}
-    return learner.replace(weights=learner.weights.replace(params=params))
