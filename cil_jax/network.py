@@ -61,11 +61,13 @@ class Network:
       backbone: the Linen module that computes features. It may have batch statistics or not.
       head: the output layer.
       slots: number of backbones that there is room for. All but the newest are frozen.
+      through_frozen: whether the gradient of the images flows through frozen backbones.
     """
 
     backbone: Backbone
     head: Head = dataclasses.field(default_factory=Linear)
     slots: int = 1
+    through_frozen: bool = False
 
     def create(self, image_shape: ImageShape, n_classes: int, key: Key) -> Weights:
         """Initialises the weights; the head has room for n_classes and no open column."""
@@ -157,30 +159,120 @@ class Network:
             features=features,
             logits=self.head.logits(weights.params["head"], features, n_open),
             batch_stats=recorded.get("batch_stats", weights.batch_stats),
-            maps={name: x[-1] for name, x in recorded.get("intermediates", {}).items()},
+            maps=_maps(recorded),
             newest=newest,
         )
 
     def _beside_frozen(self, weights: Weights, images: Array, newest: Array) -> Array:
         """Returns the features of all slots side by side, [B, slots * D].
 
-        The loop over the frozen backbones has as many rounds as there are backbones in use, so one
-        program serves all tasks, and its cost grows with the tasks learned.
+        Only the backbones in use are computed, so one program serves all tasks, and its cost grows
+        with the tasks learned.
         """
         frozen, count = weights.frozen, weights.frozen["count"]
-        images = lax.stop_gradient(images)
+        empty = jnp.zeros_like(newest)
 
-        def add(slot: Array, features: Array) -> Array:
+        def features_of(slot: Array) -> Array:
             variables = jax.tree.map(
                 lambda stack: lax.dynamic_index_in_dim(stack, slot, keepdims=False),
-                {"params": frozen["params"], "batch_stats": frozen["batch_stats"]},
+                lax.stop_gradient({name: frozen[name] for name in ("params", "batch_stats")}),
             )
-            return features.at[slot].set(self.backbone.apply(variables, images, train=False))
+            return self.backbone.apply(variables, images, train=False)
 
-        empty = jnp.zeros((self.slots, *newest.shape), newest.dtype)
-        features = lax.stop_gradient(lax.fori_loop(0, count, add, empty))
+        if self.through_frozen:
+            # A loop with a number of rounds that is not known in advance has no gradient.
+            slots = jnp.arange(self.slots - 1)
+            features = lax.map(
+                lambda slot: lax.cond(slot < count, features_of, lambda _: empty, slot), slots
+            )
+            features = jnp.concatenate([features, empty[None]])
+        else:
+            images = lax.stop_gradient(images)
+            stack = jnp.zeros((self.slots, *newest.shape), newest.dtype)
+            features = lax.fori_loop(
+                0, count, lambda slot, stack: stack.at[slot].set(features_of(slot)), stack
+            )
+            features = lax.stop_gradient(features)
         features = lax.dynamic_update_slice_in_dim(features, newest[None], count, axis=0)
         return jnp.moveaxis(features, 0, 1).reshape(newest.shape[0], -1)
+
+
+@dataclasses.dataclass(frozen=True)
+class SplitNetwork(Network):
+    """A network whose backbones have all but their last stage in common.
+
+    The parts are those of the backbone's method `split`: what is shared returns maps, of which each
+    last stage makes features. "backbone" in `Weights.params`, and `Weights.batch_stats`, have the
+    entries "shared" and "last"; the frozen stacks have the last stages alone. The shared stages go
+    on learning, also from the gradient through frozen last stages.
+    """
+
+    @property
+    def parts(self) -> tuple[Backbone, Network]:
+        """What is shared, and the last stages as a network that takes the maps.
+
+        Raises:
+          UserError: if the backbone can't be split.
+        """
+        split = getattr(self.backbone, "split", None)
+        if split is None:
+            name = type(self.backbone).__name__
+            raise UserError(
+                f"{name} can't be split: it needs a method split() that returns two modules, one "
+                "that maps images to maps, and one that maps these to features"
+            )
+        shared, last = split()
+        return shared, Network(last, self.head, self.slots, through_frozen=True)
+
+    def create(self, image_shape: ImageShape, n_classes: int, key: Key) -> Weights:
+        shared, last = self.parts
+        shared_key, last_key = jax.random.split(key)
+        images = jnp.zeros((1, *image_shape))
+        maps, variables = shared.init_with_output(shared_key, images, train=False)
+        weights = last.create(maps.shape[1:], n_classes, last_key)
+        return self._joined(weights, variables["params"], variables.get("batch_stats", {}))
+
+    def expand(self, weights: Weights) -> Weights:
+        expanded = self.parts[1].expand(self._last(weights))
+        shared = weights.params["backbone"]["shared"], weights.batch_stats["shared"]
+        return self._joined(expanded, *shared)
+
+    def __call__(
+        self,
+        weights: Weights,
+        images: Array,
+        n_open: int | Array,
+        *,
+        train: bool = False,
+        maps: bool = False,
+    ) -> Output:
+        shared, last = self.parts
+        params, batch_stats = weights.params["backbone"]["shared"], weights.batch_stats["shared"]
+        variables = {"params": params, "batch_stats": batch_stats}
+        mutable = [*(["batch_stats"] if train else []), *(["intermediates"] if maps else [])]
+        recorded: Params
+        x, recorded = shared.apply(variables, images, train=train, mutable=mutable)
+        output = last(self._last(weights), x, n_open, train=train, maps=maps)
+        batch_stats = recorded.get("batch_stats", batch_stats)
+        return output.replace(
+            batch_stats={"shared": batch_stats, "last": output.batch_stats},
+            maps={**_maps(recorded), **output.maps},
+        )
+
+    def _last(self, weights: Weights) -> Weights:
+        """Returns the weights of the last stages."""
+        params = {**weights.params, "backbone": weights.params["backbone"]["last"]}
+        return Weights(params, weights.batch_stats["last"], weights.frozen)
+
+    def _joined(self, last: Weights, shared: Params, batch_stats: Params) -> Weights:
+        """Returns the weights of the last stages with those that are shared."""
+        params = {**last.params, "backbone": {"shared": shared, "last": last.params["backbone"]}}
+        return Weights(params, {"shared": batch_stats, "last": last.batch_stats}, last.frozen)
+
+
+def _maps(recorded: Params) -> Params:
+    """Returns the maps that a backbone has recorded, by name."""
+    return {name: x[-1] for name, x in recorded.get("intermediates", {}).items()}
 
 
 def n_parameters_in_use(weights: Weights, n_open: int) -> int:
@@ -190,13 +282,12 @@ def n_parameters_in_use(weights: Weights, n_open: int) -> int:
       weights: the arrays of a network.
       n_open: number of classes whose outputs are in use.
     """
-    backbone = sum(x.size for x in jax.tree.leaves(weights.params["backbone"]))
-    n_backbones, share = 1, 1.0
+    total: Any = sum(x.size for x in jax.tree.leaves(weights.params["backbone"]))
+    share = 1.0  # of the rows of the head
     if weights.frozen:
-        n_backbones = int(weights.frozen["count"]) + 1
-        n_slots = jax.tree.leaves(weights.frozen["params"])[0].shape[0] + 1
-        share = n_backbones / n_slots  # of the rows of the head
-    total: Any = n_backbones * backbone
+        stacks, n_frozen = jax.tree.leaves(weights.frozen["params"]), int(weights.frozen["count"])
+        total += n_frozen * sum(x[0].size for x in stacks)
+        share = (n_frozen + 1) / (len(stacks[0]) + 1)
     for name, x in weights.params["head"].items():
         columns = x.size // x.shape[-1] * n_open if x.ndim else x.size
         total += round(columns * share) if name == "kernel" else columns

@@ -40,7 +40,7 @@ def config_of(method, folder, **settings):
     """Three tasks of 3, 3 and 1 digits, in one epoch each."""
     values = {"classes": 7, "task_size": 3, "epochs": EPOCHS.get(method, 1), **settings}
     config = small_config(method, folder, **values)
-    small = {"memory": 50, "finetune_epochs": 1}
+    small = {"memory": 50, "finetune_epochs": 1, "head_epochs": 2}
     return dataclasses.replace(config, **{k: v for k, v in small.items() if hasattr(config, k)})
 
 
@@ -80,7 +80,7 @@ def test_it_learns_something(config):
     results = RunFolder(config.folder()).results()
     best = max(one["accuracy_matrix"][0][0] for one in results["classifiers"].values())
     assert best > 0.4
-    plans = map(Run(config, RunFolder(config.folder()), Callback()).plan, range(3))
+    plans = map(Run(config, RunFolder(config.folder()), Callback()).course.plan, range(3))
     has_training = [any(isinstance(step, Train) for step in plan) for plan in plans]
     n_epochs = EPOCHS.get(config.method, 1)
     assert results["epochs"] == [n_epochs * trains for trains in has_training] and has_training[0]

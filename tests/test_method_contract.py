@@ -284,7 +284,10 @@ def test_more_room_changes_nothing_and_opens_with_its_classes(engine, engine_of_
     chex.assert_trees_all_close(wide_loss, loss, rtol=1e-6)
     added = [g[..., ROOM:] for g in filter(np.ndim, wide_grads["head"].values())]
     assert not any(np.any(np.asarray(g) != 0) for g in added)
-    chex.assert_trees_all_close(corner(grads, wide_grads), grads, rtol=1e-5, atol=1e-7)
+    # Of a large gradient, such as PASS has, more digits are lost where terms cancel.
+    largest = max(1.0, *(float(jnp.abs(g).max()) for g in jax.tree.leaves(grads)))
+    same = corner(grads, wide_grads), grads
+    chex.assert_trees_all_close(*same, rtol=1e-5, atol=1e-7 * largest)
 
     features = jax.random.normal(jax.random.key(5), (5, wide.means.shape[1]))
     of_wide, of_narrow = larger.method.classifiers(), fixed.method.classifiers()

@@ -27,9 +27,9 @@ class Small(nn.Module):
         return nn.BatchNorm(use_running_average=not train)(x)
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def learner_of(method):
-    """At the start of the third task, with a teacher that is another network."""
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def learner_of(method, n_tasks=3):
+    """At the start of the third task, or another, with a teacher that is another network."""
     weights = method.initial_weights(SHAPE, ROOM, jax.random.key(0))
     pixel = jnp.ones((1, 1, 1))
     learner = learners.create(
@@ -45,7 +45,7 @@ def learner_of(method):
     )
     own = method.own(learner)
     learner = learner.replace(own=own, teacher_own=own)
-    for task in range(3):
+    for task in range(n_tasks):
         learner = learner.replace(task=jnp.int32(task))
         learner = method.begin_task(learner, jnp.int32(2), jax.random.key(3 + task))
     params = jax.tree.map(lambda x: 1.5 * x + 0.1, learner.weights.params)

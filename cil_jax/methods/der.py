@@ -7,26 +7,22 @@ reads the features of all of them. There is no pruning: the method is "DER w/o P
 import dataclasses
 from typing import Any, ClassVar
 
-import jax
 import jax.numpy as jnp
-from jax import lax
 
-from cil_jax import heads, losses
+from cil_jax import losses
 from cil_jax.learner import Learner
 from cil_jax.methods.base import Batch, LossResult, head_alone, with_head, zero_in_first_task
+from cil_jax.methods.expanding import AUXILIARY, Expanding
 from cil_jax.methods.plan import Do, Keep, Plan, Train
-from cil_jax.methods.rehearsal import Rehearsal, balanced
+from cil_jax.methods.rehearsal import balanced
 from cil_jax.methods.wa import aligned
-from cil_jax.network import Network, Weights
 from cil_jax.schedules import Schedule
 from cil_jax.settings.declaring import COUNT, NOT_NEGATIVE, POSITIVE, setting
-from cil_jax.typing import Array, ImageShape, Key, Params
-
-AUXILIARY = heads.Linear()  # one output for all old classes, and one for each new class
+from cil_jax.typing import Array, Key, Params
 
 
 @dataclasses.dataclass(frozen=True)
-class DER(Rehearsal):
+class DER(Expanding):
     """Cross-entropy over all classes, and over new classes and "old" by the newest features alone.
 
         L = CE(z, y) + auxiliary_weight * CE(auxiliary z, y or "old")
@@ -60,39 +56,11 @@ class DER(Rehearsal):
         return super().unused_settings(config) | unused
 
     @property
-    def network(self) -> Network:
-        # With one slot it could never be taught a second task: nothing would be frozen.
-        return Network(self.backbone, slots=max(2, self.n_tasks))
+    def auxiliary_room(self) -> int:
+        return self.task_room + 1  # an output for all old classes, and one for each new class
 
-    def initial_weights(self, image_shape: ImageShape, n_classes: int, key: Key) -> Weights:
-        weights = super().initial_weights(image_shape, n_classes, key)
-        n_features = self.network.features_per_backbone(image_shape)
-        auxiliary = AUXILIARY.create(n_features, self.task_room + 1)
-        return weights.replace(params={**weights.params, "auxiliary": auxiliary})
-
-    def begin_task(self, learner: Learner, n_new: Array, key: Key) -> Learner:
-        """Freezes the newest backbone, except in the first task, and grows the head."""
-        head_key, auxiliary_key = jax.random.split(key)
-        after = super().begin_task(learner, n_new, head_key)
-        weights = lax.cond(
-            learner.n_seen > 0, self.network.expand, lambda weights: weights, after.weights
-        )
-        head = self.grown(weights, self.n_open(learner), self.n_open(after), head_key)
-        auxiliary = AUXILIARY.grow(weights.params["auxiliary"], 0, n_new + 1, auxiliary_key)
-        params = {**weights.params, "head": head, "auxiliary": auxiliary}
-        return after.replace(weights=weights.replace(params=params))
-
-    def grown(self, weights: Weights, n_open: Array, n_open_after: Array, key: Key) -> Params:
-        """Draws the weights of new columns and features, uniform in +-1/sqrt(features in use)."""
-        head = weights.params["head"]
-        n_features, room = head["kernel"].shape
-        in_use, newest = self.network.is_row_in_use(weights, n_features)
-        fresh = self.network.head.grow(head, 0, n_open_after, key)
-        scale = jnp.sqrt(n_features / in_use.sum())  # the bound is for the features of all slots
-        is_new = jnp.arange(room) >= n_open
-        kernel = jnp.where(is_new | newest[:, None], scale * fresh["kernel"], head["kernel"])
-        bias = jnp.where(is_new, scale * fresh["bias"], head["bias"])
-        return {"kernel": jnp.where(in_use[:, None], kernel, 0.0), "bias": bias}
+    def n_auxiliary(self, learner: Learner) -> Array:
+        return learner.n_seen - learner.n_old + 1
 
     def plan(self, is_first: bool) -> Plan:
         if is_first or self.ending == "none":
@@ -110,7 +78,7 @@ class DER(Rehearsal):
     ) -> LossResult:
         output = self.student(params, learner, batch, train)
         classification = losses.cross_entropy(output.logits, batch.labels)
-        n_outputs = learner.n_seen - learner.n_old + 1
+        n_outputs = self.n_auxiliary(learner)
         logits = AUXILIARY.logits(params["auxiliary"], output.newest, n_outputs)
         labels = (batch.labels - learner.n_old + 1).clip(min=0)
         auxiliary = zero_in_first_task(learner, losses.cross_entropy(logits, labels))

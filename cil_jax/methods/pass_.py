@@ -116,7 +116,8 @@ class PASS(Prototypes):
         return loss, (parts, output.replace(logits=output.logits[:n]))
 
     def linear(self, learner: Learner, features: Array) -> Array:
-        return super().linear(learner, features) / self.temperature
+        logits = super().linear(learner, features) / self.temperature
+        return heads.restrict(logits, 0, learner.n_seen)
 
     def scaled(self, params: Params, learner: Learner, features: Array, labels: Array) -> Array:
         """Computes the cross-entropy of features [B, D] over classes and rotations.

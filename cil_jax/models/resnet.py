@@ -121,6 +121,8 @@ class ResNet(nn.Module):
         networks for ImageNet, rather than strides and zeros (option A).
       stem: what comes before the first stage: "small", a 3x3 convolution; or "imagenet", a 7x7
         convolution and a 3x3 maximum, each of which halves the image.
+      part: which part of the network this is: "all" of it; "first", all but the last stage, which
+        returns maps; or "last", the last stage, which takes these; see `split`.
       last_relu: whether the last block ends with a ReLU. In iCaRL's network it does not, so that
         features can have negative entries.
       layers: implementations of the layers; see `cil_jax.models.layers_for`.
@@ -133,6 +135,7 @@ class ResNet(nn.Module):
     widths: tuple[int, ...]
     projects: bool = False
     stem: str = "small"
+    part: str = "all"
     last_relu: bool = True
     layers: Layers = Layers()
     dtype: DType = jnp.float32
@@ -142,9 +145,15 @@ class ResNet(nn.Module):
         """Number of features per image."""
         return self.widths[-1] * self.block.expansion
 
+    def split(self) -> tuple["ResNet", "ResNet"]:
+        """Returns the network in two parts: all but the last stage, and the last stage."""
+        return self.clone(part="first"), self.clone(part="last")
+
     @nn.compact
     def __call__(self, images: Array, train: bool = False) -> Array:
         """Computes features float32 [B, n_features] of images float [B, H, W, C].
+
+        The first part of a network returns maps [B, h, w, c], and the last part takes these.
 
         The output of each stage is recorded as "stage0", "stage1" and so on, and what it is before
         its last ReLU as "stage0_before_relu" and so on; see `cil_jax.network.Output`.
@@ -164,7 +173,9 @@ class ResNet(nn.Module):
             epsilon=1e-5,
             dtype=self.dtype,
         )
-        if self.stem == "imagenet":
+        if self.part == "last":
+            x = images
+        elif self.stem == "imagenet":
             x = nn.relu(norm()(conv(self.widths[0], (7, 7), strides=2)(images)))
             sides, no_pixel = ((0, 0), (1, 1), (1, 1), (0, 0)), -jnp.inf
             x = lax.reduce_window(x, no_pixel, lax.max, (1, 3, 3, 1), (1, 2, 2, 1), sides)
@@ -172,6 +183,8 @@ class ResNet(nn.Module):
             x = nn.relu(norm()(conv(self.widths[0], (3, 3))(images)))
         n_stages = len(self.stage_sizes)
         for stage, (size, width) in enumerate(zip(self.stage_sizes, self.widths, strict=True)):
+            if self.part == ("first" if stage == n_stages - 1 else "last"):
+                continue
             before_relu = x
             for i in range(size):
                 is_last = stage == n_stages - 1 and i == size - 1
@@ -183,7 +196,7 @@ class ResNet(nn.Module):
                 x = self.layers.between_blocks(x)
             self.sow("intermediates", f"stage{stage}_before_relu", before_relu)
             self.sow("intermediates", f"stage{stage}", x)
-        return x.astype(jnp.float32).mean(axis=(1, 2))
+        return x if self.part == "first" else x.astype(jnp.float32).mean(axis=(1, 2))
 
 
 def _conv(

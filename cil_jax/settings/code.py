@@ -170,6 +170,8 @@ METHODS = Registry(
         "lucir": "cil_jax.methods.lucir:LUCIR",
         "podnet": "cil_jax.methods.podnet:PODNet",
         "der": "cil_jax.methods.der:DER",
+        "memo": "cil_jax.methods.memo:MEMO",
+        "foster": "cil_jax.methods.foster:FOSTER",
         "pass": "cil_jax.methods.pass_:PASS",
         "simplecil": "cil_jax.methods.simplecil:SimpleCIL",
         "fecam": "cil_jax.methods.fecam:FeCAM",

@@ -19,8 +19,9 @@ from cil_jax.training.build import data_seed, schedule_of
 from cil_jax.training.engine import Engine
 
 # Settings that have an entry of their own in results.json, or that do not change the method.
+TASKS = ("classes", "tasks", "task_size", "first_task")
 NOT_CHANGES = (
-    *("dataset", "scenario", "validation", "classes", "tasks", "task_size", "first_task"),
+    *("dataset", "scenario", "validation", *TASKS),
     *replicates.SEEDS,
     *("backbone", "epochs", "first_epochs", "memory", "augmentation", *replicates.ONLY_REPORTED),
 )
@@ -35,9 +36,7 @@ def changed(config: Config) -> dict[str, Any]:
     """
     of_protocol = loading.protocol_values("reduced")
     reduced = all(
-        getattr(config, name) == value
-        for name, value in of_protocol.items()
-        if name not in NOT_CHANGES
+        getattr(config, name) == value for name, value in of_protocol.items() if name not in TASKS
     )
     overrides = of_protocol if reduced else {}
     try:
