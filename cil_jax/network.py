@@ -170,31 +170,67 @@ class Network:
         with the tasks learned.
         """
         frozen, count = weights.frozen, weights.frozen["count"]
-        empty = jnp.zeros_like(newest)
-
-        def features_of(slot: Array) -> Array:
-            variables = jax.tree.map(
-                lambda stack: lax.dynamic_index_in_dim(stack, slot, keepdims=False),
-                lax.stop_gradient({name: frozen[name] for name in ("params", "batch_stats")}),
-            )
-            return self.backbone.apply(variables, images, train=False)
-
-        if self.through_frozen:
-            # A loop with a number of rounds that is not known in advance has no gradient.
-            slots = jnp.arange(self.slots - 1)
-            features = lax.map(
-                lambda slot: lax.cond(slot < count, features_of, lambda _: empty, slot), slots
-            )
-            features = jnp.concatenate([features, empty[None]])
-        else:
+        stacks = {name: frozen[name] for name in ("params", "batch_stats")}
+        if not self.through_frozen:
             images = lax.stop_gradient(images)
-            stack = jnp.zeros((self.slots, *newest.shape), newest.dtype)
-            features = lax.fori_loop(
-                0, count, lambda slot, stack: stack.at[slot].set(features_of(slot)), stack
-            )
-            features = lax.stop_gradient(features)
+        empty = jnp.zeros((self.slots, *newest.shape), newest.dtype)
+        features = _features_of_frozen(self.backbone, stacks, images, count, empty)
         features = lax.dynamic_update_slice_in_dim(features, newest[None], count, axis=0)
         return jnp.moveaxis(features, 0, 1).reshape(newest.shape[0], -1)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _features_of_frozen(
+    backbone: Backbone, stacks: Params, images: Array, count: Array, empty: Array
+) -> Array:
+    """Computes the features of frozen backbones, which get no gradient.
+
+    The loop has as many rounds as there are backbones in use. JAX can't differentiate such a loop,
+    so its gradient with respect to the images is another one.
+
+    Args:
+      backbone: the module.
+      stacks: the variables of the backbones, along a first axis.
+      images: what the backbones take.
+      count: how many backbones are in use.
+      empty: zeros [slots, B, D].
+
+    Returns:
+      [slots, B, D], zero for slots that are not in use.
+    """
+
+    def add(slot: Array, features: Array) -> Array:
+        return features.at[slot].set(_applied(backbone, stacks, slot, images))
+
+    return lax.fori_loop(0, count, add, empty)
+
+
+def _applied(backbone: Backbone, stacks: Params, slot: Array, images: Array) -> Array:
+    """Computes the features of a frozen backbone."""
+    variables = jax.tree.map(
+        lambda stack: lax.dynamic_index_in_dim(stack, slot, keepdims=False), stacks
+    )
+    return backbone.apply(variables, images, train=False)
+
+
+def _features_forward(
+    backbone: Backbone, stacks: Params, images: Array, count: Array, empty: Array
+) -> tuple[Array, Any]:
+    features = _features_of_frozen(backbone, stacks, images, count, empty)
+    return features, (stacks, images, count)
+
+
+def _features_backward(backbone: Backbone, saved: Any, gradient: Array) -> tuple[Any, ...]:
+    stacks, images, count = saved
+
+    def add(slot: Array, total: Array) -> Array:
+        _, pull = jax.vjp(lambda x: _applied(backbone, stacks, slot, x), images)
+        return total + pull(gradient[slot])[0]
+
+    return None, lax.fori_loop(0, count, add, jnp.zeros_like(images)), None, None
+
+
+_features_of_frozen.defvjp(_features_forward, _features_backward)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,9 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from cil_jax.app.accelerator import start_accelerator
+from cil_jax.methods.expanding import Expanding
+from cil_jax.methods.fetril import FeTrIL
 from cil_jax.methods.fixed import FixedRepresentation
 from cil_jax.methods.frozen import Frozen
 from cil_jax.methods.penalty import WeightPenalty
+from cil_jax.methods.prototypes import Prototypes
 from cil_jax.report import published_results
 from cil_jax.report.percentages import round_percentage
 from cil_jax.report.tables import markdown_table, reproduction_cells
@@ -103,11 +106,12 @@ def _kind(name: str, kept: Inventory) -> str:
     cls = METHODS[name]
     kinds = {
         "upper bound": kept.keeps_all_data,
-        "frozen features": issubclass(cls, Frozen | FixedRepresentation),
+        "frozen features": issubclass(cls, Frozen | FixedRepresentation | FeTrIL),
+        "class means in place of exemplars": issubclass(cls, Prototypes),
         "penalty on changes of weights": issubclass(cls, WeightPenalty),
         "exemplars": kept.n_exemplars > 0,
         "distillation": kept.has_teacher,
-        "a network for each task": kept.n_networks > 1,
+        "a backbone or a part of one added in each task": issubclass(cls, Expanding),
     }
     return ", ".join(kind for kind, holds in kinds.items() if holds) or "lower bound"
 
@@ -118,7 +122,7 @@ def _bytes_kept(kept: Inventory) -> str:
     if kept.extras:
         of_exemplars += f" with their {' and '.join(kept.extras)}"
     words = {
-        "network": "network" if kept.n_networks == 1 else f"{kept.n_networks} networks",
+        "network": kept.networks.removeprefix("the ").removeprefix("a "),
         "teacher": "previous network",
         "exemplars": of_exemplars,
         "means": "class means of the exemplars",

@@ -37,6 +37,8 @@ def test_what_is_stored_beside_an_exemplar_counts():
 def test_networks_statistics_and_all_data_are_named():
     der = kept("der", "pycil", memory=12, mirror="no", pad=0)
     assert der.n_networks == 3 and "3 networks" in der.words()
+    memo = kept("memo", "pycil", memory=12, mirror="no", pad=0)
+    assert "a network with 3 last stages" in memo.words()
     ewc = kept("ewc", "pycil", mirror="no", pad=0)
     n_parameters = ewc.n_bytes["own"] // 2  # bytes of the trained weights, which it keeps twice
     assert ewc.words() == ["statistics: anchor, importance"]

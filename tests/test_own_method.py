@@ -51,6 +51,11 @@ class Mine(Method):
         return loss + self.strength * drift, ({"classification": loss, "drift": drift}, output)
 
 
+@dataclasses.dataclass(frozen=True)
+class Bare(Mine):
+    presets: ClassVar = {}
+
+
 class NoMethod:
     pass
 
@@ -355,6 +360,24 @@ def test_a_flag_without_effect_on_ones_own_code_is_said(said, folder):
     plain = ("--backbone", f"{folder / 'net.py'}:Plain", "--precision", "bfloat16")
     status, _, error = said(*own, *plain)
     assert status == 0 and error.startswith("warning: --precision has no effect on Mine with")
+
+
+def test_ones_own_method_takes_the_recipe_of_another(said, folder, tmp_path):
+    """Without what it lacks, which is said."""
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("brightness: 0.2\nobjective: softmax\nmemory: 9\n")
+    own = ("--method", f"{folder / 'mine.py'}:Mine", "--print-config", "--config", str(recipe))
+    status, out, error = said(*own)
+    assert status == 0 and "brightness: 0.2 " in out and "memory" not in out
+    assert error.splitlines() == [
+        f"warning: {name} in {recipe} has no effect on Mine, which has no such setting"
+        for name in ("objective", "memory")
+    ]
+
+
+def test_that_ones_own_method_has_no_presets_is_said(said, folder):
+    status, _, error = said("--method", f"{folder / 'mine.py'}:Bare", "--preset", "pycil")
+    assert status == 2 and "there is no preset 'pycil': the method has none; its class may" in error
 
 
 def test_a_run_is_resumed_once_its_code_is_named(said, folder, ran):

@@ -274,6 +274,12 @@ def _seeds(text: str) -> list[int]:
         raise argparse.ArgumentTypeError(f"{text!r} is not a list such as 0,1,2") from None
 
 
+def _no_preset(text: str) -> NoReturn:
+    raise argparse.ArgumentTypeError(
+        f"there is no preset {text!r}: the method has none; its class may have an attribute presets"
+    )
+
+
 def _count(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not an integer of at least 1")
@@ -524,7 +530,10 @@ def make_parser(
             help="list all methods with their presets and with what each keeps from one task to "
             "the next, then exit",
         )
-    if method and (presets := loading.presets(method)):
+    presets = loading.presets(method) if method else []
+    if method and not presets:
+        parser.add_argument("--preset", type=_no_preset, help=argparse.SUPPRESS)
+    if presets:
         origin = f"that of --config, or else {default_preset or 'none'}"
         parser.add_argument(
             "--preset",

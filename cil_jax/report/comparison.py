@@ -37,7 +37,7 @@ COLUMNS = (*GROUP_COLUMNS, "classifier", *NUMBERS)
 TEXT = ("run", "trained", "classifier", "published")
 # Settings by which a comparison of methods can be unfair.
 RECIPE = (
-    *("normalization", "pad", "mirror", "augmentation", "padding", "brightness"),
+    *("outputs", "normalization", "pad", "mirror", "augmentation", "padding", "brightness"),
     *("backbone", "last_relu", "precision", "epochs", "first_epochs", "batch_size", "rate"),
     *("rate_steps", "first_rate_steps", "rate_factor", "rate_shape", "momentum", "weight_decay"),
     *("first_weight_decay", "decay"),

@@ -18,7 +18,6 @@ from cil_jax.settings import code, loading
 from cil_jax.settings.config import Config
 from cil_jax.settings.loading import preset, protocol_values
 from cil_jax.storage import replicates, schemas
-from cil_jax.training.build import engine_of, room_of
 
 N_CLASSES = 100  # of CIFAR-100
 TASK_SIZE = 10  # unless a row says otherwise
@@ -158,6 +157,8 @@ def _row_of(
 
     It shows what was published for another preset of the method, if there is that.
     """
+    from cil_jax.training.build import engine_of, room_of  # which import JAX
+
     name = loading.default_preset(method)
     # Without a data set, pad and mirror must be given; they do not change the answer.
     settings_of_method = preset(method, name, pad=0, mirror="no", backbone="resnet8")

@@ -430,9 +430,11 @@ def of_other_methods(values: Mapping[str, Any], method: str = "") -> list[str]:
       Their names, in the order of the file; none if there is no such method.
     """
     named = values.get("method", method)
-    if named not in list(code.METHODS):
+    try:
+        fields = dataclasses.fields(type_of(str(named)))
+    except UserError:
         return []
-    unknown = set(values) - {field.name.rstrip("_") for field in dataclasses.fields(type_of(named))}
+    unknown = set(values) - {field.name.rstrip("_") for field in fields}
     # Asks the other methods only where it must, as to import them takes a while.
     foreign = unknown & _settings_of_all_methods() if unknown - set(NOT_SETTINGS) else set()
     return [name for name in values if name in foreign]

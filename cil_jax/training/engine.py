@@ -27,6 +27,7 @@ from cil_jax.network import Weights
 from cil_jax.platform.devices import replicate, shard_batch, shard_members
 from cil_jax.schedules import SGD
 from cil_jax.training.compilation import LESS_EFFORT, FastProgram, Program
+from cil_jax.training.contract import loss_result, same_learner
 from cil_jax.typing import Array, ImageShape, Key, Params
 
 Sums: TypeAlias = dict[str, Array]  # running sums over the steps of an epoch, by name
@@ -141,7 +142,8 @@ class Engine:
     @Program
     def begin_task(self, learner: Learner, n_new: Array) -> Learner:
         """Begins a task of n_new classes with the method's `begin_task`; resets the momentum."""
-        learner = self.method.begin_task(learner, n_new, learner.key(Purpose.HEAD))
+        begin = self.method.begin_task
+        learner = same_learner(begin, learner, begin(learner, n_new, learner.key(Purpose.HEAD)))
         momentum = self.optimizer.direction().init(learner.weights.params)
         return learner.replace(momentum=momentum)
 
@@ -292,6 +294,10 @@ class Engine:
             partial(learner.key, Purpose.BESIDE),
         )
 
+        def checked_loss(params: Params, *others: Any) -> Any:
+            returned = loss_function(params, *others)
+            return loss_result(method, training, returned, self.parts(kind))
+
         def update(step: Array, state: TrainState) -> TrainState:
             weights, own, momentum, sums = state
             key, loss_key = jax.random.split(learner.key(Purpose.AUGMENT, step))
@@ -299,7 +305,7 @@ class Engine:
             images = self.augmentation(key, drawn.images, learner.normalizer)
             batch = Batch(images, drawn.labels, drawn.extras, drawn.from_memory)
             before = learner.replace(weights=weights, own=own)
-            (loss, (parts, output)), grads = jax.value_and_grad(loss_function, has_aux=True)(
+            (loss, (parts, output)), grads = jax.value_and_grad(checked_loss, has_aux=True)(
                 weights.params, before, batch, loss_key
             )
             updates, momentum = direction.update(grads, momentum, weights.params)
@@ -308,7 +314,9 @@ class Engine:
                 updates = jax.tree.map(jnp.multiply, updates, trainable)
             params = cast(Params, optax.apply_updates(weights.params, updates))
             weights = weights.replace(params=params, batch_stats=output.batch_stats)
-            after = method.updated(before, before.replace(weights=weights), grads)
+            trained = before.replace(weights=weights)
+            after = method.updated(before, trained, grads)
+            after = same_learner(method.updated, trained, after)
 
             is_new = batch.labels >= learner.n_old
             is_right = is_new & (output.logits.argmax(axis=1) == batch.labels)
@@ -339,7 +347,8 @@ class Engine:
         """Takes a Do step of the plan."""
         step = self.steps[kind]
         assert isinstance(step, Do)
-        return replicate(step.change(learner, self._step_key(learner)))
+        changed = step.change(learner, self._step_key(learner))
+        return replicate(same_learner(step.change, learner, changed))
 
     def fold(self, learner: Learner, pool: Pool, kind: int) -> Learner:
         """Takes a Fold step of the plan.
@@ -419,7 +428,8 @@ class Engine:
         """Returns the learner after the last batch of a Fold step."""
         step = self.steps[kind]
         assert isinstance(step, Fold)
-        return replicate(step.done(learner, sums, self._step_key(learner)))
+        done = step.done(learner, sums, self._step_key(learner))
+        return replicate(same_learner(step.done, learner, done))
 
     def _step_key(self, learner: Learner) -> Key:
         """Returns the random key of a Fold or Do step."""
@@ -459,7 +469,8 @@ class Engine:
             extras=jax.tree.map(lambda x: jnp.where(_like(is_filled, x), x, 0), extras),
             n_offered=learner.memory.n_offered + (pool.labels[: pool.n_new_rows] >= 0).sum(),
         )
-        return replicate(self.method.kept(learner.replace(memory=memory)))
+        learner = learner.replace(memory=memory)
+        return replicate(same_learner(self.method.kept, learner, self.method.kept(learner)))
 
     def _extras(self, learner: Learner, images: Array) -> Params:
         """Computes what is stored with images uint8 [N, H, W, C]; arrays [N, ...]."""

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from cil_jax.learner import Learner, Normalizer, bytes_per_exemplar, n_bytes_of
 from cil_jax.methods.base import Batch, Method
 from cil_jax.methods.plan import Do, Fold, Train
+from cil_jax.network import SplitNetwork
 from cil_jax.settings.config import Config
 from cil_jax.training.budget import within_budget
 from cil_jax.training.build import Room, engine_of
@@ -24,7 +25,8 @@ class Inventory:
       n_exemplars: number of exemplars over all classes.
       extras: what is stored with each exemplar besides its image and label, by name.
       has_means: whether it keeps the mean features of the exemplars of each class.
-      n_networks: number of backbones that it predicts with.
+      n_networks: number of backbones that there is room for.
+      is_split: whether these share all but their last stage.
       has_teacher: whether it trains with the network of the previous task.
       own: the method's own arrays, by name.
       keeps_all_data: whether it keeps all training images.
@@ -36,10 +38,18 @@ class Inventory:
     extras: tuple[str, ...]
     has_means: bool
     n_networks: int
+    is_split: bool
     has_teacher: bool
     own: tuple[str, ...]
     keeps_all_data: bool
     n_bytes: dict[str, int]
+
+    @property
+    def networks(self) -> str:
+        """The backbones in words, such as "3 networks"."""
+        if self.is_split:
+            return f"a network with {self.n_networks} last stages"
+        return "the network" if self.n_networks == 1 else f"{self.n_networks} networks"
 
     def words(self) -> list[str]:
         """What is kept, each in a few words; the network itself is named only if there are more."""
@@ -50,7 +60,7 @@ class Inventory:
             "all training images": self.keeps_all_data,
             exemplars: self.n_exemplars,
             "class means of the exemplars": self.has_means,
-            f"{self.n_networks} networks": self.n_networks > 1,
+            self.networks: self.n_networks > 1,
             "the previous network": self.has_teacher,
             f"statistics: {', '.join(self.own)}": self.own,
         }
@@ -85,6 +95,7 @@ def inventory(config: Config, image_shape: ImageShape, room: Room) -> Inventory:
         extras=tuple(learner.memory.extras),
         has_means=has_means,
         n_networks=method.network.slots,
+        is_split=isinstance(method.network, SplitNetwork),
         has_teacher=has_teacher,
         own=tuple(learner.own),
         keeps_all_data=method.keeps_all_data,
