@@ -12,11 +12,18 @@ from conftest import new_images, small_config
 from cil_jax.classifiers import class_means, nearest_class_mean
 from cil_jax.data.augment import Augmentation
 from cil_jax.learner import Purpose, embed, root_keys
+from cil_jax.methods.icarl import ICaRL
+from cil_jax.methods.plan import Keep, Train
 from cil_jax.storage.run_folder import RunFolder
 from cil_jax.training.callbacks import Callback
 from cil_jax.training.evaluation import Evaluation
 from cil_jax.training.loop import Run
 from cil_jax.training.streaming import Streamed
+
+
+class PlainImages(ICaRL):
+    def plan(self, is_first):
+        return (Train(augmented=False), Keep())
 
 
 @pytest.fixture(scope="module")
@@ -222,6 +229,20 @@ def test_training_images_are_augmented(run, begun):
     )
     kernels = (x.weights.params["backbone"]["Conv_0"]["kernel"] for x in (one, two))
     assert not np.array_equal(*kernels)
+
+
+def test_a_training_may_ask_for_images_without_augmentation(run, begun):
+    learner, pool = begun
+    learners = []
+    for augmentation in (Augmentation(2, False), Augmentation(0, False)):
+        method = PlainImages(**vars(run.engine.method))
+        engine = dataclasses.replace(run.engine, method=method, augmentation=augmentation)
+        learners.append(
+            engine.train(
+                learner, pool, engine.no_sums(), jnp.float32(1.0), jnp.float32(0.0), jnp.int32(1)
+            )
+        )
+    chex.assert_trees_all_equal(*learners)
 
 
 def test_an_update_moves_every_parameter_by_rate_momentum_and_decay(run, begun):

@@ -31,6 +31,7 @@ class Train:
       beside: number of exemplars that are drawn at random, with repetition, beside the images of
         each batch; they follow these in the batch. The memory must not be empty.
       trainable: like `Method.trainable`, which is the default.
+      augmented: whether the images are augmented.
       schedule: epochs, learning rates and weight decay (default: those of the settings).
     """
 
@@ -40,6 +41,7 @@ class Train:
     rows: Rows | None = None
     beside: int = 0
     trainable: Callable[[Learner], Params | None] | None = None
+    augmented: bool = True
     # Not compared, since it does not enter the program.
     schedule: Schedule | None = dataclasses.field(default=None, compare=False)
 

@@ -302,7 +302,11 @@ class Engine:
             weights, own, momentum, sums = state
             key, loss_key = jax.random.split(learner.key(Purpose.AUGMENT, step))
             drawn = jax.tree.map(shard_batch, draw(step))
-            images = self.augmentation(key, drawn.images, learner.normalizer)
+            images = (
+                self.augmentation(key, drawn.images, learner.normalizer)
+                if training.augmented
+                else learner.normalizer(drawn.images)
+            )
             batch = Batch(images, drawn.labels, drawn.extras, drawn.from_memory)
             before = learner.replace(weights=weights, own=own)
             (loss, (parts, output)), grads = jax.value_and_grad(checked_loss, has_aux=True)(
