@@ -46,7 +46,9 @@ class FeTrIL(Prototypes, Classification):
         if is_first:
             return (Train(), self.describe)
         schedule = Schedule(self.head_epochs, self.head_rate, (), 1.0, self.weight_decay, "cosine")
-        train = Train("head", self.loss_of_head, trainable=head_alone, schedule=schedule)
+        train = Train(
+            "head", self.loss_of_head, trainable=head_alone, augmented=False, schedule=schedule
+        )
         return (self.describe, Do(self.with_new_head), train)
 
     def with_new_head(self, learner: Learner, key: Key) -> Learner:
