@@ -5,7 +5,7 @@ The structure and shapes of the arrays are the same before the first task and af
 
 import dataclasses
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -175,6 +175,7 @@ class Network:
             images = lax.stop_gradient(images)
         empty = jnp.zeros((self.slots, *newest.shape), newest.dtype)
         features = _features_of_frozen(self.backbone, stacks, images, count, empty)
+        features = cast(Array, features)  # which some versions of JAX do not say
         features = lax.dynamic_update_slice_in_dim(features, newest[None], count, axis=0)
         return jnp.moveaxis(features, 0, 1).reshape(newest.shape[0], -1)
 
@@ -217,7 +218,7 @@ def _features_forward(
     backbone: Backbone, stacks: Params, images: Array, count: Array, empty: Array
 ) -> tuple[Array, Any]:
     features = _features_of_frozen(backbone, stacks, images, count, empty)
-    return features, (stacks, images, count)
+    return cast(Array, features), (stacks, images, count)
 
 
 def _features_backward(backbone: Backbone, saved: Any, gradient: Array) -> tuple[Any, ...]:
