@@ -323,8 +323,9 @@ def n_parameters_in_use(weights: Weights, n_open: int) -> int:
     share = 1.0  # of the rows of the head
     if weights.frozen:
         stacks, n_frozen = jax.tree.leaves(weights.frozen["params"]), int(weights.frozen["count"])
-        total += n_frozen * sum(x[0].size for x in stacks)
-        share = (n_frozen + 1) / (len(stacks[0]) + 1)
+        n_stacked = stacks[0].shape[0]
+        total += n_frozen * sum(x.size // n_stacked for x in stacks)
+        share = (n_frozen + 1) / (n_stacked + 1)
     for name, x in weights.params["head"].items():
         columns = x.size // x.shape[-1] * n_open if x.ndim else x.size
         total += round(columns * share) if name == "kernel" else columns

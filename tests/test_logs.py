@@ -187,8 +187,10 @@ def made_up_run(tmp_path):
         config=settings,
         scenario=scenario,
         engine=SimpleNamespace(method=method),
-        n_epochs=lambda task: 2,
-        epochs_done=lambda learner: learner.epoch,
+        course=SimpleNamespace(
+            n_epochs=lambda task: 2,
+            epochs_done=lambda learner: learner.epoch,
+        ),
     )
 
 

@@ -206,6 +206,7 @@ def test_the_loss_is_finite_and_named_and_teaches(engine):
     assert all(np.any(np.asarray(g) != 0) for g in jax.tree.leaves(network))
 
 
+@pytest.mark.parametrize("engine", some(sorted(METHODS)), indirect=True)
 def test_each_training_of_its_plans_names_its_parts_and_says_what_it_trains(engine):
     trainings = {
         is_first: [step for step in engine.method.plan(is_first) if isinstance(step, Train)]
@@ -256,6 +257,7 @@ def test_closed_columns_are_never_moved(engine):
         chex.assert_trees_all_equal(grad[..., 4:], jnp.zeros_like(grad[..., 4:]))
 
 
+@pytest.mark.parametrize("engine", some(sorted(METHODS)), indirect=True)
 def test_a_padded_head_is_a_resized_head_in_loss_and_gradient(engine, engine_of_room):
     wide = in_second_task(engine)
     resized = engine_of_room(4)
@@ -378,6 +380,7 @@ def test_no_program_is_compiled_twice(engine):
     assert [program._cache_size() for program in programs] == before
 
 
+@pytest.mark.parametrize("engine", some(sorted(METHODS)), indirect=True)
 def test_on_a_gpu_updates_are_one_loop_that_never_asks_the_host(engine):
     """A branch, a callback or a transfer would stop the GPU at each update."""
     learner = in_second_task(engine)

@@ -124,9 +124,11 @@ def made_up_run(method="icarl", n_tasks=2):
         scenario=SimpleNamespace(task_sizes=(2,) * n_tasks, bounds=[0, 2, 4]),
         mesh=None,
         folder=SimpleNamespace(path="runs/x"),
-        n_updates=lambda task: 20,
-        n_epochs=lambda task: 2,
-        epochs_done=lambda learner: learner.epoch,
+        course=SimpleNamespace(
+            n_updates=lambda task: 20,
+            n_epochs=lambda task: 2,
+            epochs_done=lambda learner: learner.epoch,
+        ),
         history={"scores": {"nme": []}},
         engine=SimpleNamespace(
             method=SimpleNamespace(headline="nme", classifier_in_training="linear")
