@@ -94,8 +94,16 @@ def class_means(features: Array, labels: Array, n_classes: int) -> Array:
 def class_sums(features: Array, labels: Array, n_classes: int) -> Array:
     """Sums the unit-length features of each class; arguments and result as for `class_means`."""
     chex.assert_rank([features, labels], [2, 1])
+    return sums_by_class(unit(features), labels, n_classes)
+
+
+def sums_by_class(rows: Array, labels: Array, n_classes: int) -> Array:
+    """Sums rows, float [N] or [N, D], by label; [n_classes] or [n_classes, D].
+
+    Rows with a negative label are left out.
+    """
     is_member = jax.nn.one_hot(labels, n_classes, axis=0)  # a negative label gives a zero column
-    return jnp.matmul(is_member, unit(features), precision=EXACT)
+    return jnp.matmul(is_member, rows, precision=EXACT)
 
 
 def ridge(features: Array, labels: Array, n_classes: int, strength: float) -> Array:

@@ -156,6 +156,21 @@ def n_bytes_of(tree: Any) -> int:
     return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree))
 
 
+def schema(learner: Learner) -> dict[str, str]:
+    """Returns the type and shape of each array, such as 'float32[64,100]', by its path.
+
+    Checkpoints compare it before arrays are read, since Orbax casts an array of another type
+    silently.
+    """
+    leaves = jax.tree_util.tree_leaves_with_path(learner)
+    return {jax.tree_util.keystr(path): form_of(leaf) for path, leaf in leaves}
+
+
+def form_of(array: Any) -> str:
+    """Returns the type and shape of an array, such as 'float32[64,100]'."""
+    return f"{array.dtype}{list(array.shape)}".replace(" ", "")
+
+
 def root_keys(seed: int, data_seed: int) -> tuple[Key, Key]:
     """Makes the init_key and data_key of a learner; they differ even if the seeds are equal."""
     return (

@@ -145,21 +145,17 @@ class Network:
             backbones are always in evaluation mode.
           maps: whether to also return what the backbone records.
         """
-        variables = {"params": weights.params["backbone"], "batch_stats": weights.batch_stats}
-        mutable = [*(["batch_stats"] if train else []), *(["intermediates"] if maps else [])]
-        recorded: Params = {}
-        if mutable:
-            newest, recorded = self.backbone.apply(variables, images, train=train, mutable=mutable)
-        else:
-            newest = self.backbone.apply(variables, images, train=False)
+        newest, batch_stats, recorded = _apply(
+            self.backbone, weights.params["backbone"], weights.batch_stats, images, train, maps
+        )
         features = newest
         if self.slots > 1:
             features = self._beside_frozen(weights, images, newest)
         return Output(
             features=features,
             logits=self.head.logits(weights.params["head"], features, n_open),
-            batch_stats=recorded.get("batch_stats", weights.batch_stats),
-            maps=_maps(recorded),
+            batch_stats=batch_stats,
+            maps=recorded,
             newest=newest,
         )
 
@@ -285,15 +281,11 @@ class SplitNetwork(Network):
     ) -> Output:
         shared, last = self.parts
         params, batch_stats = weights.params["backbone"]["shared"], weights.batch_stats["shared"]
-        variables = {"params": params, "batch_stats": batch_stats}
-        mutable = [*(["batch_stats"] if train else []), *(["intermediates"] if maps else [])]
-        recorded: Params
-        x, recorded = shared.apply(variables, images, train=train, mutable=mutable)
+        x, batch_stats, recorded = _apply(shared, params, batch_stats, images, train, maps)
         output = last(self._last(weights), x, n_open, train=train, maps=maps)
-        batch_stats = recorded.get("batch_stats", batch_stats)
         return output.replace(
             batch_stats={"shared": batch_stats, "last": output.batch_stats},
-            maps={**_maps(recorded), **output.maps},
+            maps={**recorded, **output.maps},
         )
 
     def _last(self, weights: Weights) -> Weights:
@@ -307,9 +299,22 @@ class SplitNetwork(Network):
         return Weights(params, {"shared": batch_stats, "last": last.batch_stats}, last.frozen)
 
 
-def _maps(recorded: Params) -> Params:
-    """Returns the maps that a backbone has recorded, by name."""
-    return {name: x[-1] for name, x in recorded.get("intermediates", {}).items()}
+def _apply(
+    module: Backbone, params: Params, batch_stats: Params, images: Array, train: bool, maps: bool
+) -> tuple[Array, Params, Params]:
+    """Applies a module to images.
+
+    Returns:
+      Its output, its running statistics afterwards and, if asked for, the maps that it records, by
+      name.
+    """
+    variables = {"params": params, "batch_stats": batch_stats}
+    mutable = [*(["batch_stats"] if train else []), *(["intermediates"] if maps else [])]
+    if not mutable:
+        return module.apply(variables, images, train=False), batch_stats, {}
+    output, changed = module.apply(variables, images, train=train, mutable=mutable)
+    recorded = {name: x[-1] for name, x in changed.get("intermediates", {}).items()}
+    return output, changed.get("batch_stats", batch_stats), recorded
 
 
 def n_parameters_in_use(weights: Weights, n_open: int) -> int:

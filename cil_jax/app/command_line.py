@@ -380,11 +380,12 @@ def layers(
     Raises:
       UserError: if a value is not allowed, or settings contradict each other.
     """
-    file_settings = loading.read(file, method) if file else {}
+    in_file = reading.read_yaml(Path(file)) if file else {}
+    file_settings = loading.recorded(in_file, str(file), method)
     if file_settings.get("method", method) != method:
         other = file_settings["method"]
         raise UserError(f"{file} is for {other}, not for {method}: cil-jax {other}")
-    for name in loading.of_other_methods(reading.read_yaml(Path(file)), method) if file else ():
+    for name in loading.of_other_methods(in_file, method):
         warn(f"{name} in {file} has no effect on {method}, which has no such setting")
     preset = _preset_name(method, default_preset, given.get("preset"), file_settings, file)
     file_layers = {str(file): file_settings} if file else {}

@@ -24,9 +24,14 @@ class Expanding(Rehearsal):
     """
 
     @property
-    def network(self) -> Network:
+    def slots(self) -> int:
+        """The number of backbones that there is room for."""
         # With one slot it could never be taught a second task: nothing would be frozen.
-        return Network(self.backbone, slots=max(2, self.n_tasks))
+        return max(2, self.n_tasks)
+
+    @property
+    def network(self) -> Network:
+        return Network(self.backbone, slots=self.slots)
 
     @property
     def auxiliary_room(self) -> int:

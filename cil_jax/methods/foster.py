@@ -16,7 +16,6 @@ from cil_jax.learner import Learner
 from cil_jax.methods.base import Batch, LossResult, zero_in_first_task
 from cil_jax.methods.expanding import AUXILIARY, Expanding
 from cil_jax.methods.plan import Do, Fold, Keep, Plan, Train
-from cil_jax.network import Network
 from cil_jax.schedules import Schedule
 from cil_jax.settings.declaring import BETWEEN_0_AND_1, NOT_NEGATIVE, POSITIVE, setting
 from cil_jax.typing import Array, Key, Params
@@ -62,8 +61,8 @@ class FOSTER(Expanding):
     parts: ClassVar[tuple[str, ...]] = ("classification", "new_features", "distillation")
 
     @property
-    def network(self) -> Network:
-        return Network(self.backbone, slots=2)
+    def slots(self) -> int:
+        return 2  # the old network and the new
 
     def own(self, learner: Learner) -> Params:
         return {"counts": jnp.zeros(len(learner.means)), "boosted": learner.weights}
@@ -96,10 +95,9 @@ class FOSTER(Expanding):
         self, params: Params, learner: Learner, batch: Batch, key: Key, train: bool = True
     ) -> LossResult:
         output = self.student(params, learner, batch, train)
-        is_first = learner.n_old == 0
+        # In the first task nothing has been counted, and all weights are 1.
         weights = class_weights(learner.own["counts"], self.boosting_beta, learner.n_seen)
-        logits = output.logits / jnp.where(is_first, 1.0, weights)
-        classification = losses.cross_entropy(logits, batch.labels)
+        classification = losses.cross_entropy(output.logits / weights, batch.labels)
         of_new = AUXILIARY.logits(params["auxiliary"], output.newest, learner.n_seen)
         # The frozen backbone is that of the old network, whose head has no weight for new features.
         head = learner.teacher.params["head"]

@@ -22,4 +22,4 @@ class MEMO(DER):
 
     @property
     def network(self) -> Network:
-        return SplitNetwork(self.backbone, slots=max(2, self.n_tasks))
+        return SplitNetwork(self.backbone, slots=self.slots)

@@ -6,10 +6,10 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 
+from cil_jax.classifiers import sums_by_class
 from cil_jax.learner import Learner
 from cil_jax.methods.base import Batch, Method
 from cil_jax.methods.plan import Fold
-from cil_jax.selection import EXACT
 from cil_jax.typing import Key, Params
 
 
@@ -38,13 +38,12 @@ class Prototypes(Method):
     def add_moments(self, learner: Learner, sums: dict[str, Any], batch: Batch) -> dict[str, Any]:
         """Adds a batch: its images, their features and the squared lengths of these, by class."""
         features = self.network(learner.weights, batch.images, learner.n_seen).features
-        # A negative label, of a row without an image, gives a zero column.
-        is_member = jax.nn.one_hot(batch.labels, len(sums["n"]), axis=0)
-        new = {
-            "n": is_member.sum(axis=1),
-            "sums": jnp.matmul(is_member, features, precision=EXACT),
-            "squares": jnp.matmul(is_member, (features**2).sum(axis=1), precision=EXACT),
+        rows = {
+            "n": jnp.ones(len(features)),
+            "sums": features,
+            "squares": (features**2).sum(axis=1),
         }
+        new = {k: sums_by_class(x, batch.labels, len(sums["n"])) for k, x in rows.items()}
         return jax.tree.map(jnp.add, sums, new)
 
     def described(self, learner: Learner, sums: dict[str, Any], key: Key) -> Learner:

@@ -127,12 +127,14 @@ def rows(names: Sequence[str] = (), protocol: str = "full") -> list[Row]:
     Raises:
       UserError: if there is no run of that name.
     """
-    of_protocol = {"full": _published(), "reduced": _reduced()}
-    known = dict.fromkeys(row.run for rows in of_protocol.values() for row in rows)
+    of_protocol = _published() if protocol == "full" else _reduced()
+    if not names:
+        return list(of_protocol)
+    known = dict.fromkeys(row.run for row in (*_published(), *_reduced()))
     for name in names:
         if name not in known:
             raise UserError(f"unknown row {name!r}{nearest_name(name, known)}")
-    return [row for row in of_protocol[protocol] if not names or row.run in names]
+    return [row for row in of_protocol if row.run in names]
 
 
 @functools.cache

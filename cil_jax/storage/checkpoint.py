@@ -28,7 +28,7 @@ import orbax.checkpoint as ocp
 
 from cil_jax.errors import UserError
 from cil_jax.files import reading, writing
-from cil_jax.learner import Learner
+from cil_jax.learner import Learner, form_of, schema
 from cil_jax.platform.devices import copy_to_all, is_first_process, max_over_processes
 from cil_jax.storage.schemas import CheckpointAbout, RunRecord
 
@@ -210,7 +210,7 @@ class Checkpoints:
         except (OSError, ValueError):  # TensorStore raises ValueError
             metadata = None
         leaves = [] if metadata is None else jax.tree.leaves(metadata.tree)
-        if sorted(map(_form, leaves)) != sorted(map(_stored_form, jax.tree.leaves(learner))):
+        if sorted(map(form_of, leaves)) != sorted(map(_stored_form, jax.tree.leaves(learner))):
             raise UserError(
                 f"the checkpoint that was written to {self._folder} can't be read back and was "
                 "removed; older ones stay: try another folder"
@@ -242,23 +242,10 @@ class Checkpoints:
                 )
 
 
-def schema(learner: Learner) -> dict[str, str]:
-    """The type and shape of each array, such as 'float32[64,100]', by its path in the learner.
-
-    It is compared before arrays are read, since Orbax casts an array of another type silently.
-    """
-    leaves = jax.tree_util.tree_leaves_with_path(learner)
-    return {jax.tree_util.keystr(path): _form(leaf) for path, leaf in leaves}
-
-
-def _form(array: Any) -> str:
-    return f"{array.dtype}{list(array.shape)}".replace(" ", "")
-
-
 def _stored_form(array: Any) -> str:
     """Type and shape of an array as stored; random keys are stored as arrays of integers."""
     is_key = jnp.issubdtype(array.dtype, jax.dtypes.prng_key)
-    return _form(jax.eval_shape(jax.random.key_data, array) if is_key else array)
+    return form_of(jax.eval_shape(jax.random.key_data, array) if is_key else array)
 
 
 def _is_checkpoint(path: Path) -> bool:

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from cil_jax.errors import UserError
-from cil_jax.learner import Learner
+from cil_jax.learner import Learner, schema
 from cil_jax.methods.base import Method
 from cil_jax.methods.plan import Train
 from cil_jax.network import Output
@@ -34,7 +34,7 @@ def same_learner(hook: Callable[..., Any], before: Learner, after: Any) -> Learn
     if not isinstance(after, Learner):
         kind = "nothing" if after is None else f"a {type(after).__name__}"
         raise UserError(f"{_name(hook)} must return the learner; it has returned {kind}")
-    had, has = _forms(before), _forms(after)
+    had, has = schema(before), schema(jax.eval_shape(lambda: after))  # also of Python numbers
     for path in [*had, *has]:
         if had.get(path) != has.get(path):
             raise UserError(
@@ -77,17 +77,6 @@ def loss_result(
             f"{_kind(parts) if has is None else sorted(has)}"
         )
     return returned
-
-
-def _forms(learner: Learner) -> dict[str, str]:
-    """Type and shape of each array by its path."""
-    leaves = jax.tree_util.tree_leaves_with_path(learner)
-    return {
-        jax.tree_util.keystr(path): f"{jnp.result_type(x).name}{list(jnp.shape(x))}"
-        if not jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
-        else f"key{list(x.shape)}"
-        for path, x in leaves
-    }
 
 
 def _kind(value: Any) -> str:

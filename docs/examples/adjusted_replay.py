@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from cil_jax import losses
 from cil_jax.learner import Learner
 from cil_jax.memory import Pool
-from cil_jax.methods.base import Batch, LossResult
+from cil_jax.methods.base import Batch, LossResult, head_alone
 from cil_jax.methods.plan import Fold, Keep, Plan, Train
 from cil_jax.methods.rehearsal import Rehearsal
 from cil_jax.schedules import Schedule
@@ -49,7 +49,7 @@ class AdjustedReplay(Rehearsal):
             "head",
             loss=self.balanced_loss,
             rows=self.balanced_rows,
-            trainable=self.head_alone,
+            trainable=head_alone,
             schedule=schedule,
         )
         return count, Train(), head, Keep()
@@ -93,10 +93,3 @@ class AdjustedReplay(Rehearsal):
         rank = jnp.arange(len(in_order)) - jnp.searchsorted(sorted_labels, sorted_labels)
         is_among_first = jnp.zeros(len(in_order), bool).at[in_order].set(rank < share)
         return is_old | is_among_first
-
-    def head_alone(self, learner: Learner) -> Params:
-        params = learner.weights.params
-        return {
-            **jax.tree.map(jnp.zeros_like, params),
-            "head": jax.tree.map(jnp.ones_like, params["head"]),
-        }
