@@ -315,6 +315,20 @@ def test_a_file_of_settings_knows_those_of_the_method(said, folder, tmp_path):
     assert values["squared"].split() == ["true", "#", "default"]
 
 
+def test_a_file_of_settings_names_the_method(said, tmp_path):
+    file = tmp_path / "lwf.yaml"
+    file.write_text("method: lwf\npreset: pycil\nlambda: 2\n")
+    status, out, error = said("--config", file, "--print-config")
+    assert status == 0, error
+    assert "method: lwf" in out and "lambda: 2.0" in out
+    status, _, error = said("--method", "ewc", "--config", file)
+    assert status == 2 and "lwf" in error and "ewc" in error
+    # What a file names is not imported.
+    file.write_text(f"method: {tmp_path / 'mine.py'}:Mine\n")
+    status, out, error = said("--config", file, "--print-config")
+    assert status == 2 and "--method is missing" in error and "--config RUN/config.yaml" in error
+
+
 REFUSALS = [
     ("", ["--method is missing: choose from finetune, joint, fixed"]),
     ("icrl", ["unknown method 'icrl': did you mean 'icarl'"]),

@@ -69,10 +69,11 @@ def _with_method(about: str | None, arguments: Sequence[str]) -> None:
     parser.add_argument("--method")
     parser.add_argument("--list", action="store_true")
     chosen, others = parser.parse_known_args(arguments)
+    named = _method_in_file(others) if chosen.method is None else chosen.method
     if chosen.list:
         _print_methods([*(["--method"] if chosen.method is not None else []), *others])
-    elif chosen.method is not None:
-        method = code.METHODS.add(chosen.method)
+    elif named is not None:
+        method = code.METHODS.add(named)
         _from_flags(method, arguments, _about_class(method), program="train")
     elif {"-h", "--help", "--help-all"} & {*others}:
         about = f"{about}\n{_list_of_methods()}"
@@ -80,8 +81,19 @@ def _with_method(about: str | None, arguments: Sequence[str]) -> None:
     else:
         raise UserError(
             f"--method is missing: choose from {', '.join(code.METHODS)}, or name a class of your "
-            "own as path.py:Class"
+            "own as path.py:Class. --config RUN/config.yaml repeats a run, and with --out RUN --resume "
+            "goes on with it"
         )
+
+
+def _method_in_file(arguments: Sequence[str]) -> str | None:
+    """The method of the package that the file of --config names; None if there is none."""
+    parser = Parser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--config")
+    file = parser.parse_known_args(arguments)[0].config
+    named = None if file is None else reading.read_yaml(Path(file)).get("method")
+    # A class of one's own is code that runs: only the user can name it.
+    return named if isinstance(named, str) and named in code.METHODS else None
 
 
 def _about(method: str) -> str:
