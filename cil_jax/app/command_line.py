@@ -81,8 +81,8 @@ def _with_method(about: str | None, arguments: Sequence[str]) -> None:
     else:
         raise UserError(
             f"--method is missing: choose from {', '.join(code.METHODS)}, or name a class of your "
-            "own as path.py:Class. --config RUN/config.yaml repeats a run, and with --out RUN --resume "
-            "goes on with it"
+            "own as path.py:Class. --config RUN/config.yaml repeats a run, and with --out RUN "
+            "--resume goes on with it"
         )
 
 
