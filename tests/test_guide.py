@@ -12,7 +12,7 @@ import pytest
 from test_run import Stopper, final_learner, resumed, without_times
 
 import cil_jax
-from cil_jax import losses, models
+from cil_jax import losses, methods, models
 from cil_jax.network import Network
 from cil_jax.settings import loading
 from cil_jax.storage.run_folder import RunFolder
@@ -104,3 +104,24 @@ def test_the_gradient_of_a_map_in_the_guide_is_that_of_its_mean():
     shares = (output.maps["stage2_before_relu"] > 0) / 4  # of 2 x 2 pixels
     of_pixels = gradients[:, None, None] * shares
     chex.assert_trees_all_close(squares, jnp.sum(of_pixels**2, axis=(0, 1, 2)), rtol=1e-4)
+
+
+def test_the_authors_initial_weights_have_the_deviations_of_their_code():
+    """Lasagne's He initialization: sqrt(2 / (inputs of a pixel)); outputs: 1 / sqrt(features)."""
+    method = f"{DOCS / 'examples/authors_initialization.py'}:AuthorsInitialization"
+    config = loading.preset(method, backbone="resnet32", classes=100)
+    key = jax.random.key(0)
+    facts = {"n_classes": 100, "n_tasks": 10, "task_room": 10, "mirror_means": False}
+    built = methods.build(config, models.build("resnet32"), **facts)
+    params = built.initial_weights((32, 32, 3), 100, key).params
+    kernels = [x for x in jax.tree.leaves(params["backbone"]) if x.ndim == 4]
+    first = next(x for x in kernels if x.shape[2] == 3)
+    assert float(first.std()) == pytest.approx(0.272, rel=0.1)  # of 432 numbers
+    for kernel in kernels:
+        height, width, n_inputs, _ = kernel.shape
+        expected = (2 / (height * width * n_inputs)) ** 0.5
+        assert float(kernel.std()) == pytest.approx(expected, rel=0.1)
+    head = built.network.head.grow(params["head"], 20, 30, key)
+    assert float(head["kernel"][:, 20:50].std()) == pytest.approx(1 / 8, rel=0.1)
+    assert not jnp.any(head["kernel"][:, :20]) and not jnp.any(head["kernel"][:, 50:])
+    assert not jnp.any(head["bias"])
