@@ -1,5 +1,6 @@
 """What sets the methods apart, by hand and against plain NumPy."""
 
+from dataclasses import fields
 from functools import partial
 
 import chex
@@ -14,6 +15,7 @@ from cil_jax.data.augment import Augmentation
 from cil_jax.learner import Learner, Normalizer, create
 from cil_jax.memory import join
 from cil_jax.methods import build
+from cil_jax.methods.fixed import FixedRepresentation
 from cil_jax.network import Network
 from cil_jax.schedules import SGD
 from cil_jax.settings.loading import preset
@@ -277,13 +279,19 @@ def engine_for(method):
     return Engine(method, SGD(), Augmentation(0, False), batch_size=4)
 
 
-def trained_one_step(method, learner, labels):
+def one_step(method, learner, labels):
+    """An engine, the arguments of its `train` for one update, and the kind of the training."""
     engine = engine_for(method)
     images = np.random.RandomState(0).randint(0, 256, (len(labels), 8, 8, 1)).astype(np.uint8)
     pool = engine.pool(learner, images, np.array(labels, np.int32), 2, 4)
     numbers = (jnp.float32(0.1), jnp.float32(0.01), jnp.int32(1))
     kind = engine.kind(method.plan(is_first=int(learner.n_old) == 0)[0])
-    return engine.train(learner, pool, engine.no_sums(kind), *numbers, kind=kind)[0]
+    return engine, (learner, pool, engine.no_sums(kind), *numbers), kind
+
+
+def trained_one_step(method, learner, labels):
+    engine, arguments, kind = one_step(method, learner, labels)
+    return engine.train(*arguments, kind=kind)[0]
 
 
 def test_a_fixed_representation_moves_new_outputs_only_after_the_first_task(backbone):
@@ -306,6 +314,29 @@ def test_a_fixed_representation_moves_new_outputs_only_after_the_first_task(back
     }
     assert not moved["kernel"][:, :N_OLD].any() and not moved["bias"][:N_OLD].any()
     assert moved["kernel"][:, N_OLD:N_SEEN].all() and moved["bias"][N_OLD:N_SEEN].all()
+
+
+class FrozenByArrays(FixedRepresentation):
+    """The same, with factors that the compiler does not know."""
+
+    def new_outputs(self, learner):
+        return jax.tree.map(jnp.float32, super().new_outputs(learner))
+
+
+def test_no_gradient_is_computed_of_weights_that_the_number_zero_freezes(backbone):
+    learner = learner_of(backbone)
+    config = preset("fixed", objective="sigmoid")
+    heads, n_convolutions = [], []
+    for method_class in (FixedRepresentation, FrozenByArrays):
+        settings = {f.name: getattr(config, f.name, None) for f in fields(method_class)}
+        method = method_class(**{**settings, "backbone": backbone})
+        heads.append(trained_one_step(method, learner, [3, 4, 3, 4]).weights.params["head"])
+        engine, arguments, kind = one_step(method, learner, [3, 4, 3, 4])
+        train = jax.jit(partial(Engine.train.__wrapped__, engine, kind=kind))
+        n_convolutions.append(train.lower(*arguments).as_text().count("stablehlo.convolution"))
+    chex.assert_trees_all_close(*heads, rtol=1e-6)
+    # Of three convolutions, the gradients of three kernels and of two inputs.
+    assert n_convolutions == [3, 3 + 5]
 
 
 def test_joint_training_begins_anew_with_all_outputs_fresh(backbone):

@@ -193,7 +193,8 @@ class Method:
     def trainable(self, learner: Learner) -> Params | None:
         """Returns factors that the updates are multiplied by; None if all weights are trained.
 
-        The factors form a tree like params, of arrays that broadcast to them; 0 freezes a weight.
+        The factors form a tree like params, of arrays or numbers that broadcast to them; 0 freezes
+        a weight. Of weights whose factor is the number 0.0, no gradient is computed at all.
         """
         del learner
 
@@ -311,8 +312,8 @@ def with_head(learner: Learner, head: Params) -> Learner:
 
 def head_alone(learner: Learner) -> Params:
     """Returns the factors of a training of the head alone, for a `Train` step."""
-    nothing = jax.tree.map(lambda _: jnp.zeros(()), learner.weights.params)
-    return {**nothing, "head": jax.tree.map(jnp.ones_like, nothing["head"])}
+    nothing = jax.tree.map(lambda _: 0.0, learner.weights.params)
+    return {**nothing, "head": jax.tree.map(lambda _: 1.0, nothing["head"])}
 
 
 def zero_in_first_task(learner: Learner, value: Array) -> Array:

@@ -101,5 +101,5 @@ class CosineRehearsal(Rehearsal):
 
     def kernel_alone(self, learner: Learner) -> Params:
         """Trains the weight vectors of all classes and nothing else, not even the scale."""
-        nothing = jax.tree.map(lambda _: jnp.zeros(()), learner.weights.params)
-        return {**nothing, "head": {**nothing["head"], "kernel": jnp.ones(())}}
+        nothing = jax.tree.map(lambda _: 0.0, learner.weights.params)
+        return {**nothing, "head": {**nothing["head"], "kernel": 1.0}}

@@ -27,7 +27,8 @@ class FixedRepresentation(Finetune):
     takes_old_classes: ClassVar[bool] = False
 
     def plan(self, is_first: bool) -> Plan:
-        return (Train(),) if is_first else (Train(loss=self.loss_of_fixed_features),)
+        later = Train(loss=self.loss_of_fixed_features, trainable=self.new_outputs)
+        return (Train(),) if is_first else (later,)
 
     def loss_of_fixed_features(
         self, params: Params, learner: Learner, batch: Batch, key: Key, train: bool = True
@@ -35,10 +36,10 @@ class FixedRepresentation(Finetune):
         del train  # batch normalization is frozen with the other layers
         return self.loss(params, learner, batch, key, train=False)
 
-    def trainable(self, learner: Learner) -> Params:
-        is_first = (learner.n_old == 0).astype(jnp.float32)
+    def new_outputs(self, learner: Learner) -> Params:
+        """Trains the outputs of classes that are not old, and nothing else."""
         is_new = (jnp.arange(learner.means.shape[0]) >= learner.n_old).astype(jnp.float32)
         return {
-            "backbone": jax.tree.map(lambda _: is_first, learner.weights.params["backbone"]),
+            "backbone": jax.tree.map(lambda _: 0.0, learner.weights.params["backbone"]),
             "head": {"kernel": is_new, "bias": is_new},
         }

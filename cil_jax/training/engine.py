@@ -295,7 +295,7 @@ class Engine:
         )
 
         def checked_loss(params: Params, *others: Any) -> Any:
-            returned = loss_function(params, *others)
+            returned = loss_function(without_gradients(params, trainable), *others)
             return loss_result(method, training, returned, self.parts(kind))
 
         def update(step: Array, state: TrainState) -> TrainState:
@@ -677,6 +677,17 @@ def _after_training(learner: Learner, step: Array, state: TrainState) -> tuple[L
     """Returns the learner with the new state at a step, and the sums."""
     weights, own, momentum, sums = replicate(state)
     return learner.replace(weights=weights, own=own, momentum=momentum, step=step), sums
+
+
+def without_gradients(params: Params, factors: Params | None) -> Params:
+    """Returns params with no gradient through those whose factor is the number 0, not an array."""
+    if factors is None:
+        return params
+
+    def leaf(x: Array, factor: Array | float) -> Array:
+        return lax.stop_gradient(x) if isinstance(factor, int | float) and factor == 0 else x
+
+    return jax.tree.map(leaf, params, factors)
 
 
 def largest_entry(tree: Any) -> Array:
