@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from conftest import small_config
 from jax import export as jax_export
-from test_method_contract import COVERING, some
+from test_method_contract import covering, some
 from test_run import final_learner, resumed
 
 import cil_jax
@@ -59,6 +59,8 @@ def assert_same(config, other):
     chex.assert_trees_all_equal(learner, other_learner)
 
 
+# Methods that have all that a run saves, and all steps of a plan, among them.
+COVERING = covering(without=("network", "initial_weights", "updated"))
 # `test_every_other_method.py` has the others, so that two workers share them.
 HALF = [*COVERING[::2], *sorted(set(METHODS) - set(COVERING))[::2]]
 
@@ -70,7 +72,7 @@ def run_whole(method, tmp_path_factory):
     return config
 
 
-@pytest.fixture(scope="module", params=some(HALF))
+@pytest.fixture(scope="module", params=some(HALF, COVERING))
 def config(request, tmp_path_factory):
     return run_whole(request.param, tmp_path_factory)
 

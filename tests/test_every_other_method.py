@@ -2,6 +2,7 @@
 
 import pytest
 from test_every_method import (
+    COVERING,
     HALF,
     run_whole,
     some,
@@ -23,6 +24,6 @@ __all__ = [
 ]
 
 
-@pytest.fixture(scope="module", params=some(sorted(set(METHODS) - set(HALF))))
+@pytest.fixture(scope="module", params=some(sorted(set(METHODS) - set(HALF)), COVERING))
 def config(request, tmp_path_factory):
     return run_whole(request.param, tmp_path_factory)

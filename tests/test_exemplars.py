@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_method_contract import after_plan, begun, engine_of, learned
+from test_method_contract import begun, engine_of, learned, task_pool
 from third_task import FACTS, N_SEEN, ROOM, SHAPE, Small, learner_of
 
 from cil_jax import memory as memory_lib
@@ -173,7 +173,8 @@ def test_the_same_images_are_kept_where_they_stay_on_the_host(selection):
     engine = engine_of("icarl", selection=selection)
     learner = begun(engine, learned(engine, 1), 1)
     on_device, on_host = (
-        after_plan(engine, programs, learner, 1).memory for programs in (engine, Streamed(engine))
+        programs.keep(learner, task_pool(programs, learner, 1)).memory
+        for programs in (engine, Streamed(engine))
     )
     chex.assert_trees_all_equal(on_device, on_host)
     assert on_device.counts(ROOM).tolist() == [3, 3, 3, 3, 0, 0, 0]

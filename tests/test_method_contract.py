@@ -54,9 +54,14 @@ def n_trainings(name):
     return sum(isinstance(step, Train) for first in (True, False) for step in method.plan(first))
 
 
-def covering():
-    """A few methods that have all hooks and steps among them, and few trainings."""
-    parts, chosen, covered = {name: parts_of(name) for name in sorted(METHODS)}, [], set()
+def covering(without=()):
+    """A few methods that have all hooks and steps among them, and few trainings.
+
+    Args:
+      without: hooks that need not be among them.
+    """
+    parts = {name: parts_of(name) - {*without} for name in sorted(METHODS)}
+    chosen, covered = [], set()
     while set().union(*parts.values()) - covered:
         gain = {name: len(parts[name] - covered) / n_trainings(name) for name in parts}
         chosen.append(max(gain, key=gain.__getitem__))
@@ -67,11 +72,15 @@ def covering():
 COVERING = covering()
 
 
-def some(names):
-    """Parameters of a test: methods, of which those that are not in `COVERING` are slow."""
+def some(names, covering=COVERING):
+    """Parameters of a test: methods, of which those that are not in `covering` are slow."""
     return [
-        pytest.param(name, marks=() if name in COVERING else pytest.mark.slow) for name in names
+        pytest.param(name, marks=() if name in covering else pytest.mark.slow) for name in names
     ]
+
+
+# What trains in later tasks is compiled for these alone; each method's own tests do so as well.
+of_some_methods = pytest.mark.parametrize("engine", some(sorted(METHODS)), indirect=True)
 
 
 @pytest.fixture(params=sorted(METHODS))
@@ -177,6 +186,7 @@ def test_a_method_holds_no_arrays_and_can_be_compared(engine):
     assert not [x for x in vars(engine.method).values() if isinstance(x, (jax.Array, np.ndarray))]
 
 
+@of_some_methods
 def test_the_learner_keeps_its_structure_through_all_tasks(engine):
     learners = [new_learner(engine), *(learned(engine, n) for n in (1, 2, 3))]
     chex.assert_trees_all_equal_shapes_and_dtypes(*learners)
@@ -213,7 +223,7 @@ def test_the_loss_is_finite_and_named_and_teaches(engine):
     assert all(np.any(np.asarray(g) != 0) for g in jax.tree.leaves(network))
 
 
-@pytest.mark.parametrize("engine", some(sorted(METHODS)), indirect=True)
+@of_some_methods
 def test_each_training_of_its_plans_names_its_parts_and_says_what_it_trains(engine):
     trainings = {
         is_first: [step for step in engine.method.plan(is_first) if isinstance(step, Train)]
@@ -264,7 +274,7 @@ def test_closed_columns_are_never_moved(engine):
         chex.assert_trees_all_equal(grad[..., 4:], jnp.zeros_like(grad[..., 4:]))
 
 
-@pytest.mark.parametrize("engine", some(sorted(METHODS)), indirect=True)
+@of_some_methods
 def test_a_padded_head_is_a_resized_head_in_loss_and_gradient(engine, engine_of_room):
     wide = in_second_task(engine)
     resized = engine_of_room(4)
@@ -277,7 +287,7 @@ def test_a_padded_head_is_a_resized_head_in_loss_and_gradient(engine, engine_of_
     chex.assert_trees_all_close(corner(grads, padded), grads, rtol=1e-5, atol=1e-7)
 
 
-@pytest.mark.parametrize("engine", some(sorted(METHODS)), indirect=True)
+@of_some_methods
 def test_more_room_changes_nothing_and_opens_with_its_classes(engine, engine_of_room):
     """Where all outputs are open from the start, which those of the new room are not."""
     fixed, larger = (engine_of_room(room, outputs="fixed") for room in (ROOM, 9))
@@ -313,6 +323,7 @@ def test_more_room_changes_nothing_and_opens_with_its_classes(engine, engine_of_
     assert np.array_equal(more.task_of, [0, 0, 0, 0, 0, 0, 0, 0, -2])
 
 
+@of_some_methods
 def test_the_teacher_is_in_evaluation_mode(engine):
     """What it says of an image does not depend on the batch, and it never moves."""
     learner = in_second_task(engine)
@@ -340,6 +351,7 @@ def test_evaluation_mode_moves_no_statistics(engine):
         chex.assert_trees_all_equal(output.batch_stats, learner.weights.batch_stats)
 
 
+@of_some_methods
 def test_every_classifier_answers_with_seen_classes(engine):
     learner = learned(engine, 2)
     features = jax.random.normal(jax.random.key(0), (50, learner.means.shape[1]))
@@ -352,6 +364,7 @@ def test_every_classifier_answers_with_seen_classes(engine):
         assert int(scores.argmax(axis=1).max()) < 4
 
 
+@of_some_methods
 def test_memory_holds_exemplars_of_seen_classes_only_if_the_method_keeps_any(engine):
     memory, size = learned(engine, 3).memory, engine.method.memory_size
     counts = memory.counts(ROOM).tolist()
@@ -362,7 +375,7 @@ def test_memory_holds_exemplars_of_seen_classes_only_if_the_method_keeps_any(eng
         assert int(memory.n_offered) == 5 * PER_CLASS
 
 
-@pytest.mark.parametrize("engine", some(sorted(METHODS)), indirect=True)
+@of_some_methods
 def test_a_task_is_the_same_where_its_images_stay_on_the_host(engine):
     """Every leaf of the state, after each step of the plan has been taken."""
     streamed = Streamed(engine)
@@ -379,6 +392,7 @@ def _plain(learner):
     return learner.replace(**keys)
 
 
+@of_some_methods
 def test_no_program_is_compiled_twice(engine):
     programs = (Engine.begin_task, Engine.train, Engine.keep, Engine.end_task, Engine.pool)
     learned(engine, 2)
@@ -387,7 +401,7 @@ def test_no_program_is_compiled_twice(engine):
     assert [program._cache_size() for program in programs] == before
 
 
-@pytest.mark.parametrize("engine", some(sorted(METHODS)), indirect=True)
+@of_some_methods
 def test_on_a_gpu_updates_are_one_loop_that_never_asks_the_host(engine):
     """A branch, a callback or a transfer would stop the GPU at each update."""
     learner = in_second_task(engine)
