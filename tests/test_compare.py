@@ -182,6 +182,15 @@ def test_a_sentence_names_the_settings_in_which_runs_of_other_methods_differ(tmp
         "These runs differ in more than their method: last-relu False (icarl), True (lwf); "
         "rate 2.0 (icarl), 0.5 (lwf)"
     )
+    # Where a method has runs of two presets, its name alone would say both.
+    pycil = small_config("icarl", "", preset="pycil", rate=0.5, last_relu=True)
+    write_run(tmp_path / "four", config=pycil, preset="pycil")
+    (found,) = compared([tmp_path / "one", tmp_path / "three", tmp_path / "four"])
+    assert comparison.differing(found) == (
+        "These runs differ in more than their method: "
+        "last-relu False (icarl/paper), True (lwf, icarl/pycil); "
+        "rate 2.0 (icarl/paper), 0.5 (lwf, icarl/pycil)"
+    )
 
 
 def test_common_orders_leave_out_the_others(tmp_path):

@@ -213,15 +213,19 @@ def differing(comparison: Comparison) -> str:
     Only settings of the recipe that both methods have count: others belong to the method.
     """
     known = [group for group in comparison.groups if group.settings]
-    methods = {group.summary["method"] for group in known}
-    if len(methods) < 2:
+    presets: dict[str, set[str]] = {}  # by method
+    for group in known:
+        presets.setdefault(group.summary["method"], set()).add(group.summary["preset"])
+    if len(presets) < 2:
         return ""
     parts = []
     for name in (field.name for field in dataclasses.fields(Config)):
         values: dict[str, list[str]] = {}
         for group in known:
             if name in RECIPE and name in group.settings:
-                values.setdefault(str(group.settings[name]), []).append(group.summary["method"])
+                method, preset = group.summary["method"], group.summary["preset"]
+                named = f"{method}/{preset}" if len(presets[method]) > 1 else method
+                values.setdefault(str(group.settings[name]), []).append(named)
         if len(values) > 1:
             parts.append(
                 f"{flag(name).removeprefix('--')} "
