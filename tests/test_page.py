@@ -111,6 +111,16 @@ def test_nothing_of_a_report_is_cut_or_covered(page, a_report, width):
     assert shown.count("38.0%") == 6 and shown.count("65.0%") == 3
 
 
+@pytest.mark.parametrize("width", WIDTHS)
+def test_the_choice_of_the_classifier_is_never_cut(page, a_report, width):
+    """However many sections there are: some appear with what has been computed of a run."""
+    page.open(a_report, width=width)
+    page.run("document.querySelector('nav').prepend('An ', 'additional ', 'section '.repeat(9))")
+    box = "document.querySelector('#classifier').getBoundingClientRect()"
+    assert 0 <= page.run(f"{box}.left") and page.run(f"{box}.right") <= width
+    assert not page.run(WIDE)
+
+
 @pytest.mark.parametrize("width", [390, 1000])
 def test_many_tasks_and_long_names_do_not_widen_the_page(page, a_large_report, width):
     page.open(a_large_report, width=width)
