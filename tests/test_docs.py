@@ -26,6 +26,14 @@ PAGES |= {f.name: f.read_text() for f in sorted(ROOT.glob("*.md"))}
 README = PAGES["README.md"]
 
 
+@pytest.mark.parametrize("file", sorted(DOCS.glob("examples/*.yaml")), ids=lambda file: file.stem)
+def test_an_example_of_settings_is_one_and_is_named_in_the_documentation(file, capsys):
+    assert run(["train", "--config", str(file), "--print-config"]) == 0
+    size = f"image_size: {file.stem.removeprefix('images_')} "
+    assert size in capsys.readouterr().out
+    assert any(f"(examples/{file.name})" in page for page in PAGES.values())
+
+
 def python_blocks(page):
     return re.findall(r"^```python\n(.*?)^```", PAGES[page], re.MULTILINE | re.DOTALL)
 
