@@ -117,7 +117,7 @@ def test_the_choice_of_the_classifier_is_never_cut(page, a_report, width):
     page.open(a_report, width=width)
     page.run("document.querySelector('nav').prepend('An ', 'additional ', 'section '.repeat(9))")
     box = "document.querySelector('#classifier').getBoundingClientRect()"
-    assert 0 <= page.run(f"{box}.left") and page.run(f"{box}.right") <= width
+    assert page.run(f"{box}.left") >= 0 and page.run(f"{box}.right") <= width
     assert not page.run(WIDE)
 
 
