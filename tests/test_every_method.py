@@ -60,7 +60,7 @@ def assert_same(config, other):
 
 
 # Methods that have all that a run saves, and all steps of a plan, among them.
-COVERING = covering(without=("network", "initial_weights", "updated"))
+COVERING = covering(without=("network", "initial_weights", "updated", "frozen backbones"))
 # `test_every_other_method.py` has the others, so that two workers share them.
 HALF = [*COVERING[::2], *sorted(set(METHODS) - set(COVERING))[::2]]
 

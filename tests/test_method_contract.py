@@ -45,17 +45,19 @@ def parts_of(name):
     method = engine_of(name).method
     hooks = {hook for hook in HOOKS if getattr(type(method), hook) is not getattr(Method, hook)}
     steps = [step for first in (True, False) for step in method.plan(first)]
+    hooks |= {"frozen backbones"} if method.network.slots > 1 else set()
     return hooks | {(type(step), getattr(step, "beside", 0) > 0) for step in steps}
 
 
-def n_trainings(name):
-    """How many trainings the first and a later task have, which is what tests take time for."""
+def effort(name):
+    """What tests take time for: trainings of the first and a later task, and room for networks."""
     method = engine_of(name).method
-    return sum(isinstance(step, Train) for first in (True, False) for step in method.plan(first))
+    steps = [step for first in (True, False) for step in method.plan(first)]
+    return sum(isinstance(step, Train) for step in steps), method.network.slots
 
 
 def covering(without=()):
-    """A few methods that have all hooks and steps among them, and few trainings.
+    """A few methods that have all hooks and steps among them, and take little time.
 
     Args:
       without: hooks that need not be among them.
@@ -63,7 +65,10 @@ def covering(without=()):
     parts = {name: parts_of(name) - {*without} for name in sorted(METHODS)}
     chosen, covered = [], set()
     while set().union(*parts.values()) - covered:
-        gain = {name: len(parts[name] - covered) / n_trainings(name) for name in parts}
+        gain = {}
+        for name, own in parts.items():
+            n_trainings, n_networks = effort(name)
+            gain[name] = len(own - covered) / n_trainings, -n_networks
         chosen.append(max(gain, key=gain.__getitem__))
         covered |= parts[chosen[-1]]
     return chosen
