@@ -149,7 +149,7 @@ def test_jitter_changes_brightness_contrast_and_saturation_in_this_order():
     assert np.abs(found - expected).max() <= 3
 
 
-@pytest.mark.parametrize("padding", ["mean", "black"])
+@pytest.mark.parametrize("padding", ["mean", pytest.param("black", marks=pytest.mark.slow)])
 def test_a_policy_leaves_crops_and_mirroring_as_they_are(padding):
     images = jnp.asarray(np.stack(pictures() * 8))
     key = jax.random.key(1)

@@ -105,6 +105,7 @@ def test_the_precision_is_that_of_all_that_is_measured():
     assert words == "bfloat16 layers (PyTorch: autocast)"
 
 
+@pytest.mark.slow
 def test_a_whole_run_is_measured_beside_a_loop_with_a_loader():
     full = shipped_run_config(Settings())
     assert (full.dataset, full.preset, full.backbone) == ("cifar100", "pycil", "resnet8")

@@ -26,7 +26,7 @@ from cil_jax.training.loop import Run
 MEMORY = 23  # divides neither by 2, 4 nor 5 classes
 
 
-@pytest.fixture(scope="module", params=["herding", "random"])
+@pytest.fixture(scope="module", params=["herding", pytest.param("random", marks=pytest.mark.slow)])
 def finished(request, tmp_path_factory):
     config = small_config(
         *("icarl", tmp_path_factory.mktemp("faults") / "run"),

@@ -68,6 +68,7 @@ def test_it_ends_the_same_when_it_is_stopped_before_or_within_its_second_trainin
     chex.assert_trees_all_equal(final_learner(again), learner)
 
 
+@pytest.mark.slow
 def test_it_ends_the_same_where_images_stay_on_the_host(adjusted, tmp_path):
     config, _, learner = adjusted
     streamed = dataclasses.replace(config, out=str(tmp_path / "run"), stream=True)

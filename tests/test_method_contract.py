@@ -343,6 +343,7 @@ def test_the_teacher_is_in_evaluation_mode(engine):
     chex.assert_trees_all_equal(after.teacher, learner.teacher)
 
 
+@of_some_methods
 def test_evaluation_mode_moves_no_statistics(engine):
     learner = in_second_task(engine)
     batch = batch_of(learner, [2, 3, 2, 3])
