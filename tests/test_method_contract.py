@@ -57,19 +57,21 @@ def effort(name):
 
 
 def covering(without=()):
-    """A few methods that have all hooks and steps among them, and take little time.
+    """A few methods that have all parts among them, and take little time.
 
     Args:
-      without: hooks that need not be among them.
+      without: parts, as of `parts_of`, that need not be among them.
     """
     parts = {name: parts_of(name) - {*without} for name in sorted(METHODS)}
+    efforts = {name: effort(name) for name in parts}
     chosen, covered = [], set()
+
+    def gain(name):
+        n_trainings, n_networks = efforts[name]
+        return len(parts[name] - covered) / n_trainings, -n_networks
+
     while set().union(*parts.values()) - covered:
-        gain = {}
-        for name, own in parts.items():
-            n_trainings, n_networks = effort(name)
-            gain[name] = len(own - covered) / n_trainings, -n_networks
-        chosen.append(max(gain, key=gain.__getitem__))
+        chosen.append(max(parts, key=gain))
         covered |= parts[chosen[-1]]
     return chosen
 

@@ -69,10 +69,11 @@ def _with_method(about: str | None, arguments: Sequence[str]) -> None:
     parser.add_argument("--method")
     parser.add_argument("--list", action="store_true")
     chosen, others = parser.parse_known_args(arguments)
-    named = _method_in_file(others) if chosen.method is None else chosen.method
     if chosen.list:
         _print_methods([*(["--method"] if chosen.method is not None else []), *others])
-    elif named is not None:
+        return
+    named = _method_in_file(others) if chosen.method is None else chosen.method
+    if named is not None:
         method = code.METHODS.add(named)
         _from_flags(method, arguments, _about_class(method), program="train")
     elif {"-h", "--help", "--help-all"} & {*others}:

@@ -312,8 +312,13 @@ def with_head(learner: Learner, head: Params) -> Learner:
 
 def head_alone(learner: Learner) -> Params:
     """Returns the factors of a training of the head alone, for a `Train` step."""
-    nothing = jax.tree.map(lambda _: 0.0, learner.weights.params)
-    return {**nothing, "head": jax.tree.map(lambda _: 1.0, nothing["head"])}
+    params = learner.weights.params
+    return {**all_factors(params, 0.0), "head": all_factors(params["head"], 1.0)}
+
+
+def all_factors(params: Params, value: float | Array) -> Params:
+    """Returns the same factor for all weights, for `Method.trainable`."""
+    return jax.tree.map(lambda _: value, params)
 
 
 def zero_in_first_task(learner: Learner, value: Array) -> Array:

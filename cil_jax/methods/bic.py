@@ -8,13 +8,12 @@ import dataclasses
 from collections.abc import Mapping
 from typing import ClassVar
 
-import jax
 import jax.numpy as jnp
 
 from cil_jax import heads, losses
 from cil_jax.learner import Learner
 from cil_jax.memory import Pool
-from cil_jax.methods.base import Batch, Classifier, LossResult
+from cil_jax.methods.base import Batch, Classifier, LossResult, all_factors
 from cil_jax.methods.plan import Keep, Plan, Train
 from cil_jax.methods.rehearsal import Rehearsal
 from cil_jax.network import Weights
@@ -97,7 +96,7 @@ class BiC(Rehearsal):
     def trainable(self, learner: Learner) -> Params:
         """Trains everything except the corrections."""
         params = learner.weights.params
-        return {**_filled(params, 1.0), "correction": _filled(params["correction"], 0.0)}
+        return {**all_factors(params, 1.0), "correction": all_factors(params["correction"], 0.0)}
 
     # The second training.
 
@@ -105,7 +104,7 @@ class BiC(Rehearsal):
         self, params: Params, learner: Learner, batch: Batch, key: Key, train: bool = True
     ) -> LossResult:
         """Computes the cross-entropy of the corrected outputs, with the network as it is."""
-        output = jax.lax.stop_gradient(self.student(params, learner, batch, train=False))
+        output = self.student(params, learner, batch, train=False)
         output = output.replace(logits=corrected(params, learner.task_of, output.logits))
         loss = losses.cross_entropy(output.logits, batch.labels)
         return loss, ({"classification": loss}, output)
@@ -114,7 +113,7 @@ class BiC(Rehearsal):
         """Trains the correction of the newest task alone."""
         newest = 1.0 * (jnp.arange(self.n_tasks) == learner.task)
         correction = {"scale": newest, "shift": newest}
-        return {**_filled(learner.weights.params, 0.0), "correction": correction}
+        return {**all_factors(learner.weights.params, 0.0), "correction": correction}
 
     def is_held_out(self, learner: Learner, pool: Pool, key: Key) -> Array:
         """Marks the images of the second training: equally many of each class, at random."""
@@ -150,7 +149,3 @@ def corrected(params: Params, task_of: Array, logits: Array) -> Array:
     """
     scale, shift = (params["correction"][name][task_of.clip(min=0)] for name in ("scale", "shift"))
     return jnp.where(logits == heads.CLOSED, logits, scale * logits + shift)
-
-
-def _filled(params: Params, value: float) -> Params:
-    return jax.tree.map(lambda _: value, params)

@@ -5,13 +5,12 @@ Hou et al. 2019 (LUCIR); PODNet (Douillard et al. 2020) takes these parts from i
 
 import dataclasses
 
-import jax
 import jax.numpy as jnp
 
 from cil_jax import heads
 from cil_jax.classifiers import class_sums
 from cil_jax.learner import Learner
-from cil_jax.methods.base import Batch, LossResult, with_head
+from cil_jax.methods.base import Batch, LossResult, all_factors, with_head
 from cil_jax.methods.exemplars import per_class_setting
 from cil_jax.methods.plan import Fold, Keep, Plan, Train
 from cil_jax.methods.rehearsal import Rehearsal, balanced
@@ -61,8 +60,8 @@ class CosineRehearsal(Rehearsal):
     def trainable(self, learner: Learner) -> Params:
         """Trains everything except the weight vectors of old classes."""
         is_new = (jnp.arange(learner.means.shape[0]) >= learner.n_old).astype(jnp.float32)
-        backbone = jax.tree.map(lambda _: jnp.ones(()), learner.weights.params["backbone"])
-        return {"backbone": backbone, "head": {"kernel": is_new, "scale": jnp.ones(())}}
+        backbone = all_factors(learner.weights.params["backbone"], 1.0)
+        return {"backbone": backbone, "head": {"kernel": is_new, "scale": 1.0}}
 
     # Imprinting: the weight vector of a new class starts at the mean of its features.
 
@@ -101,5 +100,5 @@ class CosineRehearsal(Rehearsal):
 
     def kernel_alone(self, learner: Learner) -> Params:
         """Trains the weight vectors of all classes and nothing else, not even the scale."""
-        nothing = jax.tree.map(lambda _: 0.0, learner.weights.params)
+        nothing = all_factors(learner.weights.params, 0.0)
         return {**nothing, "head": {**nothing["head"], "kernel": 1.0}}

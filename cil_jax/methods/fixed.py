@@ -7,11 +7,10 @@ its task ends. Old outputs never change, but the features are never adapted to l
 import dataclasses
 from typing import ClassVar
 
-import jax
 import jax.numpy as jnp
 
 from cil_jax.learner import Learner
-from cil_jax.methods.base import Batch, LossResult
+from cil_jax.methods.base import Batch, LossResult, all_factors
 from cil_jax.methods.finetune import Finetune
 from cil_jax.methods.plan import Plan, Train
 from cil_jax.typing import Key, Params
@@ -40,6 +39,6 @@ class FixedRepresentation(Finetune):
         """Trains the outputs of classes that are not old, and nothing else."""
         is_new = (jnp.arange(learner.means.shape[0]) >= learner.n_old).astype(jnp.float32)
         return {
-            "backbone": jax.tree.map(lambda _: 0.0, learner.weights.params["backbone"]),
+            "backbone": all_factors(learner.weights.params["backbone"], 0.0),
             "head": {"kernel": is_new, "bias": is_new},
         }

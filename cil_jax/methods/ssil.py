@@ -9,12 +9,11 @@ https://github.com/hongjoon0805/SS-IL-Official.
 import dataclasses
 from typing import ClassVar
 
-import jax
 import jax.numpy as jnp
 
 from cil_jax import heads, losses
 from cil_jax.learner import Learner
-from cil_jax.methods.base import Batch, LossResult
+from cil_jax.methods.base import Batch, LossResult, all_factors
 from cil_jax.methods.plan import Keep, Plan, Train
 from cil_jax.methods.rehearsal import Rehearsal
 from cil_jax.methods.two_streams import new_rows
@@ -71,7 +70,7 @@ class SSIL(Rehearsal):
     def trainable(self, learner: Learner) -> Params | None:
         if not self.slower:
             return None
-        return jax.tree.map(lambda _: 1.0 / (learner.task + 1), learner.weights.params)
+        return all_factors(learner.weights.params, 1.0 / (learner.task + 1))
 
 
 def separated(logits: Array, labels: Array, n_old: int | Array, n_seen: int | Array) -> Array:
